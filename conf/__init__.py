@@ -1,0 +1,1 @@
+"""vcm's Hydra configuration groups."""

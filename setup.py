@@ -1,0 +1,9 @@
+"""conf/ lies at the top of the repository and ships as the package vcm.conf; the rest is in pyproject.toml."""
+
+from setuptools import find_packages, setup
+
+setup(
+    packages=[*find_packages("src"), "vcm.conf"],
+    package_dir={"": "src", "vcm.conf": "conf"},
+    package_data={"vcm.conf": ["**/*.yaml"], "vcm": ["py.typed", "**/*.j2"]},
+)

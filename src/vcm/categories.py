@@ -1,0 +1,41 @@
+"""Class names that networks and data sets share, and the matching of one list to another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+COCO_CATEGORIES: tuple[str, ...] = (
+    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
+    "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow",
+    "elephant", "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee",
+    "skis", "snowboard", "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard",
+    "tennis racket", "bottle", "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple",
+    "sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch",
+    "potted plant", "bed", "dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard", "cell phone",
+    "microwave", "oven", "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors", "teddy bear",
+    "hair drier", "toothbrush",
+)  # fmt: skip
+"""COCO's 80 object categories in the order of their ids."""
+
+_ALIASES = {
+    "motorbike": "motorcycle",
+    "aeroplane": "airplane",
+    "sofa": "couch",
+    "tvmonitor": "tv",
+}
+"""Darknet's and PASCAL VOC's words for COCO's categories, spaces taken out."""
+
+
+def canonical(name: str) -> str:
+    """Lower case, without spaces, hyphens and underscores, and with VOC's words turned into COCO's."""
+    plain = "".join(c for c in name.lower() if c not in " -_")
+    return _ALIASES.get(plain, plain)
+
+
+def match_categories(source: Sequence[str], target: Sequence[str]) -> list[int]:
+    """For each name in `source`, its index in `target`, or -1 where `target` has no such name.
+
+    Names are compared without regard to case, spaces, and the words in which Darknet and PASCAL VOC differ from COCO.
+    """
+    index = {canonical(name): i for i, name in enumerate(target)}
+    return [index.get(canonical(name), -1) for name in source]

@@ -1,0 +1,1 @@
+"""The command line: compose, instantiate, run."""

@@ -1,0 +1,1 @@
+"""Data sets, datamodules, and published assets."""

@@ -1,0 +1,1 @@
+"""System × data → points → curves → report."""

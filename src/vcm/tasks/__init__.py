@@ -1,0 +1,1 @@
+"""Frozen networks with a purpose."""
