@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
+from torchvision.ops import clip_boxes_to_image
 
 from vcm.errors import ArgumentError
-from vcm.types import Features, Prediction, Settings, Target
+from vcm.types import BoxTarget, ClassTarget, Features, Prediction, Settings, Target
+
+MIN_BOX_SIDE = 0.01
+"""Shortest side, in pixels, of a box that a loss takes; float32 resolves 0.001 at coordinate 10,000."""
+
+TargetT = TypeVar("TargetT", BoxTarget, ClassTarget)
 
 
 class Task(nn.Module, ABC):
@@ -21,8 +27,8 @@ class Task(nn.Module, ABC):
     images ──► features ──►(cut)──► tail ──► predictions
     ```
 
-    Its parameters do not require gradients and its normalization layers stay in evaluation mode, whatever `train()`
-    is called with; gradients still flow through it to the images.
+    Its parameters do not require gradients and its normalization layers stay in evaluation mode, whatever
+    `train()` is called with; gradients still flow through it to the images.
 
     Attributes:
         kind: What it predicts: `Detections` or `ClassScores`.
@@ -100,20 +106,101 @@ class Task(nn.Module, ABC):
         return cut
 
 
+def check_targets(
+    targets: Sequence[Target], kind: type[TargetT], num_images: int, num_classes: int
+) -> list[TargetT]:
+    """Return `targets` if they fit the pictures and the task.
+
+    Args:
+        targets: What came.
+        kind: `BoxTarget` or `ClassTarget`.
+        num_images: Number of pictures.
+        num_classes: Number of classes of the task.
+
+    Raises:
+        ArgumentError: If there is not one of the right kind a picture, or a label is outside the task's
+            classes.
+    """
+    if len(targets) != num_images:
+        raise ArgumentError("targets", expected=f"one a picture, {num_images} in all", got=len(targets))
+    checked = []
+    for target in targets:
+        if not isinstance(target, kind):
+            raise ArgumentError("targets", expected=f"{kind.__name__} records", got=type(target).__name__)
+        labels = [target.label] if isinstance(target, ClassTarget) else target.labels.tolist()
+        if wrong := [label for label in labels if not 0 <= label < num_classes]:
+            raise ArgumentError(
+                "labels",
+                expected=f"from 0 to {num_classes - 1}, indices into the task's categories",
+                got=wrong[0],
+                remedy="Map the data set's categories to the task's with vcm.categories.match_categories.",
+            )
+        checked.append(target)
+    return checked
+
+
+def check_features(features: Features, needed: Sequence[str]) -> None:
+    """Raise ArgumentError unless `features` holds exactly the tensors that are `needed` after the cut."""
+    if set(features.tensors) != set(needed):
+        raise ArgumentError(
+            "features",
+            expected=f"the tensors that are needed after the cut: {', '.join(needed)}",
+            got=", ".join(features.tensors) or "none",
+            remedy="Give what features() of a task with the same cut returns, replacing tensors by name.",
+        )
+
+
+def check_fraction(argument: str, value: float) -> float:
+    """Return `value` if it is from 0 to 1.
+
+    Raises:
+        ArgumentError: If it is not.
+    """
+    if not 0 <= value <= 1:
+        raise ArgumentError(argument, expected="from 0 to 1", got=value)
+    return float(value)
+
+
+def trainable_boxes(target: BoxTarget, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Boxes that a detector can be trained with, and their labels.
+
+    Crowd regions are left out; boxes are clipped to the picture, and left out where less than 0.01 pixel a
+    side remains or a coordinate is NaN.
+
+    Args:
+        target: What is true of the picture.
+        height: The picture's height in pixels.
+        width: The picture's width in pixels.
+
+    Returns:
+        (M, 4) x1 y1 x2 y2 in pixels, and (M,) labels.
+    """
+    boxes = clip_boxes_to_image(target.boxes.reshape(-1, 4), (height, width))
+    keep = ((boxes[:, 2:] - boxes[:, :2]) >= MIN_BOX_SIDE).all(dim=1) & ~target.is_crowd
+    return boxes[keep], target.labels[keep]
+
+
 def image_list(images: Tensor | Sequence[Tensor]) -> list[Tensor]:
     """Split a batch into a list of (3, H, W) pictures.
 
     Raises:
-        ArgumentError: If any is not a float (3, H, W) tensor, or there is none.
+        ArgumentError: If any is not a float (3, H, W) tensor or has NaN or infinite pixels, or there is none.
     """
     pictures = list(images)
     for picture in pictures:
-        if picture.ndim != 3 or picture.shape[0] != 3 or 0 in picture.shape or not picture.is_floating_point():
+        if (
+            picture.ndim != 3
+            or picture.shape[0] != 3
+            or 0 in picture.shape
+            or not picture.is_floating_point()
+        ):
             raise ArgumentError(
                 "images",
                 expected="float (N, 3, H, W), or a sequence of (3, H, W), RGB in [0, 1]",
                 got=f"{tuple(picture.shape)} {picture.dtype}",
             )
+        if not picture.isfinite().all():
+            raise ArgumentError("images", expected="finite, RGB in [0, 1]", got="NaN or infinite pixels")
     if not pictures:
         raise ArgumentError("images", expected="at least one picture", got="none")
     return pictures

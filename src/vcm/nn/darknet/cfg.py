@@ -1,0 +1,126 @@
+"""Darknet's cfg files: sections of `key=value` lines, one section a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vcm.errors import ArgumentError
+
+
+@dataclass(frozen=True)
+class Section:
+    """One `[name]` block of a cfg.
+
+    Attributes:
+        name: What stands between the brackets.
+        line: Line of the brackets, from 1.
+        options: Its values by key, without blanks.
+    """
+
+    name: str
+    line: int
+    options: dict[str, str] = field(default_factory=dict)
+
+    def error(self, option: str, expected: str, got: object, remedy: str = "") -> ArgumentError:
+        """An error that says where in the cfg an option is wrong."""
+        return ArgumentError(
+            f"cfg line {self.line}, [{self.name}] {option}", expected=expected, got=got, remedy=remedy
+        )
+
+    def integer(self, option: str, default: int | None = None, low: int = 0) -> int:
+        """A whole number of at least `low`; without a default it has to be there."""
+        return self.integers(option, None if default is None else (default,), low=low, count=1)[0]
+
+    def integers(
+        self,
+        option: str,
+        default: Sequence[int] | None = None,
+        low: int | None = None,
+        count: int | None = None,
+    ) -> tuple[int, ...]:
+        """Whole numbers, separated by commas."""
+        numbers = self.numbers(option, default, count)
+        if any(n != int(n) or (low is not None and n < low) for n in numbers):
+            bound = "" if low is None else f" >= {low}"
+            raise self.error(option, f"whole numbers{bound}", self.options[option])
+        return tuple(int(n) for n in numbers)
+
+    def number(self, option: str, default: float | None = None) -> float:
+        """One number; without a default it has to be there."""
+        return self.numbers(option, None if default is None else (default,), count=1)[0]
+
+    def numbers(
+        self, option: str, default: Sequence[float] | None = None, count: int | None = None
+    ) -> tuple[float, ...]:
+        """Finite numbers, separated by commas."""
+        text = self.options.get(option)
+        if text is None:
+            if default is None:
+                raise self.error(option, "given", "nothing")
+            return tuple(default)
+        try:
+            values = tuple(float(part) for part in text.rstrip(",").split(","))
+        except ValueError:
+            values = ()
+        if not values or not all(abs(v) < float("inf") for v in values) or count not in (None, len(values)):
+            raise self.error(option, "a number" if count == 1 else "numbers separated by commas", text)
+        return values
+
+    def check_known(self, known: Sequence[str]) -> None:
+        """Refuse options that would change what a layer computes in a way that is not supported.
+
+        Raises:
+            ArgumentError: If there is any option outside `known`.
+        """
+        for option in self.options:
+            if option not in known:
+                raise self.error(
+                    "options",
+                    f"among those supported: {', '.join(known)}",
+                    f"{option}={self.options[option]}",
+                )
+
+
+def parse_cfg(text: str) -> list[Section]:
+    """Split a cfg into its sections, `[net]` first.
+
+    Blanks and what follows `#` or `;` do not count, as in Darknet.
+
+    Raises:
+        ArgumentError: If this is not a Darknet cfg; the message has the line.
+    """
+    sections: list[Section] = []
+    for number, raw in enumerate(text.splitlines(), start=1):
+        line = "".join(raw.split("#")[0].split(";")[0].split())
+        if not line:
+            continue
+        key, equals, value = line.partition("=")
+        if line.startswith("[") and line.endswith("]"):
+            sections.append(Section(line[1:-1].lower(), number))
+        elif not sections or not equals or not key or not value:
+            where = f" or key=value, as [{sections[-1].name}] has them" if sections else ", [net] before all"
+            raise ArgumentError(f"cfg line {number}", expected=f"a [section]{where}", got=raw.strip()[:60])
+        elif key in sections[-1].options:
+            raise sections[-1].error(key, "given once", f"a second time in line {number}")
+        else:
+            sections[-1].options[key] = value
+    if not sections or sections[0].name not in ("net", "network"):
+        found = f"[{sections[0].name}] in line {sections[0].line}" if sections else "no section at all"
+        raise ArgumentError("cfg", expected="a Darknet cfg, which starts with [net]", got=found)
+    if len(sections) == 1:
+        raise ArgumentError("cfg", expected="a Darknet cfg with layers after [net]", got="[net] alone")
+    return sections
+
+
+def read_cfg(path: str | Path) -> str:
+    """Read a cfg file's text.
+
+    Raises:
+        ArgumentError: If it is missing or not text.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArgumentError("cfg", expected="a readable Darknet cfg file", got=f"{path}: {error}") from error

@@ -1,0 +1,124 @@
+"""A Darknet network that can be run in parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from vcm.errors import ArgumentError
+from vcm.nn.darknet.cfg import Section
+from vcm.nn.darknet.head import HeadSpec
+from vcm.nn.darknet.layers import YOLO, Convolutional, Layer, Shortcut, build_layer
+
+IMAGE = -1
+"""The image's index, one before the first layer's."""
+
+
+class Darknet(nn.Module):
+    """A network as a Darknet cfg describes it.
+
+    ```
+    image ─► layer0 ─► layer1 ─► … ─► layerN       a layer reads the one before it, or earlier ones by number
+                  │        ▲   │
+                  └────────┘   └─► head 0, head 1, …  (raw outputs of the [yolo] layers)
+    ```
+
+    It starts with He-normal weights; the last normalization of every residual branch starts at 0.25, so that
+    activations neither die out nor explode with the number of shortcuts while running statistics are 0 and 1.
+
+    Args:
+        sections: A parsed cfg, `[net]` first.
+
+    Attributes:
+        height: Height of its input in pixels, as `[net]` says; any multiple of `stride` works.
+        width: Width of its input in pixels, likewise.
+        stride: The coarsest layer's stride in pixels.
+        head_layers: Indices of its detection heads.
+
+    Raises:
+        ArgumentError: If the cfg asks for something that is not supported; the message has section and line.
+    """
+
+    def __init__(self, sections: Sequence[Section]) -> None:
+        super().__init__()
+        net = sections[0]
+        if (channels := net.integer("channels", 3)) != 3:
+            raise net.error("channels", "3 (RGB)", channels)
+        self.height, self.width = net.integer("height", 416, low=1), net.integer("width", 416, low=1)
+        layers = [Layer([], 3, 1.0)]
+        for index, section in enumerate(sections[1:]):
+            layers.append(build_layer(section, index, layers))
+        self.layers = nn.ModuleList(layers[1:])
+        self.stride = int(max(layer.stride for layer in layers))
+        self.head_layers = tuple(i for i, layer in enumerate(self.layers) if isinstance(layer, YOLO))
+        if not self.head_layers:
+            raise ArgumentError("cfg", expected="a detector with at least one [yolo] section", got="none")
+        for name, size in (("height", self.height), ("width", self.width)):
+            if size % self.stride:
+                raise net.error(name, f"a multiple of the network's stride, {self.stride}", size)
+        self._live = [self._find_live(index) for index in range(len(self.layers))]
+        self._initialize()
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def layer(self, index: int) -> Layer:
+        """Layer `index`, from 0."""
+        layer = self.layers[index]
+        assert isinstance(layer, Layer)
+        return layer
+
+    @property
+    def heads(self) -> tuple[HeadSpec, ...]:
+        """What each detection head's `[yolo]` section says."""
+        return tuple(layer.spec for layer in self.layers if isinstance(layer, YOLO))
+
+    def live_after(self, index: int) -> tuple[int, ...]:
+        """Layers whose outputs are still needed once layer `index` has run: itself first, then ascending.
+
+        Needed are what later layers read, and what detection heads have already put out.
+        """
+        return self._live[index]
+
+    def run(self, live: Mapping[int, Tensor], start: int, stop: int) -> dict[int, Tensor]:
+        """Run layers `start` to `stop`, both included.
+
+        Args:
+            live: Outputs by layer index: those live after layer `start` − 1, or {IMAGE: (N, 3, H, W)}.
+            start: First layer to run.
+            stop: Last layer to run.
+
+        Returns:
+            Outputs by layer index: those that are live after layer `stop`.
+        """
+        outputs = dict(live)
+        for index in range(start, stop + 1):
+            outputs[index] = self.layers[index](*(outputs[source] for source in self.layer(index).sources))
+            outputs = {i: outputs[i] for i in self._live[index]}
+        return outputs
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Raw outputs of every head, (N, A·(5+C), H/s, W/s) each, for images (N, 3, H, W) in [0, 1]."""
+        outputs = self.run({IMAGE: images}, 0, len(self) - 1)
+        return [outputs[index] for index in self.head_layers]
+
+    def fold(self) -> None:
+        """Work every normalization into its convolution: the same in evaluation mode, in less time."""
+        for layer in self.layers:
+            if isinstance(layer, Convolutional):
+                layer.fold()
+
+    def _find_live(self, index: int) -> tuple[int, ...]:
+        read = {source for later in range(index + 1, len(self)) for source in self.layer(later).sources}
+        needed = {i for i in read.union(self.head_layers) if 0 <= i < index}
+        return (index, *sorted(needed))
+
+    def _initialize(self) -> None:
+        for index, layer in enumerate(self.layers):
+            if isinstance(layer, Convolutional):
+                nn.init.kaiming_normal_(layer.conv.weight, a=0.1)
+            elif isinstance(layer, Shortcut):
+                branch = self.layers[index - 1]
+                if isinstance(branch, Convolutional) and branch.norm is not None:
+                    nn.init.constant_(branch.norm.weight, 0.25)

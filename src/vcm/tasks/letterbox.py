@@ -1,0 +1,75 @@
+"""Fitting a picture of any size into a network's input as Darknet does, and boxes there and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+GREY = 0.5
+
+
+@dataclass(frozen=True)
+class Letterbox:
+    """Where a picture lies in a network's input: scaled to fit, centred, grey around it.
+
+    Args:
+        picture_size: (height, width) of the picture in pixels.
+        input_size: (height, width) of the network's input in pixels.
+    """
+
+    picture_size: tuple[int, int]
+    input_size: tuple[int, int]
+
+    @property
+    def scaled_size(self) -> tuple[int, int]:
+        """(height, width) of the scaled picture; at least one pixel a side, where Darknet would make none."""
+        (height, width), (rows, columns) = self.picture_size, self.input_size
+        if columns * height < rows * width:
+            return max(1, height * columns // width), columns
+        return rows, max(1, width * rows // height)
+
+    @property
+    def offset(self) -> tuple[int, int]:
+        """(top, left) of the scaled picture within the input."""
+        (height, width), (rows, columns) = self.scaled_size, self.input_size
+        return (rows - height) // 2, (columns - width) // 2
+
+    def apply(self, image: Tensor) -> Tensor:
+        """Scale and pad: (3, H, W) → (3, rows, columns), differentiable.
+
+        Corner pixels keep their place, as in Darknet's `resize_image`; so nothing is averaged when shrinking.
+        """
+        (height, width), (top, left) = self.scaled_size, self.offset
+        scaled = F.interpolate(image[None], size=(height, width), mode="bilinear", align_corners=True)[0]
+        bottom, right = self.input_size[0] - height - top, self.input_size[1] - width - left
+        return F.pad(scaled, (left, right, top, bottom), value=GREY)
+
+    def boxes_to_input(self, boxes: Tensor) -> Tensor:
+        """(M, 4) x1 y1 x2 y2 in the picture's pixels → centre and size as fractions of the input."""
+        corners = boxes * self._scale(boxes) + self._shift(boxes)
+        sizes = corners[:, 2:] - corners[:, :2]
+        rows, columns = self.input_size
+        centred = boxes.new_tensor([columns, rows])
+        return _join((corners[:, :2] + sizes / 2) / centred, sizes / centred)
+
+    def boxes_to_picture(self, boxes: Tensor) -> Tensor:
+        """(M, 4) centre and size as fractions of the input → x1 y1 x2 y2 in the picture's pixels."""
+        rows, columns = self.input_size
+        boxes = boxes * boxes.new_tensor([columns, rows, columns, rows])
+        corners = _join(boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2)
+        return (corners - self._shift(boxes)) / self._scale(boxes)
+
+    def _scale(self, like: Tensor) -> Tensor:
+        y, x = (scaled / size for scaled, size in zip(self.scaled_size, self.picture_size, strict=True))
+        return like.new_tensor([x, y, x, y])
+
+    def _shift(self, like: Tensor) -> Tensor:
+        top, left = self.offset
+        return like.new_tensor([left, top, left, top])
+
+
+def _join(first: Tensor, second: Tensor) -> Tensor:
+    return torch.cat((first, second), dim=1)

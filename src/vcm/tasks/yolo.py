@@ -1,0 +1,245 @@
+"""Detection with the YOLO family, from Darknet's cfg and weights files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchvision.ops import clip_boxes_to_image, nms
+
+from vcm.categories import COCO_CATEGORIES
+from vcm.errors import ArgumentError
+from vcm.losses.yolo import yolo_loss
+from vcm.metrics.detection import DetectionAccuracy
+from vcm.nn.darknet import IMAGE, Darknet, decode_head, parse_cfg, read_cfg, read_weights, yolov3_cfg
+from vcm.nn.darknet.layers import Shortcut
+from vcm.tasks.base import (
+    Task,
+    check_features,
+    check_fraction,
+    check_targets,
+    image_list,
+    trainable_boxes,
+)
+from vcm.tasks.hashing import file_sha256, state_sha256
+from vcm.tasks.letterbox import Letterbox
+from vcm.types import BoxTarget, Detections, Features, Prediction, Settings, Target
+
+_BUILTIN = {"yolov3": False, "yolov3-spp": True}
+_CUT_STRIDE = 8
+
+
+class YOLOTask(Task):
+    """YOLOv3, YOLOv3-SPP, YOLOv3-tiny, YOLOv4-tiny and relatives, as Darknet runs them.
+
+    ```
+    images ─► letterbox ─► layer0 … layerK ─►(cut)─► layerK+1 … ─► heads ─► boxes ─► NMS per class ─►
+    predictions
+    ```
+
+    Pictures are letterboxed and boxes suppressed as in Darknet: a box is a detection of every class of which
+    objectness × class probability is above `score_threshold`. Boxes come back in the picture's own pixels,
+    clipped to it. Predictions carry no gradient; `features`, `raw_outputs` and `loss` do.
+
+    Cuts are named "layer0", "layer1", …: every section after `[net]`, counted as Darknet does.
+
+    Args:
+        cfg: A Darknet cfg file, or "yolov3" or "yolov3-spp" for these networks without a file.
+        weights: A Darknet weights file, or None for random weights.
+        names: A file with one class name a line, or the names; None means COCO's 80.
+        cut: Name of the layer after which `features` stops. None takes a feature map at stride 8 that alone
+            is needed after it: the first residual sum (layer15 of YOLOv3), or else the last layer.
+        input_size: Side of the network's square input in pixels, a multiple of its stride; None takes the
+            cfg's.
+        score_threshold: Smallest score of a detection, from 0 to 1; 0.005 is what Darknet evaluates with.
+        nms_threshold: IoU from which the lower of two boxes of one class is dropped, from 0 to 1.
+        max_detections: Most detections a picture; COCO's metric looks at 100.
+
+    Raises:
+        ArgumentError: If the cfg is malformed or not supported, or another argument is out of range.
+        WeightsError: If the weights file does not fit the cfg.
+    """
+
+    kind = "detection"
+
+    def __init__(
+        self,
+        cfg: str | Path,
+        weights: str | Path | None = None,
+        *,
+        names: str | Path | Sequence[str] | None = None,
+        cut: str | None = None,
+        input_size: int | None = None,
+        score_threshold: float = 0.005,
+        nms_threshold: float = 0.45,
+        max_detections: int = 100,
+    ) -> None:
+        super().__init__()
+        self.categories = COCO_CATEGORIES if names is None else _read_names(names)
+        if builtin := str(cfg) in _BUILTIN:
+            text = yolov3_cfg(len(self.categories), spp=_BUILTIN[str(cfg)])
+        else:
+            text = read_cfg(cfg)
+        self.name = str(cfg) if builtin else Path(cfg).stem
+        self.cfg_sha256 = hashlib.sha256(text.encode()).hexdigest()
+        self.network = Darknet(parse_cfg(text))
+        self.heads = self.network.heads
+        if wrong := [h.num_classes for h in self.heads if h.num_classes != len(self.categories)]:
+            raise ArgumentError(
+                "names",
+                expected=f"{wrong[0]} class names, as the cfg has",
+                got=f"{len(self.categories)} names",
+            )
+        if weights is not None:
+            read_weights(self.network, weights)
+        self.weights_sha256 = state_sha256(self.network) if weights is None else file_sha256(weights)
+        self.input_size = (self.network.height, self.network.width)
+        if input_size is not None:
+            if input_size < 1 or input_size % self.network.stride:
+                raise ArgumentError(
+                    "input_size", expected=f"a multiple of {self.network.stride} pixels", got=input_size
+                )
+            self.input_size = (input_size, input_size)
+        self.cut = self.check_cut(self.default_cut() if cut is None else cut)
+        self.score_threshold = check_fraction("score_threshold", score_threshold)
+        self.nms_threshold = check_fraction("nms_threshold", nms_threshold)
+        if max_detections < 1:
+            raise ArgumentError("max_detections", expected="at least 1", got=max_detections)
+        self.max_detections = max_detections
+        self.network.fold()
+        self.freeze()
+
+    @property
+    def cuts(self) -> tuple[str, ...]:
+        """Every layer of the cfg."""
+        return tuple(_name(index) for index in range(len(self.network)))
+
+    def default_cut(self) -> str:
+        """The first residual sum at stride 8 that alone is needed after it, or else the last such layer."""
+        alone = [i for i in range(len(self.network)) if self.network.live_after(i) == (i,)]
+        near = [i for i in alone if self.network.layer(i).stride == _CUT_STRIDE]
+        sums = [i for i in near if isinstance(self.network.layer(i), Shortcut)]
+        return _name(sums[0] if sums else (near or alone or [0])[-1])
+
+    def features(self, images: Tensor | Sequence[Tensor]) -> Features:
+        """Letterbox `images` and run the network up to and including `cut`; see `Task.features`.
+
+        The tensors after the first are outputs of earlier layers, and raw outputs of detection heads, by
+        name.
+        """
+        inputs, sizes = self._inputs(images)
+        live = self.network.run({IMAGE: inputs}, 0, self._cut_index)
+        return Features({_name(index): tensor for index, tensor in live.items()}, sizes)
+
+    @torch.no_grad()
+    def tail(self, features: Features) -> list[Prediction]:
+        """Run the rest of the network, and turn its heads' outputs into detections; see `Task.tail`."""
+        check_features(features, [_name(index) for index in self.network.live_after(self._cut_index)])
+        live = {_index(name): tensor for name, tensor in features.tensors.items()}
+        outputs = self.network.run(live, self._cut_index + 1, len(self.network) - 1)
+        raw = [outputs[index] for index in self.network.head_layers]
+        return self._detections(raw, features.image_sizes)
+
+    def raw_outputs(self, images: Tensor | Sequence[Tensor]) -> list[Tensor]:
+        """What goes into each `[yolo]` layer: (N, A·(5+C), H/s, W/s), in the cfg's order."""
+        outputs: list[Tensor] = self.network(self._inputs(images)[0])
+        return outputs
+
+    def loss(self, images: Tensor | Sequence[Tensor], targets: Sequence[Target]) -> Tensor:
+        """YOLO's training loss, summed over heads; see `vcm.losses.yolo.yolo_loss` and `Task.loss`.
+
+        Boxes are clipped to their picture; crowd regions and boxes without area are left out.
+        """
+        raw = self.raw_outputs(images)
+        device = raw[0].device
+        boxes, labels = [], []
+        for image, target in zip(
+            images, check_targets(targets, BoxTarget, len(raw[0]), len(self.categories)), strict=True
+        ):
+            size = (image.shape[-2], image.shape[-1])
+            corners, classes = trainable_boxes(target, *size)
+            boxes.append(Letterbox(size, self.input_size).boxes_to_input(corners.to(device)))
+            labels.append(classes.to(device))
+        losses = [
+            yolo_loss(output, head, boxes, labels, self.input_size)
+            for output, head in zip(raw, self.heads, strict=True)
+        ]
+        return torch.stack(losses).sum()
+
+    def metric(self) -> Metric:
+        """COCO's average precision."""
+        return DetectionAccuracy()
+
+    def settings(self) -> Settings:
+        """What decides the predictions."""
+        return {
+            "name": self.name,
+            "task": type(self).__name__,
+            "cfg_sha256": self.cfg_sha256,
+            "weights_sha256": self.weights_sha256,
+            "categories": list(self.categories),
+            "cut": self.cut,
+            "input_size": list(self.input_size),
+            "score_threshold": self.score_threshold,
+            "nms_threshold": self.nms_threshold,
+            "max_detections": self.max_detections,
+        }
+
+    @property
+    def _cut_index(self) -> int:
+        return _index(self.cut)
+
+    def _inputs(self, images: Tensor | Sequence[Tensor]) -> tuple[Tensor, tuple[tuple[int, int], ...]]:
+        pictures = image_list(images)
+        sizes = tuple((picture.shape[-2], picture.shape[-1]) for picture in pictures)
+        boxed = [Letterbox(size, self.input_size).apply(x) for size, x in zip(sizes, pictures, strict=True)]
+        return torch.stack(boxed), sizes
+
+    def _detections(self, raw: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
+        boxes, scores = [], []
+        for output, head in zip(raw, self.heads, strict=True):
+            decoded = decode_head(output, head, self.input_size)
+            boxes.append(decoded.boxes.flatten(1, 3))
+            scores.append((decoded.objectness[..., None].sigmoid() * decoded.classes.sigmoid()).flatten(1, 3))
+        return [
+            self._suppress(b, s, size)
+            for b, s, size in zip(torch.cat(boxes, dim=1), torch.cat(scores, dim=1), sizes, strict=True)
+        ]
+
+    def _suppress(self, boxes: Tensor, scores: Tensor, size: tuple[int, int]) -> Detections:
+        """One picture's (K, 4) boxes, as fractions of the input, and (K, C) scores → its detections."""
+        corners = Letterbox(size, self.input_size).boxes_to_picture(boxes)
+        box, label = (scores > self.score_threshold).nonzero(as_tuple=True)
+        score, corners = scores[box, label], corners[box]
+        kept = [torch.empty(0, dtype=torch.int64, device=boxes.device)]
+        for category in label.unique():  # type: ignore[no-untyped-call]  # torch has no types for it
+            members = (label == category).nonzero()[:, 0]
+            kept.append(members[nms(corners[members], score[members], self.nms_threshold)])
+        keep = torch.cat(kept)
+        keep = keep[score[keep].argsort(descending=True, stable=True)[: self.max_detections]]
+        return Detections(clip_boxes_to_image(corners[keep], size), score[keep], label[keep])
+
+
+def _name(index: int) -> str:
+    return f"layer{index}"
+
+
+def _index(name: str) -> int:
+    return int(name.removeprefix("layer"))
+
+
+def _read_names(names: str | Path | Sequence[str]) -> tuple[str, ...]:
+    """Class names from a file with one a line, or as they are."""
+    if not isinstance(names, (str, Path)):
+        return tuple(names)
+    try:
+        lines = Path(names).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArgumentError(
+            "names", expected="a readable text file, one class a line", got=f"{error}"
+        ) from error
+    return tuple(line.strip() for line in lines if line.strip())
