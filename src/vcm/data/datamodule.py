@@ -1,0 +1,122 @@
+"""One LightningDataModule for every data set: whole pictures to evaluate on, crops to train on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from vcm.data.datasets import PictureDataset
+from vcm.data.transforms import RandomCrop
+from vcm.errors import ArgumentError, DatasetError
+from vcm.types import Sample, Target
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Pictures of one training or validation step.
+
+    Attributes:
+        images: (N, 3, H, W) float32 RGB in [0, 1] where all have one size (crops); else a list of (3, H, W).
+        targets: One a picture; None where nobody labelled it.
+        image_ids: One a picture.
+    """
+
+    images: Tensor | list[Tensor]
+    targets: list[Target | None]
+    image_ids: list[str]
+
+
+class PictureDataModule(LightningDataModule):
+    """Data sets for training, validation and testing behind one interface.
+
+    Training pictures are cropped at random (and mirrored); validation and test pictures come whole, one at a time.
+    """
+
+    def __init__(
+        self,
+        *,
+        train: PictureDataset | None = None,
+        val: PictureDataset | None = None,
+        test: PictureDataset | None = None,
+        crop_size: int = 256,
+        batch_size: int = 8,
+        num_workers: int = 0,
+    ) -> None:
+        """Take the data sets; each may be left out.
+
+        Args:
+            train: What `train_dataloader` draws from.
+            val: What `val_dataloader` goes through.
+            test: What `test_dataloader` goes through, and `vcm evaluate` evaluates on.
+            crop_size: Side of the square training crops, in pixels.
+            batch_size: Training crops in a batch.
+            num_workers: Processes that read pictures; 0 reads in the main process.
+
+        Raises:
+            ArgumentError: If a number is out of its range.
+        """
+        super().__init__()
+        for name, value, low in (("crop_size", crop_size, 8), ("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
+            if value < low:
+                raise ArgumentError(name, expected=f"a whole number from {low}", got=value)
+        self.train_dataset, self.val_dataset, self.test_dataset = train, val, test
+        self.crop_size, self.batch_size, self.num_workers = crop_size, batch_size, num_workers
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Shuffled batches of crops."""
+        crops = _Cropped(_need(self.train_dataset, "train"), RandomCrop(self.crop_size))
+        return DataLoader(
+            crops,
+            batch_size=self.batch_size,
+            shuffle=True,
+            drop_last=len(crops) >= self.batch_size,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            collate_fn=collate,
+        )
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        """Whole pictures, one a batch, in order."""
+        return self._whole(_need(self.val_dataset, "val"))
+
+    def test_dataloader(self) -> DataLoader[Sample]:
+        """Whole pictures, one a batch, in order."""
+        return self._whole(_need(self.test_dataset, "test"))
+
+    def _whole(self, dataset: PictureDataset) -> DataLoader[Sample]:
+        return DataLoader(dataset, batch_size=1, num_workers=self.num_workers, collate_fn=collate)
+
+
+class _Cropped(Dataset[Sample]):
+    """A data set seen through random crops."""
+
+    def __init__(self, dataset: PictureDataset, crop: RandomCrop) -> None:
+        self.dataset, self.crop = dataset, crop
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.crop(self.dataset[index])
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Samples to a `Batch`; uint8 becomes float32 in [0, 1]."""
+    images = [sample.image.float() / 255 for sample in samples]
+    same_size = len({image.shape for image in images}) == 1
+    return Batch(
+        images=torch.stack(images) if same_size else images,
+        targets=[sample.target for sample in samples],
+        image_ids=[sample.image_id for sample in samples],
+    )
+
+
+def _need(dataset: PictureDataset | None, part: str) -> PictureDataset:
+    if dataset is None:
+        raise DatasetError(f"this datamodule has no {part} data set; build it with {part}=….")
+    return dataset

@@ -1,0 +1,149 @@
+"""Labels that lie in folders: Darknet's text files beside pictures, and one folder a class."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from vcm.data.boxes import BoxReader
+from vcm.data.datasets import Part, PictureDataset, choose, pictures_below, read_names
+from vcm.errors import DatasetError
+from vcm.types import BoxTarget, ClassTarget, Settings
+
+
+class YOLOFolderDataset(PictureDataset):
+    """Pictures with Darknet's label files: for `images/a/b.jpg`, `labels/a/b.txt` with one box a line.
+
+    A line is: class, then x and y of the centre, width and height, all four in fractions of the picture. A picture
+    without a label file has no target; an empty label file says that nothing is in the picture.
+    """
+
+    kind = "detection"
+
+    def __init__(
+        self,
+        images: str | Path,
+        labels: str | Path,
+        names: str | Path,
+        *,
+        part: Part = "all",
+        limit: int | None = None,
+    ) -> None:
+        """List the pictures and read their labels.
+
+        Args:
+            images: Folder of the pictures.
+            labels: Folder of the label files, laid out as `images` is.
+            names: File of the category names, one a line.
+            part: "train" or "val" for a fixed nine tenths or one tenth of the pictures.
+            limit: Take only this many pictures.
+
+        Raises:
+            DatasetError: If a folder is missing, or no picture has a label file.
+        """
+        root, label_root = Path(images), Path(labels)
+        if not label_root.is_dir():
+            raise DatasetError(f"labels: there is no folder {label_root}.")
+        self.categories = read_names(Path(names))
+        self.paths = choose(pictures_below(root), root, part=part, limit=limit)
+        self.image_ids = [path.relative_to(root).as_posix() for path in self.paths]
+        reader = BoxReader({index: index for index in range(len(self.categories))})
+        self.problems = reader.problems
+        digest = hashlib.sha256()
+        self._targets: list[BoxTarget | None] = []
+        for image_id, path in zip(self.image_ids, self.paths, strict=True):
+            file = label_root / Path(image_id).with_suffix(".txt")
+            text = file.read_text() if file.is_file() else None
+            digest.update(f"{image_id}\0{text}\0".encode())
+            self._targets.append(None if text is None else self._read(reader, text, path, image_id))
+        if all(target is None for target in self._targets):
+            raise DatasetError(
+                f"labels: {label_root} has no label file for any of the {len(self.paths)} pictures in {root}; "
+                f"expected {Path(self.image_ids[0]).with_suffix('.txt')} and the like."
+            )
+        self._labels_sha256 = digest.hexdigest()
+
+    def _read(self, reader: BoxReader, text: str, path: Path, image_id: str) -> BoxTarget | None:
+        try:
+            with Image.open(path) as image:
+                width, height = image.size
+                if image.getexif().get(0x0112, 1) in (5, 6, 7, 8):  # EXIF orientations that swap the sides
+                    width, height = height, width
+        except (OSError, UnidentifiedImageError):
+            return None  # told when the picture itself is read
+        annotations: list[dict[str, object]] = []
+        for number, line in enumerate(text.splitlines(), 1):
+            if not line.strip():
+                continue
+            try:
+                category, x, y, w, h = (float(value) for value in line.split())
+            except ValueError:
+                self.problems.append(f"{image_id}: label line {number} left out: {line.strip()[:60]!r} is not 5 numbers")
+                continue
+            box = [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
+            annotations.append({"bbox": box, "category_id": category})
+        return reader.read(annotations, (height, width), where=image_id)
+
+    def target(self, index: int) -> BoxTarget | None:
+        """True boxes of picture `index`; None where it has no label file."""
+        return self._targets[index]
+
+    def settings(self) -> Settings:
+        """See `PictureDataset.settings`; adds SHA-256 over the label files and the names."""
+        return {**super().settings(), "labels_sha256": self._labels_sha256, "categories": list(self.categories)}
+
+
+class ClassFolderDataset(PictureDataset):
+    """Pictures in one folder a class, as ImageNet is usually laid out: `root/CLASS/…/picture.jpg`."""
+
+    kind = "classification"
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        names: str | Path | None = None,
+        part: Part = "all",
+        limit: int | None = None,
+    ) -> None:
+        """List the pictures.
+
+        Args:
+            root: The folder of class folders.
+            names: File of category names, one a line, for the class folders in sorted order (ImageNet's folders are
+                called n01440764 and so on); without it, a folder's own name is its category's.
+            part: "train" or "val" for a fixed nine tenths or one tenth of the pictures.
+            limit: Take only this many pictures.
+
+        Raises:
+            DatasetError: If the folder is missing, has no class folder or no picture, or `names` has not as many names.
+        """
+        root = Path(root)
+        every = pictures_below(root)
+        folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        if not folders:
+            raise DatasetError(f"{root}: has no class folders; expected {root}/CLASS/picture.jpg.")
+        stray = [path.name for path in every if path.parent == root]
+        self.categories = tuple(folders) if names is None else read_names(Path(names))
+        if len(self.categories) != len(folders):
+            raise DatasetError(
+                f"names: {names} has {len(self.categories)} names, {root} has {len(folders)} class folders; "
+                "they must be as many, in the same order."
+            )
+        inside = [path for path in every if path.parent != root]
+        if not inside:
+            raise DatasetError(f"{root}: its class folders hold no picture.")
+        self.paths = choose(inside, root, part=part, limit=limit)
+        self.image_ids = [path.relative_to(root).as_posix() for path in self.paths]
+        self._labels = [folders.index(path.relative_to(root).parts[0]) for path in self.paths]
+        self.problems = [f"{name}: left out: it lies in no class folder" for name in stray]
+
+    def target(self, index: int) -> ClassTarget:
+        """The class of picture `index`."""
+        return ClassTarget(self._labels[index])
+
+    def settings(self) -> Settings:
+        """See `PictureDataset.settings`; adds the category names."""
+        return {**super().settings(), "categories": list(self.categories)}

@@ -1,0 +1,105 @@
+"""Distortion of decoded pictures: PSNR and MS-SSIM, in RGB."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from vcm.errors import ArgumentError
+
+MS_SSIM_MIN_SIDE = 161
+"""Five scales of an 11-tap window need more than (11 − 1)·2⁴ pixels a side."""
+
+
+def psnr(decoded: Tensor, original: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB, 10·log₁₀(255² / MSE) over all samples of an RGB picture.
+
+    Args:
+        decoded: (3, H, W) uint8.
+        original: (3, H, W) uint8.
+
+    Returns:
+        Infinity where the two are equal.
+
+    Raises:
+        ArgumentError: If they differ in shape, or are not uint8.
+    """
+    _check_pair(decoded, original)
+    # Squares of byte differences add up exactly in int64, on any device and with any number of threads.
+    difference = decoded.to(torch.int64) - original.to(torch.int64)
+    squared_error = int((difference * difference).sum())
+    if squared_error == 0:
+        return float("inf")
+    return float(10 * torch.log10(torch.tensor(255**2 * difference.numel() / squared_error, dtype=torch.float64)))
+
+
+def ms_ssim(decoded: Tensor, original: Tensor) -> float:
+    """Multi-scale structural similarity in [0, 1] (Wang, Simoncelli, Bovik, 2003), as CompressAI reports it.
+
+    Args:
+        decoded: (3, H, W) uint8.
+        original: (3, H, W) uint8.
+
+    Returns:
+        NaN where a side is below 161 pixels, for which five scales are not defined.
+
+    Raises:
+        ArgumentError: If they differ in shape, or are not uint8.
+    """
+    _check_pair(decoded, original)
+    if min(original.shape[1:]) < MS_SSIM_MIN_SIDE:
+        return float("nan")
+    from pytorch_msssim import ms_ssim as reference
+
+    return float(reference(decoded[None].float(), original[None].float(), data_range=255))
+
+
+class Distortion(Metric):
+    """Mean PSNR and mean MS-SSIM over pictures.
+
+    The mean is over pictures, each with its own value, as the field reports it. A lossless picture's infinite PSNR makes
+    the mean infinite; pictures too small for MS-SSIM are left out of that mean.
+    """
+
+    full_state_update = False
+    sum_psnr: Tensor
+    sum_ms_ssim: Tensor
+    num_psnr: Tensor
+    num_ms_ssim: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("psnr", "ms_ssim"):
+            self.add_state(f"sum_{name}", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+            self.add_state(f"num_{name}", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, decoded: Tensor, original: Tensor) -> None:
+        """Add one pair of (3, H, W) uint8 pictures."""
+        self.add(psnr(decoded, original), ms_ssim(decoded, original))
+
+    def add(self, psnr: float, ms_ssim: float) -> None:
+        """Add one picture's values, measured before."""
+        self.sum_psnr += psnr
+        self.num_psnr += 1
+        if ms_ssim == ms_ssim:  # not NaN
+            self.sum_ms_ssim += ms_ssim
+            self.num_ms_ssim += 1
+
+    def compute(self) -> dict[str, Tensor]:
+        """`psnr` in dB and `ms_ssim`; NaN where no picture has one."""
+        return {
+            "psnr": self.sum_psnr / self.num_psnr.double(),
+            "ms_ssim": self.sum_ms_ssim / self.num_ms_ssim.double(),
+        }
+
+
+def _check_pair(decoded: Tensor, original: Tensor) -> None:
+    if decoded.shape != original.shape or original.ndim != 3 or original.shape[0] != 3:
+        raise ArgumentError(
+            "decoded, original",
+            expected="two (3, H, W) pictures of one size",
+            got=(tuple(decoded.shape), tuple(original.shape)),
+        )
+    if decoded.dtype != torch.uint8 or original.dtype != torch.uint8:
+        raise ArgumentError("decoded, original", expected="uint8", got=(decoded.dtype, original.dtype))

@@ -1,0 +1,56 @@
+"""Rate from the bytes that would be sent."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from vcm.errors import ArgumentError
+
+
+class Rate(Metric):
+    """Bits per pixel of a set of pictures, from real stream lengths.
+
+    `bpp` is Σ bits / Σ pixels, what a link or a disk sees; `mean_bpp` is the mean of the pictures' own rates, which other
+    projects print. Pixels are the original picture's, whatever the codec pads to.
+    """
+
+    full_state_update = False
+    num_bits: Tensor
+    num_pixels: Tensor
+    sum_bpp: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for state in ("num_bits", "num_pixels", "count"):
+            self.add_state(state, torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("sum_bpp", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, num_bytes: int, height: int, width: int) -> None:
+        """Add one picture.
+
+        Args:
+            num_bytes: Length of its stream, header and all.
+            height: Of the original picture, in pixels.
+            width: Likewise.
+
+        Raises:
+            ArgumentError: If `num_bytes` is negative or a side is below 1.
+        """
+        if num_bytes < 0:
+            raise ArgumentError("num_bytes", expected="a whole number from 0", got=num_bytes)
+        if height < 1 or width < 1:
+            raise ArgumentError("height, width", expected="whole numbers from 1", got=(height, width))
+        self.num_bits += 8 * num_bytes
+        self.num_pixels += height * width
+        self.sum_bpp += 8 * num_bytes / (height * width)
+        self.count += 1
+
+    def compute(self) -> dict[str, Tensor]:
+        """`bpp` and `mean_bpp`, float64; NaN where no picture was added."""
+        return {
+            "bpp": self.num_bits.double() / self.num_pixels.double(),
+            "mean_bpp": self.sum_bpp / self.count.double(),
+        }

@@ -1,0 +1,76 @@
+import math
+
+import bjontegaard
+import pytest
+
+from vcm.errors import ArgumentError
+from vcm.metrics.bd import bd_metric, bd_rate
+
+ANCHOR = [(0.12, 21.0), (0.31, 30.2), (0.62, 36.1), (1.2, 40.3), (1.9, 41.5)]
+TEST = [(0.08, 20.1), (0.25, 30.9), (0.5, 36.6), (1.1, 41.2)]
+
+
+def columns(curve):
+    return [rate for rate, _ in curve], [quality for _, quality in curve]
+
+
+@pytest.mark.parametrize("method", ["akima", "pchip", "cubic"])
+def test_equals_bjontegaard_called_directly(method):
+    arguments = (*columns(ANCHOR), *columns(TEST))
+    rate = bjontegaard.bd_rate(*arguments, method=method, require_matching_points=False)
+    metric = bjontegaard.bd_psnr(*arguments, method=method, require_matching_points=False)
+    assert bd_rate(ANCHOR, TEST, method=method).value == pytest.approx(rate, abs=1e-12)
+    assert bd_metric(ANCHOR, TEST, method=method).value == pytest.approx(metric, abs=1e-12)
+    assert rate < -1
+
+
+def test_half_the_rate_everywhere_is_minus_50_percent():
+    result = bd_rate(ANCHOR, [(rate / 2, quality) for rate, quality in ANCHOR])
+    assert result.value == pytest.approx(-50)
+    assert result.note == ""
+
+
+def test_order_of_points_does_not_matter():
+    assert bd_rate(ANCHOR[::-1], TEST) == bd_rate(ANCHOR, TEST[::-1])
+
+
+def test_curves_without_overlap_get_no_number():
+    result = bd_rate(ANCHOR, [(rate, quality + 30) for rate, quality in ANCHOR])
+    assert result.value is None
+    assert "share no quality" in result.note
+    assert "share no rate" in bd_metric(ANCHOR, [(rate * 100, quality) for rate, quality in ANCHOR]).note
+
+
+def test_little_overlap_is_told_beside_the_number():
+    result = bd_rate(ANCHOR, [(rate, quality + 12) for rate, quality in ANCHOR])
+    assert result.value is not None
+    assert result.overlap == pytest.approx((41.5 - 33) / (53.5 - 21))
+    assert "overlap" in result.note
+
+
+@pytest.mark.parametrize(
+    "curve",
+    [
+        [(0.1, 20), (0.3, 30), (0.6, 29.9), (1.2, 40)],
+        [(0.1, 20), (0.3, 30), (0.3, 31), (1.2, 40)],
+        [(0.1, 20), (0.3, 30), (0.6, 30), (1.2, 40)],
+    ],
+)
+def test_curve_that_is_not_monotone_gets_no_number(curve):
+    for function in (bd_rate, bd_metric):
+        assert function(ANCHOR, curve).value is None
+        assert "test curve is not monotone" in function(ANCHOR, curve).note
+        assert "anchor curve is not monotone" in function(curve, ANCHOR).note
+
+
+def test_short_and_infinite_curves_get_no_number():
+    assert "fewer than 3" in bd_rate(ANCHOR, TEST[:2]).note
+    assert "fewer than 4" in bd_rate(ANCHOR, TEST[:3], method="cubic").note
+    assert "not finite" in bd_rate(ANCHOR, [*TEST, (2.0, math.inf)]).note
+
+
+def test_bad_arguments():
+    with pytest.raises(ArgumentError, match="method"):
+        bd_rate(ANCHOR, TEST, method="linear")
+    with pytest.raises(ArgumentError, match="positive"):
+        bd_rate(ANCHOR, [(0.0, 10), *TEST])
