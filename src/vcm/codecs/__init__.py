@@ -1,1 +1,30 @@
-"""Bytes in, bytes out."""
+"""Bytes in, bytes out.
+
+Importing this imports neither torch nor NumPy, Pillow or PyAV: codecs are listed at once, and load what they
+need when they run.
+"""
+
+from vcm.codecs.base import ArrayCodec, Codec
+from vcm.codecs.bpg.codec import BPGCodec
+from vcm.codecs.bpg.subprocess import BPGSubprocessCodec
+from vcm.codecs.jpegxl import JPEGXLCodec
+from vcm.codecs.pillow import AVIFCodec, JPEG2000Codec, JPEGCodec, WebPCodec
+from vcm.codecs.pool import CodecPool, Decoded, Encoded, Failure, RoundTrip, raise_failures
+
+__all__ = [
+    "AVIFCodec",
+    "ArrayCodec",
+    "BPGCodec",
+    "BPGSubprocessCodec",
+    "Codec",
+    "CodecPool",
+    "Decoded",
+    "Encoded",
+    "Failure",
+    "JPEG2000Codec",
+    "JPEGCodec",
+    "JPEGXLCodec",
+    "RoundTrip",
+    "WebPCodec",
+    "raise_failures",
+]

@@ -6,6 +6,7 @@ import inspect
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
+from vcm.codecs.limits import MAX_PIXELS
 from vcm.errors import ArgumentError, BitstreamError
 from vcm.types import QualityScale, Settings
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 class Codec(ABC):
     """Turns one picture into the bytes that would be sent, and those bytes back into a picture.
 
-    A codec is built with its settings and holds no other state, so one instance may be used from many threads.
+    A codec is built with its settings and keeps nothing between calls, so many threads may use one instance.
     Every constructor argument is kept as an attribute of the same name; `settings` reads them from there.
 
     Class attributes:
@@ -57,6 +58,9 @@ class Codec(ABC):
             BitstreamError: If `data` is not a whole, undamaged stream of this codec.
         """
 
+    def interrupt(self) -> None:  # noqa: B027  (most codecs cannot be interrupted, and need not say so)
+        """End what this codec does in other threads, as far as it can be ended; they get a CodecError."""
+
     @classmethod
     def unavailable(cls) -> str:
         """Why this codec cannot run here and how to mend that; empty where it can."""
@@ -64,18 +68,18 @@ class Codec(ABC):
 
     def settings(self) -> Settings:
         """Constructor arguments as plain JSON values, with what else decides the bytes (`implementation`)."""
-        arguments = [name for name in inspect.signature(type(self).__init__).parameters if name != "self"]
-        values = {name: getattr(self, name) for name in arguments}
-        return {"name": self.name, **values, "implementation": self.implementation()}
+        return {"name": self.name, **self._arguments(), "implementation": self.implementation()}
+
+    def _arguments(self) -> Settings:
+        names = inspect.signature(type(self).__init__).parameters
+        return {name: getattr(self, name) for name in names if name != "self"}
 
     def implementation(self) -> str:
-        """Name and version of the library or program that does the work; a change of it makes records stale."""
+        """Name and version of what does the work: library or program; another one makes records stale."""
         return ""
 
     def __repr__(self) -> str:
-        arguments = ", ".join(
-            f"{key}={value!r}" for key, value in self.settings().items() if key not in ("name", "implementation")
-        )
+        arguments = ", ".join(f"{name}={value!r}" for name, value in self._arguments().items())
         return f"{type(self).__name__}({arguments})"
 
 
@@ -105,10 +109,10 @@ class ArrayCodec(Codec):
 
 
 def check_image(image: Tensor) -> None:
-    """Raise ArgumentError unless `image` is a (3, H, W) uint8 tensor with H, W ≥ 1."""
+    """Raise ArgumentError unless `image` is a (3, H, W) uint8 tensor with H, W ≥ 1 and H·W ≤ `MAX_PIXELS`."""
     import torch
 
-    expected = "a (3, H, W) uint8 RGB tensor with H, W >= 1"
+    expected = f"a (3, H, W) uint8 RGB tensor with H, W >= 1 and H * W <= {MAX_PIXELS}"
     if not isinstance(image, torch.Tensor):
         raise ArgumentError("image", expected=expected, got=type(image).__name__)
     if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
@@ -117,4 +121,8 @@ def check_image(image: Tensor) -> None:
             expected=expected,
             got=f"{tuple(image.shape)} {image.dtype}",
             remedy="Networks use float in [0, 1]: convert with (x * 255).round().to(torch.uint8).",
+        )
+    if image.shape[1] * image.shape[2] > MAX_PIXELS:
+        raise ArgumentError(
+            "image", expected=expected, got=f"{image.shape[1]}x{image.shape[2]}", remedy="Cut it up."
         )

@@ -1,0 +1,1 @@
+"""BPG (HEVC intra in a small container), in process."""

@@ -1,0 +1,236 @@
+"""One HEVC intra picture in and out of FFmpeg, through PyAV."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+from vcm.codecs.bpg.sps import VPS, CodingParameters, read_encoder_sps
+from vcm.errors import BitstreamError, CodecError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from av import VideoFrame
+    from av.video.plane import VideoPlane
+
+    Plane: TypeAlias = npt.NDArray[Any]
+    """uint8 for 8 bits, uint16 above."""
+
+PRESETS = (
+    "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo",
+)  # fmt: skip
+PIXEL_FORMATS = ("gray", "yuv420p", "yuv422p", "yuv444p")
+"""FFmpeg's names by HEVC's chroma format."""
+
+_NAL_SPS, _NAL_PPS, _NAL_SEI_SUFFIX = 33, 34, 40
+_NAL_INTRA = range(16, 24)
+_NAL_SLICE = range(32)
+_SEI_PICTURE_HASH = 132
+_START = b"\x00\x00\x00\x01"
+_X265_OPTIONS = (
+    "keyint=1:open-gop=0:bframes=0:b-adapt=0:scenecut=0:rc-lookahead=0:lookahead-slices=0:repeat-headers=1:"
+    "annexb=1:info=0:aud=0:hrd=0:wpp=0:pools=none:frame-threads=1:log-level=none:ipratio=1.0:"
+    "tu-inter-depth=1:allow-non-conformance=1"
+)
+_open_lock = threading.Lock()  # x265 fills its global tables when the first encoder of a process opens
+
+
+@dataclass(frozen=True)
+class EncodedPicture:
+    """One HEVC intra picture as BPG stores it.
+
+    Attributes:
+        parameters: What the file's `hevc_header` must say.
+        nals: PPS, slices and picture hash, in order, without start codes.
+    """
+
+    parameters: CodingParameters
+    nals: tuple[bytes, ...]
+
+
+def encode_picture(
+    planes: Sequence[Plane], *, chroma_format: int, qp: int, preset: str, lossless: bool, bit_depth: int = 8
+) -> EncodedPicture:
+    """Encode one picture with x265.
+
+    Args:
+        planes: Luma (H, W) and two chroma planes, in `bit_depth` bits.
+        chroma_format: 1 4:2:0, 2 4:2:2, 3 4:4:4.
+        qp: The slice's QP, 0 to 51.
+        preset: One of `PRESETS`.
+        lossless: Whether to bypass transform and quantization; `qp` then has no effect.
+        bit_depth: 8, 10 or 12.
+
+    Raises:
+        CodecError: If x265 fails or writes what BPG cannot express.
+    """
+    height, width = planes[0].shape
+    # x265 takes no picture of a side of 8, whatever the smallest coding block.
+    unit = 16 if min(height, width) <= 8 else 8
+    full_height, full_width = (-(-side // unit) * unit for side in (height, width))
+    chroma_height = full_height // 2 if chroma_format == 1 else full_height
+    chroma_width = full_width // 2 if chroma_format < 3 else full_width
+    luma, *chroma = planes
+    options = f"qp={qp}:min-cu-size={unit}:lossless={lossless:d}:{_X265_OPTIONS}"
+    if preset == "placebo" and min(full_height, full_width) < 32:
+        options += ":tu-intra-depth=3"  # its own 4 does not fit the coding tree blocks of so small a picture
+    stream = _run_x265(
+        [_pad(luma, full_height, full_width), *(_pad(c, chroma_height, chroma_width) for c in chroma)],
+        PIXEL_FORMATS[chroma_format] + ("" if bit_depth == 8 else f"{bit_depth}le"),
+        preset,
+        options,
+    )
+    parameters, nals = None, []
+    for nal in split_nals(stream):
+        kind = nal[0] >> 1 & 0x3F
+        if kind == _NAL_SPS:
+            parameters = read_encoder_sps(nal)
+        elif kind == _NAL_PPS or kind in _NAL_SLICE:
+            nals.append(nal)
+    if parameters is None or len(nals) < 2:
+        raise CodecError(f"x265 wrote no whole picture ({len(stream)} bytes).")
+    return EncodedPicture(parameters, tuple(nals))
+
+
+def _pad(plane: Plane, height: int, width: int) -> Plane:
+    """Replicate the last row and column up to `height` × `width`."""
+    import numpy as np
+
+    return np.pad(plane, [(0, height - plane.shape[0]), (0, width - plane.shape[1])], mode="edge")
+
+
+def _run_x265(planes: Sequence[Plane], pixel_format: str, preset: str, x265_params: str) -> bytes:
+    from fractions import Fraction
+
+    import av
+
+    height, width = planes[0].shape
+    context = av.CodecContext.create("libx265", "w")
+    context.width, context.height, context.pix_fmt = width, height, pixel_format
+    context.framerate = context.time_base = Fraction(1, 1)
+    context.thread_count = 1
+    context.options = {"preset": preset, "tune": "ssim", "x265-params": x265_params}
+    frame = av.VideoFrame(width, height, pixel_format)
+    frame.pts = 0
+    for target, plane in zip(frame.planes, planes, strict=True):
+        _plane_view(target, plane.dtype)[:, : plane.shape[1]] = plane
+    try:
+        with _open_lock:
+            context.open()
+        return b"".join(bytes(packet) for part in (frame, None) for packet in context.encode(part))
+    except (av.FFmpegError, ValueError) as error:
+        raise CodecError(f"x265 failed on a picture of {width}x{height}: {error}") from error
+
+
+def _plane_view(plane: VideoPlane, dtype: npt.DTypeLike) -> Plane:
+    """An (H, stride) view of an FFmpeg plane's memory."""
+    import numpy as np
+
+    view: Plane = np.frombuffer(cast("Any", plane), dtype).reshape(plane.height, -1)
+    return view
+
+
+def split_nals(stream: bytes) -> Iterator[bytes]:
+    """Split an Annex B stream into NAL units; start codes have 3 or 4 bytes.
+
+    Raises:
+        BitstreamError: If a unit is shorter than its two-byte header.
+    """
+    for part in stream.split(b"\x00\x00\x01"):
+        nal = part.rstrip(b"\x00")
+        if not nal:
+            continue
+        if len(nal) < 2:
+            raise BitstreamError("BPG: the HEVC data hold a unit without a header.")
+        yield nal
+
+
+def decode_picture(
+    stream: bytes,
+    parameters: CodingParameters,
+    *,
+    width: int,
+    height: int,
+    chroma_format: int,
+    bit_depth: int,
+) -> list[Plane]:
+    """Decode one picture with FFmpeg, cropped to `width` × `height`.
+
+    Args:
+        stream: PPS and slices in Annex B form; units of other layers (alpha) are left out.
+        parameters: Checked coding parameters.
+        width: Of the picture.
+        height: Of the picture.
+        chroma_format: 0 gray, 1 4:2:0, 2 4:2:2, 3 4:4:4.
+        bit_depth: 8, 9, 10 or 12.
+
+    Returns:
+        One plane or three, uint8 for 8 bits and uint16 above; chroma of ceil(W/2) and ceil(H/2) where it is
+        halved.
+
+    Raises:
+        BitstreamError: If the stream does not hold exactly one such picture, whole.
+    """
+    nals = _picture_nals(stream)
+    sps = parameters.to_sps(width=width, height=height, chroma_format=chroma_format, bit_depth=bit_depth)
+    frame = _run_decoder(b"".join(_START + nal for nal in (VPS, sps, *nals)))
+    side = parameters.min_cb
+    expected = (
+        PIXEL_FORMATS[chroma_format] + ("" if bit_depth == 8 else f"{bit_depth}le"),
+        -(-width // side) * side,
+        -(-height // side) * side,
+    )
+    got = (frame.format.name, frame.width, frame.height)
+    if got != expected:
+        raise BitstreamError(f"BPG: the HEVC data hold a picture of {got} where the header says {expected}.")
+    import numpy as np
+
+    dtype = np.uint8 if bit_depth == 8 else np.dtype("<u2")
+    planes = []
+    for index, plane in enumerate(frame.planes):
+        w = -(-width // 2) if index and chroma_format in (1, 2) else width
+        h = -(-height // 2) if index and chroma_format == 1 else height
+        planes.append(_plane_view(plane, dtype)[:h, :w])
+    return planes
+
+
+def _picture_nals(stream: bytes) -> list[bytes]:
+    """The base layer's units: one intra picture, its PPS and its hash.
+
+    Raises:
+        BitstreamError: If there is a unit of another kind, or not exactly one picture.
+    """
+    nals, num_pictures = [], 0
+    for nal in split_nals(stream):
+        kind, layer = nal[0] >> 1 & 0x3F, (nal[0] & 1) << 5 | nal[1] >> 3
+        if layer or kind in (32, _NAL_SPS):
+            continue
+        if kind in _NAL_SLICE:
+            if kind not in _NAL_INTRA or len(nal) < 3:
+                raise BitstreamError(
+                    f"BPG: the HEVC data hold a unit of type {kind}, which no still picture has."
+                )
+            num_pictures += nal[2] >> 7
+        elif kind != _NAL_PPS and not (kind == _NAL_SEI_SUFFIX and nal[2:3] == bytes([_SEI_PICTURE_HASH])):
+            continue
+        nals.append(nal)
+    if num_pictures != 1:
+        raise BitstreamError(f"BPG: a still picture must have one first slice; got {num_pictures}.")
+    return nals
+
+
+def _run_decoder(packet: bytes) -> VideoFrame:
+    import av
+
+    context = av.CodecContext.create("hevc", "r")
+    context.thread_count = 1
+    context.options = {"err_detect": "crccheck+bitstream+buffer+explode"}
+    try:
+        frames = [*context.decode(av.Packet(packet)), *context.decode(None)]
+    except (av.FFmpegError, ValueError, MemoryError) as error:
+        raise BitstreamError(f"BPG: the HEVC data are damaged: {error}") from error
+    if len(frames) != 1 or frames[0].is_corrupt:
+        raise BitstreamError("BPG: the HEVC data are damaged: no whole picture came out.")
+    return frames[0]

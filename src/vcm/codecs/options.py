@@ -1,0 +1,32 @@
+"""Checks of constructor arguments that several codecs share."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TypeVar
+
+from vcm.errors import ArgumentError
+
+T = TypeVar("T", str, bool)
+
+
+def check_choice(argument: str, value: T, choices: Collection[T]) -> T:
+    """Return `value` if it is one of `choices`.
+
+    Raises:
+        ArgumentError: If it is not, or is of another type.
+    """
+    if not any(value is choice or (type(value) is type(choice) and value == choice) for choice in choices):
+        raise ArgumentError(argument, expected="one of " + ", ".join(map(repr, choices)), got=value)
+    return value
+
+
+def check_whole(argument: str, value: int, low: int, high: int) -> int:
+    """Return `value` if it is a whole number from `low` to `high`.
+
+    Raises:
+        ArgumentError: If it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ArgumentError(argument, expected=f"a whole number from {low} to {high}", got=value)
+    return value

@@ -1,0 +1,97 @@
+"""Running an external program: no shell, a timeout, a checked exit status, and no children left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Sequence
+
+from vcm.errors import CodecError
+
+_MAX_MESSAGE = 2000
+
+
+class ProgramRunner:
+    """Runs programs, each in a session of its own so that its children can be killed with it.
+
+    Args:
+        timeout_s: Seconds after which a program is killed.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._lock = threading.Lock()
+
+    def run(
+        self, command: Sequence[str], *, accept: Sequence[int] = (0,), failure: type[CodecError] = CodecError
+    ) -> str:
+        """Run a program to its end and return what it printed on its standard output.
+
+        Args:
+            command: The program's path and its arguments.
+            accept: Exit statuses that are no failure.
+            failure: What to raise for the others.
+
+        Raises:
+            CodecError: If it cannot be started, runs too long, or (as `failure`) has another exit status;
+                with what it printed on its standard error.
+        """
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise CodecError(f"{command[0]} cannot be started: {error}") from error
+        with self._lock:
+            self._running.add(process)
+        try:
+            out, err = process.communicate(timeout=self.timeout_s)
+        except subprocess.TimeoutExpired as error:
+            _end(process)
+            raise CodecError(
+                f"{command[0]} ran longer than timeout_s={self.timeout_s:g} s and was killed. "
+                "Raise timeout_s if the picture is large."
+            ) from error
+        except BaseException:
+            _end(process)
+            raise
+        finally:
+            with self._lock:
+                self._running.discard(process)
+        if process.returncode not in accept:
+            message = (
+                err.decode(errors="replace").strip()[-_MAX_MESSAGE:] or "(nothing on its standard error)"
+            )
+            raise failure(f"{command[0]} failed with exit status {process.returncode}: {message}")
+        return out.decode(errors="replace")
+
+    def kill(self) -> None:
+        """Kill every program that runs now; the threads that wait for them get a CodecError."""
+        with self._lock:
+            running = list(self._running)
+        for process in running:
+            if process.returncode is None:
+                _kill_session(process)
+
+    def __reduce__(self) -> tuple[type[ProgramRunner], tuple[float]]:
+        return ProgramRunner, (self.timeout_s,)
+
+
+def _kill_session(process: subprocess.Popen[bytes]) -> None:
+    """Kill a program that has not been collected yet, and all that it started."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill a program with all that it started, collect it, and close its pipes."""
+    _kill_session(process)
+    process.communicate()
