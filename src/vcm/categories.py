@@ -11,8 +11,8 @@ COCO_CATEGORIES: tuple[str, ...] = (
     "skis", "snowboard", "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard",
     "tennis racket", "bottle", "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple",
     "sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch",
-    "potted plant", "bed", "dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard", "cell phone",
-    "microwave", "oven", "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors", "teddy bear",
+    "potted plant", "bed", "dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard",
+    "cell phone", "microwave", "oven", "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors", "teddy bear",
     "hair drier", "toothbrush",
 )  # fmt: skip
 """COCO's 80 object categories in the order of their ids."""
@@ -35,7 +35,8 @@ def canonical(name: str) -> str:
 def match_categories(source: Sequence[str], target: Sequence[str]) -> list[int]:
     """For each name in `source`, its index in `target`, or -1 where `target` has no such name.
 
-    Names are compared without regard to case, spaces, and the words in which Darknet and PASCAL VOC differ from COCO.
+    Names are compared without regard to case, spaces, and the words in which Darknet and PASCAL VOC differ
+    from COCO.
     """
     index = {canonical(name): i for i, name in enumerate(target)}
     return [index.get(canonical(name), -1) for name in source]

@@ -109,9 +109,9 @@ class Features:
     """A task network's state at its cut: what the tail needs, and nothing else.
 
     Attributes:
-        tensors: Every tensor that is still needed after the cut, by the name of the layer that made it. The first
-            is the cut layer's own output, (N, C, H', W'); others are there only where later layers reach back
-            past the cut.
+        tensors: Every tensor that is still needed after the cut, by the name of the layer that made it. The
+            first is the cut layer's own output, (N, C, H', W'); others are there only where later layers
+            reach back past the cut.
         image_sizes: (height, width) of each original picture, to put boxes back where they belong.
     """
 

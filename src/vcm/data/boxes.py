@@ -14,18 +14,22 @@ OVERHANG = 1.0
 
 
 class BoxReader:
-    """Turns annotations (COCO's `bbox`, `category_id`, `area`, `iscrowd`) into `BoxTarget`s and notes what is wrong."""
+    """Turns annotations (COCO's `bbox`, `category_id`, `area`, `iscrowd`) into `BoxTarget`s and notes what
+    is wrong.
+    """
 
     def __init__(self, categories: Mapping[int, int]) -> None:
         """Take the mapping from the file's category ids to 0-based labels."""
         self.categories = categories
         self.problems: list[str] = []
 
-    def read(self, annotations: Sequence[Mapping[str, Any]], size: tuple[int, int], *, where: str) -> BoxTarget:
+    def read(
+        self, annotations: Sequence[Mapping[str, Any]], size: tuple[int, int], *, where: str
+    ) -> BoxTarget:
         """The target of one picture.
 
-        A box farther than a pixel outside the picture is clipped; one that is empty, wholly outside, not made of four
-        finite numbers, or of an unknown category is left out. Both are noted in `problems`.
+        A box farther than a pixel outside the picture is clipped; one that is empty, wholly outside, not
+        made of four finite numbers, or of an unknown category is left out. Both are noted in `problems`.
 
         Args:
             annotations: The picture's annotations; `bbox` is x, y, width, height in pixels.
@@ -50,7 +54,9 @@ class BoxReader:
             if category not in self.categories:
                 self.problems.append(f"{where}: {box} left out: there is no category {category}")
             elif not (w > 0 and h > 0 and x < width and y < height and x + w > 0 and y + h > 0):
-                self.problems.append(f"{where}: {box} left out: empty, or outside the {width}×{height} picture")
+                self.problems.append(
+                    f"{where}: {box} left out: empty, or outside the {width}×{height} picture"
+                )
             else:
                 x1, y1, x2, y2 = x, y, x + w, y + h
                 if min(x1, y1, width - x2, height - y2) < -OVERHANG:

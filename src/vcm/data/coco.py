@@ -36,8 +36,8 @@ class COCODataset(PictureDataset):
         Args:
             images: Folder of the pictures.
             annotations: The JSON file with `images`, `annotations` and `categories`.
-            unlabelled: What becomes of pictures in the folder that the file does not name: left out, or kept without
-                a target, to be evaluated against pseudo-labels only.
+            unlabelled: What becomes of pictures in the folder that the file does not name: left out, or kept
+                without a target, to be evaluated against pseudo-labels only.
             limit: Take only the first so many pictures, labelled ones first.
 
         Raises:
@@ -70,8 +70,8 @@ class COCODataset(PictureDataset):
             raise DatasetError(f"annotations: {file} names no picture.")
         if not any(image_id in boxes_of for image_id in ids):
             raise DatasetError(
-                f"annotations: {file} holds no box for any of its {len(entries)} pictures, so accuracy against it is "
-                "undefined. Use a plain folder of pictures with pseudo-labels instead."
+                f"annotations: {file} holds no box for any of its {len(entries)} pictures, so accuracy against it "
+                "is undefined. Use a plain folder of pictures with pseudo-labels instead."
             )
         self._labels_sha256 = hashlib.sha256(text).hexdigest()
         self._categories_of = {int(category["id"]): index for index, category in enumerate(categories)}

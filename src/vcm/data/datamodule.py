@@ -34,7 +34,8 @@ class Batch:
 class PictureDataModule(LightningDataModule):
     """Data sets for training, validation and testing behind one interface.
 
-    Training pictures are cropped at random (and mirrored); validation and test pictures come whole, one at a time.
+    Training pictures are cropped at random (and mirrored); validation and test pictures come whole, one at a
+    time.
     """
 
     def __init__(
@@ -61,7 +62,11 @@ class PictureDataModule(LightningDataModule):
             ArgumentError: If a number is out of its range.
         """
         super().__init__()
-        for name, value, low in (("crop_size", crop_size, 8), ("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
+        for name, value, low in (
+            ("crop_size", crop_size, 8),
+            ("batch_size", batch_size, 1),
+            ("num_workers", num_workers, 0),
+        ):
             if value < low:
                 raise ArgumentError(name, expected=f"a whole number from {low}", got=value)
         self.train_dataset, self.val_dataset, self.test_dataset = train, val, test

@@ -57,7 +57,7 @@ class PictureDataset(Dataset[Sample], ABC):
         return len(self.paths)
 
     def settings(self) -> Settings:
-        """Kind, size and content of the data set as plain JSON values: SHA-256 over ids, files and targets."""
+        """Kind, size and content of the data set as plain JSON values: SHA-256 over ids and files."""
         digest = hashlib.sha256()
         for image_id, path in zip(self.image_ids, self.paths, strict=True):
             digest.update(image_id.encode() + b"\0")
@@ -66,7 +66,9 @@ class PictureDataset(Dataset[Sample], ABC):
 
 
 class PictureFolderDataset(PictureDataset):
-    """All pictures below a folder, without labels; evaluated against pseudo-labels, or for rate and distortion only."""
+    """All pictures below a folder, without labels; evaluated against pseudo-labels, or for rate and
+    distortion only.
+    """
 
     kind = "pictures"
 

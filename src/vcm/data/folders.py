@@ -16,8 +16,8 @@ from vcm.types import BoxTarget, ClassTarget, Settings
 class YOLOFolderDataset(PictureDataset):
     """Pictures with Darknet's label files: for `images/a/b.jpg`, `labels/a/b.txt` with one box a line.
 
-    A line is: class, then x and y of the centre, width and height, all four in fractions of the picture. A picture
-    without a label file has no target; an empty label file says that nothing is in the picture.
+    A line is: class, then x and y of the centre, width and height, all four in fractions of the picture. A
+    picture without a label file has no target; an empty label file says that nothing is in the picture.
     """
 
     kind = "detection"
@@ -60,8 +60,8 @@ class YOLOFolderDataset(PictureDataset):
             self._targets.append(None if text is None else self._read(reader, text, path, image_id))
         if all(target is None for target in self._targets):
             raise DatasetError(
-                f"labels: {label_root} has no label file for any of the {len(self.paths)} pictures in {root}; "
-                f"expected {Path(self.image_ids[0]).with_suffix('.txt')} and the like."
+                f"labels: {label_root} has no label file for any of the {len(self.paths)} pictures in {root}; expected "
+                f" {Path(self.image_ids[0]).with_suffix('.txt')} and the like."
             )
         self._labels_sha256 = digest.hexdigest()
 
@@ -80,7 +80,9 @@ class YOLOFolderDataset(PictureDataset):
             try:
                 category, x, y, w, h = (float(value) for value in line.split())
             except ValueError:
-                self.problems.append(f"{image_id}: label line {number} left out: {line.strip()[:60]!r} is not 5 numbers")
+                self.problems.append(
+                    f"{image_id}: label line {number} left out: {line.strip()[:60]!r} is not 5 numbers"
+                )
                 continue
             box = [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
             annotations.append({"bbox": box, "category_id": category})
@@ -92,7 +94,11 @@ class YOLOFolderDataset(PictureDataset):
 
     def settings(self) -> Settings:
         """See `PictureDataset.settings`; adds SHA-256 over the label files and the names."""
-        return {**super().settings(), "labels_sha256": self._labels_sha256, "categories": list(self.categories)}
+        return {
+            **super().settings(),
+            "labels_sha256": self._labels_sha256,
+            "categories": list(self.categories),
+        }
 
 
 class ClassFolderDataset(PictureDataset):
@@ -112,17 +118,20 @@ class ClassFolderDataset(PictureDataset):
 
         Args:
             root: The folder of class folders.
-            names: File of category names, one a line, for the class folders in sorted order (ImageNet's folders are
-                called n01440764 and so on); without it, a folder's own name is its category's.
+            names: File of category names, one a line, for the class folders in sorted order (ImageNet's
+                folders are called n01440764 and so on); without it, a folder's own name is its category's.
             part: "train" or "val" for a fixed nine tenths or one tenth of the pictures.
             limit: Take only this many pictures.
 
         Raises:
-            DatasetError: If the folder is missing, has no class folder or no picture, or `names` has not as many names.
+            DatasetError: If the folder is missing, has no class folder or no picture, or `names` has not as
+                many names.
         """
         root = Path(root)
         every = pictures_below(root)
-        folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        folders = sorted(
+            entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")
+        )
         if not folders:
             raise DatasetError(f"{root}: has no class folders; expected {root}/CLASS/picture.jpg.")
         stray = [path.name for path in every if path.parent == root]

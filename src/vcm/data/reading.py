@@ -14,7 +14,22 @@ from torch import Tensor
 from vcm.errors import PictureError
 
 PICTURE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm", ".gif", ".jp2", ".avif")
+    (
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".png",
+        ".webp",
+        ".bmp",
+        ".tif",
+        ".tiff",
+        ".ppm",
+        ".pgm",
+        ".pnm",
+        ".gif",
+        ".jp2",
+        ".avif",
+    )
 )
 
 
@@ -32,11 +47,12 @@ def find_pictures(folder: Path) -> list[Path]:
 def read_picture(path: Path) -> Tensor:
     """Read one picture as (3, H, W) uint8 RGB, the way a person would see it.
 
-    EXIF orientation is applied. Grey, palette and CMYK become RGB; transparency is laid over white; of 16 bits the
-    upper 8 are kept; of an animation the first frame.
+    EXIF orientation is applied. Grey, palette and CMYK become RGB; transparency is laid over white; of 16
+    bits the upper 8 are kept; of an animation the first frame.
 
     Raises:
-        PictureError: If the file is missing, not a picture, truncated, too large, or of floating-point samples.
+        PictureError: If the file is missing, not a picture, truncated, too large, or of floating-point
+            samples.
     """
     try:
         data = path.read_bytes()
@@ -46,7 +62,9 @@ def read_picture(path: Path) -> Tensor:
         raise PictureError(f"{path}: the file is empty.")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # damaged EXIF, large but allowed pictures: not for a person to read
+            warnings.simplefilter(
+                "ignore"
+            )  # damaged EXIF, large but allowed pictures: not for a person to read
             with Image.open(io.BytesIO(data)) as image:
                 image.load()
                 pixels = np.array(_as_rgb(image))
@@ -55,8 +73,19 @@ def read_picture(path: Path) -> Tensor:
     except PictureError as error:
         raise PictureError(f"{path}: {error}") from error
     except Image.DecompressionBombError as error:
-        raise PictureError(f"{path}: has more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels; tile it first.") from error
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, MemoryError) as error:
+        raise PictureError(
+            f"{path}: has more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels; tile it first."
+        ) from error
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        IndexError,
+        KeyError,
+        TypeError,
+        MemoryError,
+    ) as error:
         # what Pillow's readers raise on damaged files
         raise PictureError(f"{path}: is truncated or damaged: {error}.") from error
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()

@@ -15,8 +15,9 @@ MIN_VISIBLE = 0.25
 class RandomCrop:
     """A random square crop, mirrored half the time; boxes move along.
 
-    A picture smaller than the crop is padded by repeating its edge. Boxes of which less than a quarter is left are
-    dropped. Random numbers come from torch's global generator, so data-loader workers differ and seeds reproduce.
+    A picture smaller than the crop is padded by repeating its edge. Boxes of which less than a quarter is
+    left are dropped. Random numbers come from torch's global generator, so data-loader workers differ and
+    seeds reproduce.
     """
 
     def __init__(self, size: int, *, mirror: bool = True) -> None:

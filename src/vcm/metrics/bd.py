@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from vcm.errors import ArgumentError
@@ -23,8 +24,8 @@ class BDResult:
     """A Bjøntegaard delta, or why there is none.
 
     Attributes:
-        value: BD-rate in percent (negative: the test curve needs fewer bits), or BD-metric in the metric's unit
-            (positive: the test curve is better); None where it is not defined.
+        value: BD-rate in percent (negative: the test curve needs fewer bits), or BD-metric in the metric's
+            unit (positive: the test curve is better); None where it is not defined.
         note: Why `value` is None, or a caution that belongs beside it; empty where there is nothing to say.
         overlap: Shared part of the two curves' ranges, over the range of both, in [0, 1].
     """
@@ -41,8 +42,8 @@ class BDResult:
 def bd_rate(anchor: Curve, test: Curve, *, method: Method = "pchip") -> BDResult:
     """Mean rate difference at equal quality, in percent (Bjøntegaard, VCEG-M33, on log rate).
 
-    Each curve must rise strictly in both rate and quality; there is no number where one does not, or where the two share
-    no quality. With less than 75 % of overlap the number comes with a note.
+    Each curve must rise strictly in both rate and quality; there is no number where one does not, or where
+    the two share no quality. With less than 75 % of overlap the number comes with a note.
 
     Raises:
         ArgumentError: If `method` is unknown or a rate is not positive.
@@ -90,11 +91,10 @@ def _flaw(curve: Curve, min_points: int) -> str:
         return "has a point that is not finite"
     if len(curve) < min_points:
         return f"has {len(curve)} points, fewer than {min_points}"
-    for (rate, quality), (next_rate, next_quality) in zip(curve, curve[1:], strict=False):
+    for (rate, quality), (next_rate, next_quality) in pairwise(curve):
         if not (next_rate > rate and next_quality > quality):
-            return (
-                f"is not monotone: {quality:.4g} at {rate:.4g} bpp, then {next_quality:.4g} at {next_rate:.4g} bpp"
-            )
+            here, there = f"{quality:.4g} at {rate:.4g} bpp", f"{next_quality:.4g} at {next_rate:.4g} bpp"
+            return f"is not monotone: {here}, then {there}"
     return ""
 
 

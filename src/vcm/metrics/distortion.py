@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -31,7 +33,9 @@ def psnr(decoded: Tensor, original: Tensor) -> float:
     squared_error = int((difference * difference).sum())
     if squared_error == 0:
         return float("inf")
-    return float(10 * torch.log10(torch.tensor(255**2 * difference.numel() / squared_error, dtype=torch.float64)))
+    return float(
+        10 * torch.log10(torch.tensor(255**2 * difference.numel() / squared_error, dtype=torch.float64))
+    )
 
 
 def ms_ssim(decoded: Tensor, original: Tensor) -> float:
@@ -58,8 +62,8 @@ def ms_ssim(decoded: Tensor, original: Tensor) -> float:
 class Distortion(Metric):
     """Mean PSNR and mean MS-SSIM over pictures.
 
-    The mean is over pictures, each with its own value, as the field reports it. A lossless picture's infinite PSNR makes
-    the mean infinite; pictures too small for MS-SSIM are left out of that mean.
+    The mean is over pictures, each with its own value, as the field reports it. A lossless picture's
+    infinite PSNR makes the mean infinite; pictures too small for MS-SSIM are left out of that mean.
     """
 
     full_state_update = False
@@ -74,15 +78,11 @@ class Distortion(Metric):
             self.add_state(f"sum_{name}", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
             self.add_state(f"num_{name}", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, decoded: Tensor, original: Tensor) -> None:
-        """Add one pair of (3, H, W) uint8 pictures."""
-        self.add(psnr(decoded, original), ms_ssim(decoded, original))
-
-    def add(self, psnr: float, ms_ssim: float) -> None:
-        """Add one picture's values, measured before."""
+    def update(self, psnr: float, ms_ssim: float) -> None:
+        """Add one picture's values, as the functions `psnr` and `ms_ssim` give them (dB; [0, 1] or NaN)."""
         self.sum_psnr += psnr
         self.num_psnr += 1
-        if ms_ssim == ms_ssim:  # not NaN
+        if not math.isnan(ms_ssim):
             self.sum_ms_ssim += ms_ssim
             self.num_ms_ssim += 1
 

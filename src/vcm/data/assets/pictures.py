@@ -1,4 +1,6 @@
-"""What is done to fetched pictures before they count as an asset: fewer annotations, fewer and distinct photographs."""
+"""What is done to fetched pictures before they count as an asset: fewer annotations, fewer and distinct
+photographs.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ MAX_DISTANCE = 6
 
 
 def keep_sample_annotations(folder: Path) -> None:
-    """Replace COCO's whole instances_val2017.json by instances.json with the entries of the pictures at hand."""
+    """Replace COCO's whole instances_val2017.json by instances.json of the pictures at hand."""
     whole = folder / "instances_val2017.json"
     coco = json.loads(whole.read_text())
     there = {path.name for path in (folder / "images").iterdir()}
@@ -32,9 +34,11 @@ def keep_sample_annotations(folder: Path) -> None:
 
 
 def keep_photographs(folder: Path) -> None:
-    """Remove what is too small, too heavily compressed, unreadable, or a near-duplicate of an earlier photograph.
+    """Remove what is too small, too heavily compressed, unreadable, or a near-duplicate of an earlier
+    photograph.
 
-    Kept: shorter side of at least 256 pixels, more than 0.5 bit a pixel on disk, and a difference hash (9×8 grey
+    Kept: shorter side of at least 256 pixels, more than 0.5 bit a pixel on disk, and a difference hash (9×8
+        grey
     thumbnail, 64 bits) more than 6 bits away from every photograph kept before, in the order of their paths.
     """
     hashes: list[int] = []

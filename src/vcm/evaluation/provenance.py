@@ -1,0 +1,54 @@
+"""Where results come from: versions, machine, settings, and when."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = (
+    "vcm", "torch", "torchvision", "torchmetrics", "lightning", "compressai", "pycocotools", "bjontegaard",
+    "pytorch-msssim", "numpy", "pillow", "av", "timm", "pillow-jxl-plugin",
+)  # fmt: skip
+
+
+def provenance(device: torch.device, workers: int) -> dict[str, Any]:
+    """Versions, machine and threads, as plain JSON values."""
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": processor_name(),
+        "num_cores": os.cpu_count(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "torch_threads": torch.get_num_threads(),
+        "codec_threads": workers,
+        "packages": package_versions(),
+    }
+
+
+def package_versions() -> dict[str, str]:
+    """Installed versions of what takes part in an evaluation."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def processor_name() -> str:
+    """The processor's model, where the system tells it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:  # not Linux
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,129 @@
+"""An evaluation's results on disk: results.json, results.csv, timings.csv."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from vcm.errors import EvaluationError
+from vcm.evaluation.points import Point
+from vcm.evaluation.records import strict_numbers
+from vcm.types import Settings
+
+RESULTS_JSON = "results.json"
+RESULTS_CSV = "results.csv"
+TIMINGS_CSV = "timings.csv"
+PROVENANCE_JSON = "provenance.json"
+
+
+@dataclass(frozen=True)
+class ImageFailure:
+    """A picture that could not be evaluated at one operating point; the point is empty where it could not be
+    read at all.
+    """
+
+    image_id: str
+    point: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Results:
+    """What an evaluation found out; equal for equal settings, however often it was interrupted.
+
+    Attributes:
+        name: The evaluation's name.
+        task: The task's settings.
+        data: The data set's settings.
+        points: One for each system, quality and kind of labels.
+        originals: The task's accuracy on the uncompressed pictures, by kind of labels.
+        failures: Pictures left out at some point.
+        problems: What was mended or left out in the labels.
+        notes: What else a reader of the results should know.
+        examples: Image ids whose decoded pictures were kept, for the report.
+    """
+
+    name: str
+    task: Settings
+    data: Settings
+    points: list[Point]
+    originals: dict[str, dict[str, float | None]]
+    failures: list[ImageFailure] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    examples: list[str] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Whether no picture was left out and no label mended."""
+        return not self.failures and not self.problems
+
+    def write(self, folder: Path) -> None:
+        """Write results.json and results.csv into `folder`."""
+        write_json(folder / RESULTS_JSON, asdict(self))
+        rows = [_row(point) for point in self.points]
+        write_csv(folder / RESULTS_CSV, rows)
+
+    @classmethod
+    def read(cls, folder: Path) -> Results:
+        """Read back what `write` wrote.
+
+        Raises:
+            EvaluationError: If there are no results, or they are damaged.
+        """
+        path = folder / RESULTS_JSON
+        try:
+            content = json.loads(path.read_text())
+            content["points"] = [Point.from_json(point) for point in content["points"]]
+            content["failures"] = [ImageFailure(**failure) for failure in content["failures"]]
+            return cls(**content)
+        except FileNotFoundError as error:
+            raise EvaluationError(
+                f"{folder} holds no results; run `vcm evaluate` first, with run_dir={folder}."
+            ) from error
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise EvaluationError(
+                f"{path} is damaged ({error}); run `vcm evaluate` again to write it anew."
+            ) from error
+
+
+def _row(point: Point) -> dict[str, Any]:
+    row = {key: value for key, value in point.to_json().items() if key not in ("accuracy", "title")}
+    return {**row, **point.accuracy}
+
+
+def timing_row(name: str, quality: float, timings: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """Mean seconds a picture at one operating point."""
+    means = {key: fmean(timing[key] for timing in timings) for key in (timings[0] if timings else ())}
+    return {"system": name, "quality": quality, "num_images": len(timings), **means}
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write strict JSON in one move; infinity becomes "inf", NaN null."""
+    text = json.dumps(strict_numbers(content), indent=1, allow_nan=False, ensure_ascii=False)
+    _write(path, text + "\n")
+
+
+def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write rows with all the columns that any of them has, in one move; None becomes an empty cell."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    _write(path, text.getvalue())
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_suffix(".tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise EvaluationError(f"{path} cannot be written: {error.strerror or error}.") from error

@@ -1,0 +1,138 @@
+"""What is evaluated: something that turns a picture into bytes, and those bytes into a task's answer."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from vcm.codecs import Codec, CodecPool
+from vcm.codecs.pool import Failure
+from vcm.tasks import Task
+from vcm.types import Prediction, Settings
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """One picture's way through a system.
+
+    Attributes:
+        num_bytes: Length of the stream that would be sent, header and all.
+        image: (3, H, W) uint8 RGB as decoded; None where the system sends no picture.
+        prediction: The task's, from what was decoded.
+        encode_s: Seconds from picture to bytes.
+        decode_s: Seconds from bytes to picture (or features).
+        predict_s: Seconds the task took.
+    """
+
+    num_bytes: int
+    image: Tensor | None
+    prediction: Prediction
+    encode_s: float
+    decode_s: float
+    predict_s: float
+
+
+class Preprocessor(Protocol):
+    """Changes a picture before a codec encodes it."""
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """(3, H, W) uint8 RGB in, and out in the same size."""
+
+    def settings(self) -> Settings:
+        """What makes it what it is, as plain JSON values."""
+
+
+class System(ABC):
+    """An operating point: pictures in, bytes and predictions out.
+
+    Attributes:
+        name: The curve this point lies on.
+        title: The curve's name for people.
+        quality: Where on the curve it lies, in the codec's own scale.
+    """
+
+    name: str
+    title: str
+    quality: float
+
+    @abstractmethod
+    def run(self, images: Sequence[Tensor]) -> list[Answer | Failure]:
+        """One answer or failure a picture, in order.
+
+        A picture's answer does not depend on the others in `images`.
+        """
+
+    @abstractmethod
+    def settings(self) -> Settings:
+        """Everything that decides the answers, as plain JSON values."""
+
+
+class PictureSystem(System):
+    """(Preprocessor) → codec → bytes → codec → task.
+
+    ```
+    x ──►(preprocessor)──► codec.encode ──► bytes ──► codec.decode ──► x̂ ──► task ──► prediction
+    ```
+    """
+
+    def __init__(
+        self,
+        name: str,
+        codec: Codec,
+        task: Task,
+        pool: CodecPool,
+        *,
+        preprocessor: Preprocessor | None = None,
+    ) -> None:
+        self.name, self.codec, self.task, self.pool, self.preprocessor = name, codec, task, pool, preprocessor
+        self.quality = codec.quality
+        self.title = codec.title
+
+    def run(self, images: Sequence[Tensor]) -> list[Answer | Failure]:
+        """See `System.run`; codecs work on the pool's threads, the task on one picture at a time."""
+        preprocess_s = [0.0] * len(images)
+        if self.preprocessor is not None:
+            prepared = []
+            for index, image in enumerate(images):
+                start = time.perf_counter()
+                prepared.append(self.preprocessor(image))
+                preprocess_s[index] = time.perf_counter() - start
+            images = prepared
+        answers: list[Answer | Failure] = []
+        for outcome, extra_s in zip(self.pool.round_trip(self.codec, images), preprocess_s, strict=True):
+            if isinstance(outcome, Failure):
+                answers.append(outcome)
+                continue
+            start = time.perf_counter()
+            prediction = predict(self.task, outcome.image)
+            predict_s = time.perf_counter() - start
+            answers.append(
+                Answer(
+                    num_bytes=len(outcome.data),
+                    image=outcome.image,
+                    prediction=prediction,
+                    encode_s=extra_s + outcome.encode_s,
+                    decode_s=outcome.decode_s,
+                    predict_s=predict_s,
+                )
+            )
+        return answers
+
+    def settings(self) -> Settings:
+        """See `System.settings`."""
+        return {
+            "system": "picture",
+            "preprocessor": self.preprocessor.settings() if self.preprocessor else None,
+            "codec": self.codec.settings(),
+        }
+
+
+def predict(task: Task, image: Tensor) -> Prediction:
+    """The task's prediction for one (3, H, W) uint8 picture, on the task's device."""
+    device = next(task.parameters()).device
+    return task.predict([image.to(device).float() / 255])[0]
