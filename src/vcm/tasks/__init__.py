@@ -1,6 +1,8 @@
 """Frozen networks with a purpose."""
 
 from vcm.tasks.base import Task
+from vcm.tasks.classification import ClassificationTask
+from vcm.tasks.torchvision_detection import TorchvisionDetectionTask
 from vcm.tasks.yolo import YOLOTask
 
-__all__ = ["Task", "YOLOTask"]
+__all__ = ["ClassificationTask", "Task", "TorchvisionDetectionTask", "YOLOTask"]

@@ -1,0 +1,213 @@
+"""Classification with networks trained on ImageNet."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics import Metric
+from torchvision.models import ResNet50_Weights, get_model
+from torchvision.transforms.v2 import functional as transforms
+
+from vcm.errors import ArgumentError, MissingToolError
+from vcm.metrics.classification import TopKAccuracy
+from vcm.tasks.base import Task, check_features, check_targets, image_list
+from vcm.tasks.weights import Published, load_weights, torchvision_weights
+from vcm.types import ClassScores, ClassTarget, Features, Prediction, Settings, Target
+
+IMAGENET_CATEGORIES: tuple[str, ...] = tuple(ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
+"""ImageNet-1k's class names in the order of the networks' outputs."""
+
+_MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+_MAX_ASPECT = 8
+_RESIZE_SIZES = {"IMAGENET1K_V2": 232}
+_TIMM_NAME = "resnest50d"
+
+
+@dataclass(frozen=True)
+class _Architecture:
+    """How a network is built, which weights are published, and how it falls into stages and a head."""
+
+    build: Callable[[int], nn.Module]
+    published: Callable[[], Published]
+    split: Callable[[nn.Module], tuple[OrderedDict[str, nn.Module], nn.Module]]
+    default_cut: str
+
+
+class ClassificationTask(Task):
+    """ResNet-50, ResNeXt-50 (32x4d), MobileNetV2 (torchvision) or ResNeSt-50 (timm, an optional package).
+
+    ```
+    images ─► resize, crop, normalize ─► stem ─► layer1 ─► … ─► layer4 ─► pooling and linear layer ─► logits
+    ```
+
+    A picture's shorter side is resized to `resize_size` (bilinear, antialiased), the central `crop_size`
+    square is cut out, and normalized; all of it is differentiable. Of pictures longer than 8:1 only the
+    central 8:1, which is more than the crop shows, is resized.
+
+    MobileNetV2's cuts are "features0" to "features18", its blocks; the others' are "stem" and "layer1" to
+    "layer4".
+
+    Args:
+        architecture: "resnet50", "resnext50", "mobilenet_v2" or "resnest50".
+        weights: "IMAGENET1K_V1" or "IMAGENET1K_V2" ("in1k" for ResNeSt-50), a file with a state dict of that
+            network, or None for random weights.
+        categories: Its class names; None means ImageNet's 1,000.
+        cut: Name of the stage after which `features` stops; None takes the stage that ends at stride 8.
+        resize_size: Length in pixels of the shorter side; None takes 232 for "IMAGENET1K_V2", else 256.
+        crop_size: Side in pixels of the square that the network sees, at most `resize_size`.
+
+    Raises:
+        ArgumentError: If an argument is out of range.
+        WeightsError: If the weights are missing or do not fit.
+        MissingToolError: If ResNeSt-50 is asked for and timm is not installed.
+    """
+
+    kind = "classification"
+    architectures: ClassVar[tuple[str, ...]] = ("resnet50", "resnext50", "mobilenet_v2", "resnest50")
+
+    def __init__(
+        self,
+        architecture: str,
+        weights: str | Path | None,
+        *,
+        categories: Sequence[str] | None = None,
+        cut: str | None = None,
+        resize_size: int | None = None,
+        crop_size: int = 224,
+    ) -> None:
+        super().__init__()
+        if architecture not in self.architectures:
+            raise ArgumentError(
+                "architecture", expected=f"one of {', '.join(self.architectures)}", got=architecture
+            )
+        self.name = architecture
+        self.categories = IMAGENET_CATEGORIES if categories is None else tuple(categories)
+        self.resize_size = _RESIZE_SIZES.get(str(weights), 256) if resize_size is None else resize_size
+        if not 1 <= crop_size <= self.resize_size:
+            raise ArgumentError(
+                "crop_size", expected=f"from 1 to resize_size={self.resize_size}", got=crop_size
+            )
+        self.crop_size = crop_size
+        kind = _ARCHITECTURES[architecture]
+        network = kind.build(len(self.categories))
+        self.weights_sha256 = load_weights(network, weights, kind.published())
+        stages, self.head = kind.split(network)
+        self.stages = nn.ModuleDict(stages)
+        self.cut = self.check_cut(kind.default_cut if cut is None else cut)
+        self.freeze()
+
+    @property
+    def cuts(self) -> tuple[str, ...]:
+        """The network's stages."""
+        return tuple(self.stages)
+
+    def features(self, images: Tensor | Sequence[Tensor]) -> Features:
+        """Preprocess `images` and run the stages up to and including `cut`; see `Task.features`."""
+        pictures = image_list(images)
+        sizes = tuple((picture.shape[-2], picture.shape[-1]) for picture in pictures)
+        x = torch.stack([self.preprocess(picture) for picture in pictures])
+        for name in self.cuts[: self.cuts.index(self.cut) + 1]:
+            x = self.stages[name](x)
+        return Features({self.cut: x}, sizes)
+
+    def tail(self, features: Features) -> list[Prediction]:
+        """Run the remaining stages and the head; see `Task.tail`. Logits keep their gradient."""
+        return [ClassScores(logits) for logits in self._logits(features)]
+
+    def loss(self, images: Tensor | Sequence[Tensor], targets: Sequence[Target]) -> Tensor:
+        """Cross-entropy, averaged over pictures; see `Task.loss`."""
+        logits = self._logits(self.features(images))
+        checked = check_targets(targets, ClassTarget, len(logits), len(self.categories))
+        return F.cross_entropy(logits, torch.tensor([t.label for t in checked], device=logits.device))
+
+    def preprocess(self, image: Tensor) -> Tensor:
+        """(3, H, W) in [0, 1] → (3, crop_size, crop_size), normalized."""
+        height, width = image.shape[-2:]
+        longest = _MAX_ASPECT * min(height, width)
+        if max(height, width) > longest:
+            image = transforms.center_crop(image, [min(height, longest), min(width, longest)])
+        image = transforms.resize(image, [self.resize_size], antialias=True)
+        image = transforms.center_crop(image, [self.crop_size, self.crop_size])
+        return transforms.normalize(image, _MEAN, _STD)  # type: ignore[no-any-return]  # untyped
+
+    def metric(self) -> Metric:
+        """Top-1 and top-5 accuracy."""
+        return TopKAccuracy()
+
+    def settings(self) -> Settings:
+        """What decides the predictions."""
+        return {
+            "name": self.name,
+            "task": type(self).__name__,
+            "weights_sha256": self.weights_sha256,
+            "categories": list(self.categories),
+            "cut": self.cut,
+            "resize_size": self.resize_size,
+            "crop_size": self.crop_size,
+        }
+
+    def _logits(self, features: Features) -> Tensor:
+        """(N, number of categories) from what is needed after the cut."""
+        check_features(features, [self.cut])
+        x = features.tensors[self.cut]
+        for name in self.cuts[self.cuts.index(self.cut) + 1 :]:
+            x = self.stages[name](x)
+        logits: Tensor = self.head(x)
+        return logits
+
+
+def _torchvision(builder: str) -> tuple[Callable[[int], nn.Module], Callable[[], Published]]:
+    def build(num_classes: int) -> nn.Module:
+        network: nn.Module = get_model(builder, weights=None, num_classes=num_classes)
+        return network
+
+    return build, lambda: torchvision_weights(builder)
+
+
+def _resnest50(num_classes: int, pretrained: str | None = None) -> nn.Module:
+    try:
+        import timm
+    except ImportError as error:
+        raise MissingToolError(
+            "ResNeSt-50 needs the package timm. Install it with: pip install 'vcm[timm]'"
+        ) from error
+    name = _TIMM_NAME if pretrained is None else f"{_TIMM_NAME}.{pretrained}"
+    network: nn.Module = timm.create_model(name, pretrained=pretrained is not None, num_classes=num_classes)
+    return network
+
+
+def _resnest50_weights() -> Published:
+    def get() -> Mapping[str, Tensor]:
+        return _resnest50(len(IMAGENET_CATEGORIES), pretrained="in1k").state_dict()
+
+    return {"in1k": get}
+
+
+def _split_resnet(network: nn.Module) -> tuple[OrderedDict[str, nn.Module], nn.Module]:
+    parts = OrderedDict(network.named_children())
+    entry = [parts.pop(name) for name in list(parts)[:4]]
+    stages = OrderedDict[str, nn.Module](stem=nn.Sequential(*entry))
+    stages.update((f"layer{i}", parts.pop(f"layer{i}")) for i in range(1, 5))
+    pooling, linear = parts.values()
+    return stages, nn.Sequential(pooling, nn.Flatten(), linear)
+
+
+def _split_mobilenet(network: nn.Module) -> tuple[OrderedDict[str, nn.Module], nn.Module]:
+    blocks = network.get_submodule("features").named_children()
+    stages = OrderedDict((f"features{name}", block) for name, block in blocks)
+    return stages, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), network.get_submodule("classifier"))
+
+
+_ARCHITECTURES = {
+    "resnet50": _Architecture(*_torchvision("resnet50"), _split_resnet, "layer2"),
+    "resnext50": _Architecture(*_torchvision("resnext50_32x4d"), _split_resnet, "layer2"),
+    "mobilenet_v2": _Architecture(*_torchvision("mobilenet_v2"), _split_mobilenet, "features6"),
+    "resnest50": _Architecture(_resnest50, _resnest50_weights, _split_resnet, "layer2"),
+}

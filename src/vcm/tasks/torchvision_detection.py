@@ -1,0 +1,225 @@
+"""torchvision's detectors on ResNet-50 with a feature pyramid."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchvision.models import get_model_weights
+from torchvision.models.detection.image_list import ImageList
+
+from vcm.categories import COCO_CATEGORIES, match_categories
+from vcm.errors import ArgumentError
+from vcm.metrics.detection import DetectionAccuracy
+from vcm.tasks.base import (
+    Task,
+    check_features,
+    check_fraction,
+    check_targets,
+    image_list,
+    trainable_boxes,
+)
+from vcm.tasks.torchvision_models import (
+    ARCHITECTURES,
+    STAGES,
+    Resize,
+    asked_for_losses,
+    build_detector,
+    drop_mask_branch,
+)
+from vcm.tasks.weights import load_weights, torchvision_weights
+from vcm.types import BoxTarget, Detections, Features, Prediction, Settings, Target
+
+
+class TorchvisionDetectionTask(Task):
+    """FCOS, RetinaNet, Faster R-CNN or Mask R-CNN on ResNet-50 with a feature pyramid, as in torchvision.
+
+    ```
+    images ─► resize ─► stem ─► layer1 ─► layer2 ─► layer3 ─► layer4
+                                   └─────────┴─────────┴─────────┴─► fpn ─► heads ─► predictions
+    ```
+
+    Past the cut, the stages that the pyramid still reads are needed too; "fpn" needs all of its levels.
+    Pictures of a batch are padded to the size of the largest, as torchvision does, so a picture's predictions
+    can depend a little on the sizes of those beside it.
+
+    Mask R-CNN predicts boxes only: targets have no masks, and its boxes do not depend on its mask branch,
+    which is therefore left out, from its loss too. Predictions carry no gradient; `features` and `loss` do.
+
+    Args:
+        architecture: "fcos", "retinanet", "faster_rcnn" or "mask_rcnn".
+        weights: "COCO_V1", a file with a state dict of that network, or None for random weights.
+        categories: Its classes, in the order of its labels from 1 on; None means torchvision's 91 labels of
+            COCO, which become COCO's 80 categories.
+        cut: "stem", "layer1", …, "layer4" or "fpn"; None takes the deepest stage that alone is needed after
+            it.
+        score_threshold: Smallest score of a detection, from 0 to 1; None takes the network's own.
+        min_size: Length in pixels to which a picture's shorter side is resized.
+        max_size: Most pixels of the longer side; a picture that would exceed it is resized to this instead.
+
+    Raises:
+        ArgumentError: If an argument is out of range.
+        WeightsError: If the weights are missing or do not fit.
+    """
+
+    kind = "detection"
+    model: Any  # torchvision is untyped
+    to_category: Tensor
+    architectures: ClassVar[tuple[str, ...]] = tuple(ARCHITECTURES)
+
+    def __init__(
+        self,
+        architecture: str,
+        weights: str | Path | None,
+        *,
+        categories: Sequence[str] | None = None,
+        cut: str | None = None,
+        score_threshold: float | None = None,
+        min_size: int = 800,
+        max_size: int = 1333,
+    ) -> None:
+        super().__init__()
+        if architecture not in ARCHITECTURES:
+            raise ArgumentError(
+                "architecture", expected=f"one of {', '.join(ARCHITECTURES)}", got=architecture
+            )
+        if not 1 <= min_size <= max_size:
+            raise ArgumentError("min_size", expected=f"from 1 to max_size={max_size} pixels", got=min_size)
+        kind = ARCHITECTURES[architecture]
+        self.name = architecture
+        if categories is None:
+            self.categories = COCO_CATEGORIES
+            published = get_model_weights(kind.builder).COCO_V1.meta["categories"]
+            labels = match_categories(published, COCO_CATEGORIES)
+        else:
+            self.categories = tuple(categories)
+            labels = [-1, *range(len(self.categories))]
+        self.register_buffer("to_category", torch.tensor(labels), persistent=False)
+        threshold = kind.score_threshold if score_threshold is None else score_threshold
+        self.score_threshold = check_fraction("score_threshold", threshold)
+        self.model = build_detector(kind, len(labels), self.score_threshold, Resize(min_size, max_size))
+        self.weights_sha256 = load_weights(self.model, weights, torchvision_weights(kind.builder))
+        drop_mask_branch(self.model)
+        self.min_size, self.max_size = min_size, max_size
+        self.cut = self.check_cut(kind.default_cut if cut is None else cut)
+        self._pyramid = [f"layer{number}" for number in kind.pyramid]
+        self._levels = [*(str(i) for i in range(len(kind.pyramid))), *kind.extra_names]
+        self.freeze()
+
+    @property
+    def cuts(self) -> tuple[str, ...]:
+        """The backbone's stages, and its feature pyramid."""
+        return (*STAGES, "fpn")
+
+    def features(self, images: Tensor | Sequence[Tensor]) -> Features:
+        """Resize `images` and run the backbone up to and including `cut`; see `Task.features`."""
+        pictures = image_list(images)
+        sizes = tuple((picture.shape[-2], picture.shape[-1]) for picture in pictures)
+        inputs, _ = self.model.transform(pictures)
+        outputs = self._stages(
+            {"input": inputs.tensors}, "input", STAGES[-1] if self.cut == "fpn" else self.cut
+        )
+        if self.cut == "fpn":
+            return Features(self._pyramid_levels(outputs), sizes)
+        return Features({name: outputs[name] for name in self._needed()}, sizes)
+
+    @torch.no_grad()
+    def tail(self, features: Features) -> list[Prediction]:
+        """Run the rest of the backbone and the detector's heads; see `Task.tail`."""
+        check_features(features, self._needed())
+        levels = features.tensors
+        if self.cut != "fpn":
+            levels = self._pyramid_levels(self._stages(features.tensors, self.cut, STAGES[-1]))
+        resized = [self.model.transform.resized(*size) for size in features.image_sizes]
+        height, width = (-(-max(side) // 32) * 32 for side in zip(*resized, strict=True))
+        # Anchors are laid out by the padded batch's size; its pixels are not needed any more.
+        canvas = ImageList(torch.empty((len(resized), 3, height, width), device="meta"), resized)
+        found = self._detect(OrderedDict(levels), canvas)
+        found = self.model.transform.postprocess(found, resized, list(features.image_sizes))
+        return [self._detections(result) for result in found]
+
+    def loss(self, images: Tensor | Sequence[Tensor], targets: Sequence[Target]) -> Tensor:
+        """Sum of the detector's own training losses; see `Task.loss`.
+
+        Boxes are clipped to their picture; crowd regions and boxes without area are left out. Normalization
+        layers stay frozen. Faster and Mask R-CNN draw the anchors and proposals that count at random, from
+        torch's global
+        generator: seed it for reproducible values.
+        """
+        pictures = image_list(images)
+        to_label = {category: label for label, category in enumerate(self.to_category.tolist())}
+        own = []
+        for picture, target in zip(
+            pictures, check_targets(targets, BoxTarget, len(pictures), len(self.categories)), strict=True
+        ):
+            boxes, categories = trainable_boxes(target, picture.shape[-2], picture.shape[-1])
+            labels = torch.tensor([to_label[c] for c in categories.tolist()], dtype=torch.int64)
+            own.append({"boxes": boxes.to(picture), "labels": labels.to(picture.device)})
+        with asked_for_losses(self.model):
+            losses = self.model(pictures, own)
+        return torch.stack(list(losses.values())).sum()
+
+    def metric(self) -> Metric:
+        """COCO's average precision."""
+        return DetectionAccuracy()
+
+    def settings(self) -> Settings:
+        """What decides the predictions."""
+        return {
+            "name": self.name,
+            "task": type(self).__name__,
+            "weights_sha256": self.weights_sha256,
+            "categories": list(self.categories),
+            "cut": self.cut,
+            "score_threshold": self.score_threshold,
+            "min_size": self.min_size,
+            "max_size": self.max_size,
+        }
+
+    def _needed(self) -> list[str]:
+        """Names of the tensors that are needed after the cut: its own first."""
+        if self.cut == "fpn":
+            return self._levels
+        before = STAGES[: STAGES.index(self.cut)]
+        return [self.cut, *(name for name in before if name in self._pyramid)]
+
+    def _stages(self, outputs: dict[str, Tensor], after: str, last: str) -> dict[str, Tensor]:
+        """`outputs` with those of the stages after `after` up to `last` added."""
+        body, outputs = self.model.backbone.body, dict(outputs)
+        names = ("input", *STAGES)
+        for before, stage in pairwise(names[names.index(after) : names.index(last) + 1]):
+            x = outputs[before]
+            outputs[stage] = (
+                body.maxpool(body.relu(body.bn1(body.conv1(x)))) if stage == "stem" else body[stage](x)
+            )
+        return outputs
+
+    def _pyramid_levels(self, stages: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Outputs of the feature pyramid by torchvision's names, the finest first."""
+        maps = OrderedDict((str(i), stages[name]) for i, name in enumerate(self._pyramid))
+        return dict(self.model.backbone.fpn(maps))
+
+    def _detect(self, levels: OrderedDict[str, Tensor], images: ImageList) -> list[dict[str, Tensor]]:
+        """Boxes in pixels of the resized pictures, scores and labels."""
+        model = self.model
+        if hasattr(model, "rpn"):
+            proposals, _ = model.rpn(images, levels)
+            return list(model.roi_heads(levels, proposals, images.image_sizes)[0])
+        maps = list(levels.values())
+        anchors = model.anchor_generator(images, maps)
+        per_place = model.anchor_generator.num_anchors_per_location()
+        counts = [m.shape[-2] * m.shape[-1] * a for m, a in zip(maps, per_place, strict=True)]
+        outputs = {name: list(torch.split(t, counts, dim=1)) for name, t in model.head(maps).items()}
+        split_anchors = [list(torch.split(a, counts)) for a in anchors]
+        return list(model.postprocess_detections(outputs, split_anchors, images.image_sizes))
+
+    def _detections(self, found: dict[str, Tensor]) -> Detections:
+        categories = self.to_category[found["labels"]]
+        keep = categories >= 0
+        return Detections(found["boxes"][keep], found["scores"][keep], categories[keep])

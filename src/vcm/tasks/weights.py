@@ -1,0 +1,99 @@
+"""Filling a network from a weights file or from the weights that its library publishes."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import get_model_weights
+
+from vcm.errors import WeightsError
+from vcm.tasks.hashing import file_sha256, state_sha256
+
+Published = Mapping[str, Callable[[], Mapping[str, Tensor]]]
+"""Names of published weights, each with what gets their state dict."""
+
+_SHOWN = 3
+
+
+def torchvision_weights(builder: str) -> Published:
+    """The published weights of a torchvision model, by the names of their enum."""
+
+    def getter(member: Any) -> Callable[[], Mapping[str, Tensor]]:  # noqa: ANN401  # torchvision is untyped
+        return partial(member.get_state_dict, progress=False, check_hash=True, weights_only=True)
+
+    return {member.name: getter(member) for member in get_model_weights(builder)}
+
+
+def load_weights(network: nn.Module, weights: str | Path | None, published: Published) -> str:
+    """Fill `network` and return the SHA-256 of what it holds: of the file, or else of the state dict.
+
+    Args:
+        network: The network to fill.
+        weights: A file with a state dict, the name of published weights, or None to leave the network as it
+            is.
+        published: What names there are.
+
+    Raises:
+        WeightsError: If there is neither such a file nor such a name, the weights cannot be fetched or read,
+            or do not fit the network; the message has the first parameters that do not fit.
+    """
+    if weights is None:
+        return state_sha256(network)
+    if Path(weights).is_file():
+        _fill(network, _read(Path(weights)), str(weights))
+        return file_sha256(weights)
+    if str(weights) not in published:
+        raise WeightsError(
+            f"weights must be an existing file, one of {', '.join(published)}, or None; got {str(weights)!r}."
+        )
+    try:
+        state = published[str(weights)]()
+    except OSError as error:  # URLError is one
+        raise WeightsError(
+            f"Weights {weights} could not be fetched: {error}. Download the file from its publisher and "
+            f"give its path as weights."
+        ) from error
+    _fill(network, state, str(weights))
+    return state_sha256(network)
+
+
+def _read(path: Path) -> Mapping[str, Tensor]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(f"{path} is not a file of tensors that torch.load can read: {reason}") from error
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise WeightsError(
+            f"{path} does not hold a state dict (tensors by name). Save one with "
+            f"torch.save(network.state_dict(), path)."
+        )
+    return state
+
+
+def _fill(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    try:
+        result = network.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()[1:]]
+        raise WeightsError(f"{source} does not fit the network: {_some(lines)}.") from error
+    problems = [f"{name} is missing" for name in result.missing_keys if not _is_counter(name)]
+    problems += [f"{name} is not in the network" for name in result.unexpected_keys if not _is_counter(name)]
+    if problems:
+        raise WeightsError(f"{source} does not fit the network: {_some(problems)}.")
+
+
+def _is_counter(name: str) -> bool:
+    """Batches that a normalization layer counted in training: not in every file, and not used here."""
+    return name.endswith("num_batches_tracked")
+
+
+def _some(problems: list[str]) -> str:
+    more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+    return "; ".join(problem.rstrip(".") for problem in problems[:_SHOWN]) + more
