@@ -40,7 +40,12 @@ class JPEGXLCodec(PillowCodec):
 
     def save_options(self) -> dict[str, Any]:
         """Arguments of Pillow's `Image.save`."""
-        return {"quality": self.quality, "effort": self.effort, "num_threads": 1}
+        return {
+            "quality": self.quality,
+            "lossless": self.quality == self.quality_scale.high,
+            "effort": self.effort,
+            "num_threads": 1,
+        }
 
     def check_stream(self, data: bytes) -> None:
         """Check the picture's size before the plugin decodes: it does so when it opens a stream.

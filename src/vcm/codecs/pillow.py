@@ -69,7 +69,7 @@ class PillowCodec(ArrayCodec):
             MissingToolError: If this Pillow lacks the format.
         """
         import numpy as np
-        from PIL import Image
+        from PIL import Image, UnidentifiedImageError
 
         self._prepare()
         self.check_stream(data)
@@ -79,10 +79,12 @@ class PillowCodec(ArrayCodec):
                 return np.array(picture.convert("RGB"))
         except BitstreamError:
             raise
+        except UnidentifiedImageError as error:
+            raise BitstreamError(f"{self.title}: the stream is damaged or of another format.") from error
         except (
             Exception
-        ) as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, RuntimeError and more
-            raise BitstreamError(f"{self.title}: the stream cannot be decoded: {error}") from error
+        ) as error:  # what damage makes of it: OSError, SyntaxError, ValueError, RuntimeError, …
+            raise BitstreamError(f"{self.title}: the stream is damaged: {error}") from error
 
     def check_stream(self, data: bytes) -> None:
         """Check what Pillow lets pass or looks at too late.
@@ -211,7 +213,7 @@ class AVIFCodec(PillowCodec):
     quality_scale: ClassVar[QualityScale] = _PERCENT
     pillow_format: ClassVar[str] = "AVIF"
     pillow_feature: ClassVar[str] = "avif"
-    max_side: ClassVar[int] = 65536
+    max_side: ClassVar[int] = 32768
 
     def __init__(
         self, quality: float = quality_scale.default, *, chroma: str | int = "420", speed: int = 6

@@ -116,6 +116,7 @@ class BPGCodec(ArrayCodec):
             height=header.height,
             chroma_format=header.chroma_format,
             bit_depth=header.bit_depth,
+            may_be_cut=not file.has_length,
         )
         return planes_to_rgb(
             planes,

@@ -53,12 +53,14 @@ class BPGFile:
         header: What the first bytes say.
         parameters: The colour planes' coding parameters, checked.
         stream: NAL units in Annex B form, without the first start code.
+        has_length: Whether the file says how long its picture data are; truncation has then been ruled out.
         has_digest: Whether vcm's integrity hash is there; it has then been verified.
     """
 
     header: BPGHeader
     parameters: CodingParameters
     stream: bytes
+    has_length: bool
     has_digest: bool
 
 
@@ -120,7 +122,7 @@ def read_file(data: bytes) -> BPGFile:
     if stored is not None and stored != _digest(head, body):
         raise BitstreamError("BPG: the stream is damaged: its integrity hash does not match.")
     parameters, stream = _read_parameters(body, header)
-    return BPGFile(header, parameters, stream, stored is not None)
+    return BPGFile(header, parameters, stream, has_length=length > 0, has_digest=stored is not None)
 
 
 def _read_flags(first: int, second: int) -> tuple[dict[str, Any], bool]:

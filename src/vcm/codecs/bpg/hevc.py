@@ -34,6 +34,7 @@ _X265_OPTIONS = (
     "annexb=1:info=0:aud=0:hrd=0:wpp=0:pools=none:frame-threads=1:log-level=none:ipratio=1.0:"
     "tu-inter-depth=1:allow-non-conformance=1"
 )
+_OTHER_END = bytes.fromhex("b6db6db6db6db6db6db6db6db6db6db6")
 _open_lock = threading.Lock()  # x265 fills its global tables when the first encoder of a process opens
 
 
@@ -155,6 +156,7 @@ def decode_picture(
     height: int,
     chroma_format: int,
     bit_depth: int,
+    may_be_cut: bool = False,
 ) -> list[Plane]:
     """Decode one picture with FFmpeg, cropped to `width` × `height`.
 
@@ -165,6 +167,8 @@ def decode_picture(
         height: Of the picture.
         chroma_format: 0 gray, 1 4:2:0, 2 4:2:2, 3 4:4:4.
         bit_depth: 8, 9, 10 or 12.
+        may_be_cut: Whether the file does not say how long `stream` is. The picture is then decoded twice, with
+            other bytes after its end: a decoder that runs past the end gives two pictures.
 
     Returns:
         One plane or three, uint8 for 8 bits and uint16 above; chroma of ceil(W/2) and ceil(H/2) where it is
@@ -175,7 +179,8 @@ def decode_picture(
     """
     nals = _picture_nals(stream)
     sps = parameters.to_sps(width=width, height=height, chroma_format=chroma_format, bit_depth=bit_depth)
-    frame = _run_decoder(b"".join(_START + nal for nal in (VPS, sps, *nals)))
+    packet = b"".join(_START + nal for nal in (VPS, sps, *nals))
+    frame = _run_decoder(packet)
     side = parameters.min_cb
     expected = (
         PIXEL_FORMATS[chroma_format] + ("" if bit_depth == 8 else f"{bit_depth}le"),
@@ -187,13 +192,27 @@ def decode_picture(
         raise BitstreamError(f"BPG: the HEVC data hold a picture of {got} where the header says {expected}.")
     import numpy as np
 
-    dtype = np.uint8 if bit_depth == 8 else np.dtype("<u2")
-    planes = []
-    for index, plane in enumerate(frame.planes):
-        w = -(-width // 2) if index and chroma_format in (1, 2) else width
-        h = -(-height // 2) if index and chroma_format == 1 else height
-        planes.append(_plane_view(plane, dtype)[:h, :w])
+    planes = _frame_planes(frame, width, height, chroma_format, bit_depth)
+    if may_be_cut:
+        other = _frame_planes(_run_decoder(packet + _OTHER_END), width, height, chroma_format, bit_depth)
+        if not all(np.array_equal(*pair) for pair in zip(planes, other, strict=True)):
+            raise BitstreamError(
+                "BPG: the stream is truncated: its HEVC data go on after the end of the file."
+            )
     return planes
+
+
+def _frame_planes(
+    frame: VideoFrame, width: int, height: int, chroma_format: int, bit_depth: int
+) -> list[Plane]:
+    """Views of a frame's planes, cropped."""
+    import numpy as np
+
+    dtype = np.uint8 if bit_depth == 8 else np.dtype("<u2")
+    half_width = -(-width // 2) if chroma_format in (1, 2) else width
+    half_height = -(-height // 2) if chroma_format == 1 else height
+    luma, *chroma = (_plane_view(plane, dtype) for plane in frame.planes)
+    return [luma[:height, :width], *(plane[:half_height, :half_width] for plane in chroma)]
 
 
 def _picture_nals(stream: bytes) -> list[bytes]:

@@ -1,0 +1,71 @@
+"""What every codec shares: cheap imports, settings, configuration."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import vcm.codecs
+from vcm.codecs import AVIFCodec, BPGCodec, BPGSubprocessCodec, Codec, JPEGCodec, WebPCodec
+
+CONF = Path(__file__).parents[2] / "conf" / "codec"
+NAMES = ["avif", "bpg", "bpgenc", "jpeg", "jpeg2000", "jxl", "webp"]
+
+
+def test_listing_codecs_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, vcm.codecs as c\n"
+        "for n in c.__all__:\n"
+        "    k = getattr(c, n)\n"
+        "    if isinstance(k, type) and issubclass(k, c.Codec) and hasattr(k, 'title'):\n"
+        "        print(k.name, k.title, k.suffix, k.quality_scale)\n"
+        "print(sorted({'torch', 'numpy', 'av', 'PIL', 'pillow_jxl', 'lightning'} & set(sys.modules)))"
+    )
+    lines = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    *codecs, heavy = lines.splitlines()
+    assert heavy == "[]"
+    assert sorted(line.split()[0] for line in codecs) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_configuration_builds_its_codec_with_its_defaults(name: str) -> None:
+    text = (CONF / f"{name}.yaml").read_text()
+    assert text.startswith("# @package codecs\n")
+    ((key, entry),) = yaml.safe_load(text).items()
+    module, _, attribute = entry["codec"].pop("_target_").rpartition(".")
+    kind = getattr(importlib.import_module(module), attribute)
+    assert key == kind.name == name
+    assert len(entry["qualities"]) >= 4
+    for quality in entry["qualities"]:
+        codec = kind(quality=quality, **entry["codec"])
+        assert codec.settings() == kind(quality=quality).settings()
+    assert set(entry["codec"]) | {"quality"} == set(codec.settings()) - {"name", "implementation"}
+
+
+def test_every_configuration_is_tested() -> None:
+    assert sorted(path.stem for path in CONF.glob("*.yaml")) == NAMES
+
+
+@pytest.mark.parametrize(
+    "codec", [JPEGCodec(30), WebPCodec(), AVIFCodec(), BPGCodec(40), BPGSubprocessCodec(40)]
+)
+def test_codecs_are_plain_values(codec: Codec) -> None:
+    assert json.loads(json.dumps(codec.settings())) == codec.settings()
+    for twin in (
+        copy.deepcopy(codec),
+        pickle.loads(pickle.dumps(codec)),
+        eval(repr(codec), vars(vcm.codecs)),
+    ):
+        assert twin.settings() == codec.settings()
+
+
+def test_repr_is_what_one_writes() -> None:
+    assert repr(WebPCodec(30, method=2)) == "WebPCodec(quality=30, method=2)"
