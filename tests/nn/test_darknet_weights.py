@@ -47,7 +47,7 @@ def save(path: Path, header: bytes, values: torch.Tensor) -> Path:
     "header", [struct.pack("<4i", 0, 1, 0, 77), struct.pack("<3iQ", 0, 2, 5, 77)], ids=["0.1", "0.2"]
 )
 def test_values_land_where_darknet_puts_them(network: Darknet, header: bytes, tmp_path: Path) -> None:
-    """The file's order, from Darknet's load_convolutional_weights: biases, scales, means, variances, kernel."""
+    """In the order of Darknet's load_convolutional_weights: biases, scales, means, variances, weights."""
     path = save(tmp_path / "w", header, torch.arange(VALUES).float())
     assert read_weights(network, path) == 77
     state = network.state_dict()
