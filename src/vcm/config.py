@@ -1,1 +1,50 @@
 """Schemas of conf/: what each command's configuration may hold, as plain dataclasses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass
+class CodecPlan:
+    """One curve of an evaluation.
+
+    Attributes:
+        codec: How to build the codec (`_target_` and its options, without the quality).
+        qualities: Operating points, in the codec's own scale.
+    """
+
+    codec: dict[str, Any]
+    qualities: list[Any]
+
+
+@dataclass
+class EvaluateConfig:
+    """conf/evaluate.yaml.
+
+    Attributes:
+        name: The evaluation's name.
+        run_dir: Folder of its records and results.
+        codecs: Curves, by name.
+        task: How to build the task.
+        data: How to build the datamodule; its test data set is evaluated on.
+        preprocessor: How to build what changes pictures before every codec; None for nothing.
+        labels: What predictions are held against; None for all that the data set allows.
+        pseudo_score: Boxes on the originals at or above this score are pseudo-labels, in [0, 1].
+        examples: Number of pictures whose decoded versions are kept.
+        workers: Threads of the codecs; None for one a core.
+        device: Of the task; "auto" takes CUDA where there is any.
+    """
+
+    codecs: dict[str, CodecPlan]
+    task: dict[str, Any]
+    data: dict[str, Any]
+    name: str = "evaluate"
+    run_dir: str = "runs/evaluate"
+    preprocessor: dict[str, Any] | None = None
+    labels: list[str] | None = None
+    pseudo_score: float = 0.3
+    examples: int = 3
+    workers: int | None = None
+    device: str = "auto"

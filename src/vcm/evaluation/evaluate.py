@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
 import torchvision
 from filelock import FileLock, Timeout
-from PIL import Image
 from torch import Tensor
 
 from vcm.codecs.pool import Failure
 from vcm.data.datasets import PictureDataset
 from vcm.errors import ArgumentError, EvaluationError, PictureError
+from vcm.evaluation.examples import (
+    ORIGINALS,
+    choose_examples,
+    example_path,
+    keep_example,
+    point_name,
+    write_examples,
+)
 from vcm.evaluation.labels import (
     LABEL_KINDS,
     LabelKind,
@@ -29,13 +36,10 @@ from vcm.evaluation.results import TIMINGS_CSV, ImageFailure, Results, timing_ro
 from vcm.evaluation.systems import Answer, System, predict
 from vcm.metrics.distortion import ms_ssim, psnr
 from vcm.tasks import Task
-from vcm.types import Detections, Settings
+from vcm.types import Settings
 
 Progress = Callable[[str, int, int], None]
 """Called with (operating point, pictures done, pictures in all)."""
-
-CONFIDENT = 0.5
-ORIGINALS = "originals"
 
 
 class Evaluation:
@@ -139,34 +143,45 @@ class Evaluation:
             raise EvaluationError(
                 f"none of the {len(self.dataset)} pictures could be read; the first: {first.error}"
             )
-        examples = self._choose_examples(originals)
+        examples = self._keep_originals(originals)
         files: list[RecordFile] = []
         for system in self.systems:
-            point = point_name(system)
+            point = point_name(system.name, system.quality)
             file = RecordFile(self.folder / "records", point, {**base, **system.settings()})
             self._run_system(system, file, originals, examples, progress)
             files.append(file)
         results = self._results(data, originals, files, examples)
+        named = {point_name(s.name, s.quality): f.records for s, f in zip(self.systems, files, strict=True)}
+        write_examples(self.folder, examples, {ORIGINALS: originals.records, **named})
         results.write(self.folder)
         timed = [(s.name, s.quality, f.timings()) for s, f in zip(self.systems, files, strict=True)]
         write_csv(self.folder / TIMINGS_CSV, [timing_row(*row) for row in timed])
         return results
 
-    def _pending(self, file: RecordFile, image_ids: Sequence[str]) -> Iterator[list[int]]:
-        """Indices of pictures without a good record, in chunks."""
+    def _pending(
+        self, file: RecordFile, image_ids: Iterable[str], point: str = "", kept: Sequence[str] = ()
+    ) -> list[list[int]]:
+        """Indices of pictures without a good record, or that should have been kept and are not, in chunks."""
+
+        def is_done(image_id: str) -> bool:
+            record = file.records.get(image_id)
+            has_picture = image_id not in kept or example_path(self.folder, image_id, point).exists()
+            return record is not None and not record.error and has_picture
+
+        wanted = set(image_ids)
         pending = [
-            index
-            for index, image_id in enumerate(self.dataset.image_ids)
-            if image_id in image_ids and (image_id not in file.records or file.records[image_id].error)
+            i
+            for i, image_id in enumerate(self.dataset.image_ids)
+            if image_id in wanted and not is_done(image_id)
         ]
-        for start in range(0, len(pending), self.chunk):
-            yield pending[start : start + self.chunk]
+        return [pending[start : start + self.chunk] for start in range(0, len(pending), self.chunk)]
 
     def _predict_originals(self, file: RecordFile, progress: Progress) -> None:
         every = self.dataset.image_ids
-        done = sum(not record.error for record in file.records.values())
+        pending = self._pending(file, every)
+        done = len(every) - sum(map(len, pending))
         progress(ORIGINALS, done, len(every))
-        for indices in self._pending(file, every):
+        for indices in pending:
             records = []
             for index in indices:
                 image = self._read(index)
@@ -188,11 +203,12 @@ class Evaluation:
         examples: Sequence[str],
         progress: Progress,
     ) -> None:
-        point = point_name(system)
+        point = point_name(system.name, system.quality)
         readable = [image_id for image_id in self.dataset.image_ids if not originals.records[image_id].error]
-        done = sum(image_id in file.records and not file.records[image_id].error for image_id in readable)
+        pending = self._pending(file, readable, point, examples)
+        done = len(readable) - sum(map(len, pending))
         progress(point, done, len(readable))
-        for indices in self._pending(file, readable):
+        for indices in pending:
             images = {index: self._read(index) for index in indices}
             good = {index: image for index, image in images.items() if isinstance(image, Tensor)}
             answers = dict(zip(good, system.run(list(good.values())), strict=True))
@@ -204,7 +220,7 @@ class Evaluation:
                     records.append(Record(image_id, error=image))
                 elif isinstance(answer, Answer):
                     if image_id in examples and answer.image is not None:
-                        self._keep_example(image_id, point, answer.image)
+                        keep_example(self.folder, image_id, point, answer.image)
                     records.append(_record(image_id, image, answer))
                     times = {name: getattr(answer, name) for name in ("encode_s", "decode_s", "predict_s")}
                     timings.append({"image_id": image_id, **times})
@@ -222,39 +238,15 @@ class Evaluation:
         except PictureError as error:
             return str(error)
 
-    def _choose_examples(self, originals: RecordFile) -> list[str]:
-        """Pictures with a few confident boxes, evenly spread over the data set; any, where there are too few
-        of those.
-        """
-
-        def has_some_boxes(record: Record) -> bool:
-            assert record.prediction is not None
-            prediction = prediction_from_json(record.prediction)
-            return (
-                isinstance(prediction, Detections) and 2 <= int((prediction.scores >= CONFIDENT).sum()) <= 8
-            )
-
-        good = [originals.records[image_id] for image_id in self.dataset.image_ids]
-        good = [record for record in good if not record.error]
-        chosen = [record for record in good if has_some_boxes(record)]
-        if len(chosen) < self.num_examples:
-            chosen = good
-        count = min(self.num_examples, len(chosen))
-        examples = [chosen[(2 * place + 1) * len(chosen) // (2 * count)].image_id for place in range(count)]
+    def _keep_originals(self, originals: RecordFile) -> list[str]:
+        """Choose the example pictures and keep their originals."""
+        in_order = [originals.records[image_id] for image_id in self.dataset.image_ids]
+        examples = choose_examples([record for record in in_order if not record.error], self.num_examples)
         for image_id in examples:
             image = self._read(self.dataset.image_ids.index(image_id))
             if isinstance(image, Tensor):
-                self._keep_example(image_id, ORIGINALS, image)
+                keep_example(self.folder, image_id, ORIGINALS, image)
         return examples
-
-    def _keep_example(self, image_id: str, point: str, image: Tensor) -> None:
-        path = example_path(self.folder, image_id, point)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(
-            temporary, format="PNG", compress_level=1
-        )
-        temporary.replace(path)
 
     def _results(
         self, data: Settings, originals: RecordFile, files: Sequence[RecordFile], examples: Sequence[str]
@@ -262,7 +254,7 @@ class Evaluation:
         every = [file.records for file in files]
         failures = [ImageFailure(r.image_id, "", r.error) for r in originals.records.values() if r.error]
         for system, records in zip(self.systems, every, strict=True):
-            point = point_name(system)
+            point = point_name(system.name, system.quality)
             failures += [ImageFailure(r.image_id, point, r.error) for r in records.values() if r.error]
         shared = shared_images(self.dataset.image_ids, [originals.records, *every])
         points: list[Point] = []
@@ -273,8 +265,8 @@ class Evaluation:
             image_ids = [image_id for image_id in shared if image_id in labels.targets]
             if not image_ids:
                 raise EvaluationError(
-                    f"no picture with {kind} labels passed every operating point; {len(failures)} failures, the "
-                    f"first: {failures[0].error if failures else 'none'}"
+                    f"no picture with {kind} labels passed every operating point; {len(failures)} failures, "
+                    f"the first: {failures[0].error if failures else 'none'}"
                 )
             notes += [labels.note] if labels.note else []
             accuracy[kind] = accuracy_of(originals.records, image_ids, labels, self.task)
@@ -283,6 +275,7 @@ class Evaluation:
                     points.append(measure(system, records, image_ids, labels, self.task))
         return Results(
             name=self.name,
+            kind=self.task.kind,
             task=self.task.settings(),
             data=data,
             points=points,
@@ -291,6 +284,8 @@ class Evaluation:
             problems=list(self.dataset.problems),
             notes=notes,
             examples=list(examples),
+            categories=list(self.task.categories),
+            pseudo_score=self.pseudo_score,
         )
 
     def _label_set(self, kind: LabelKind, originals: RecordFile) -> LabelSet:
@@ -307,16 +302,6 @@ class Evaluation:
             if record.prediction is not None
         }
         return pseudo_labels(predictions, self.pseudo_score)
-
-
-def point_name(system: System) -> str:
-    """Name of an operating point: system and quality, such as "bpg-37"."""
-    return f"{system.name}-{system.quality:g}"
-
-
-def example_path(folder: Path, image_id: str, point: str) -> Path:
-    """Where one example picture's decoded version lies."""
-    return folder / "examples" / image_id.replace("/", "_") / f"{point}.png"
 
 
 def _record(image_id: str, image: Tensor, answer: Answer) -> Record:

@@ -56,8 +56,8 @@ def true_labels(
     shared = frozenset(index for index in mapping if index >= 0)
     if not shared:
         raise EvaluationError(
-            f"the data set's categories ({_some(data_categories)}) and the task's ({_some(task_categories)}) have "
-            "no name in common; evaluate with labels=[pseudo], or give the data set the task's names."
+            f"the data set's categories ({_some(data_categories)}) and the task's ({_some(task_categories)}) "
+            "have no name in common; evaluate with labels=[pseudo], or give the data set the task's names."
         )
     note = ""
     if len(shared) < max(len(data_categories), len(task_categories)):

@@ -151,8 +151,8 @@ class RecordFile:
 
 def _unwritable(path: Path, error: OSError) -> EvaluationError:
     return EvaluationError(
-        f"{path} cannot be written: {error.strerror or error}. Free some space or choose another run_dir; what "
-        "is recorded so far is kept, and the same command goes on from there."
+        f"{path} cannot be written: {error.strerror or error}. Free some space or choose another run_dir; "
+        "what is recorded so far is kept, and the same command goes on from there."
     )
 
 

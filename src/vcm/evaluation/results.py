@@ -39,6 +39,7 @@ class Results:
 
     Attributes:
         name: The evaluation's name.
+        kind: What the task predicts: "detection" or "classification".
         task: The task's settings.
         data: The data set's settings.
         points: One for each system, quality and kind of labels.
@@ -47,9 +48,12 @@ class Results:
         problems: What was mended or left out in the labels.
         notes: What else a reader of the results should know.
         examples: Image ids whose decoded pictures were kept, for the report.
+        categories: The task's class names.
+        pseudo_score: Boxes on the originals at or above this score were pseudo-labels.
     """
 
     name: str
+    kind: str
     task: Settings
     data: Settings
     points: list[Point]
@@ -58,6 +62,8 @@ class Results:
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     examples: list[str] = field(default_factory=list)
+    categories: list[str] = field(default_factory=list)
+    pseudo_score: float = 0.3
 
     @property
     def complete(self) -> bool:

@@ -1,0 +1,42 @@
+"""`vcm codecs`: what conf/codec offers. Imports no torch."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from importlib import import_module, resources
+
+import yaml
+
+from vcm.codecs.base import Codec
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Print one line a codec."""
+    parser = argparse.ArgumentParser(
+        prog="vcm codecs", description="List the codecs and their quality scales."
+    )
+    parser.parse_args(arguments)
+    rows = [("NAME", "CODEC", "QUALITY", "RANGE", "BETTER", "DEFAULT", "HERE")]
+    for name, codec in installed_codecs():
+        scale = codec.quality_scale
+        better = "higher" if scale.higher_is_better else "lower"
+        here = codec.unavailable() or "yes"
+        rows.append((name, codec.title, scale.name, str(scale), better, f"{scale.default:g}", here))
+    widths = [max(len(row[column]) for row in rows) for column in range(6)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) + "  " + row[6])
+    return 0
+
+
+def installed_codecs() -> Iterator[tuple[str, type[Codec]]]:
+    """Name in conf/codec and class of every codec."""
+    files = [
+        file
+        for file in resources.files("vcm.conf").joinpath("codec").iterdir()
+        if file.name.endswith(".yaml")
+    ]
+    for file in sorted(files, key=lambda file: file.name):
+        for name, plan in yaml.safe_load(file.read_text()).items():
+            module, _, attribute = plan["codec"]["_target_"].rpartition(".")
+            yield name, getattr(import_module(module), attribute)

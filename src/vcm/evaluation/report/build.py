@@ -1,0 +1,165 @@
+"""Results to report: plots, BD tables, example pictures, one HTML file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, select_autoescape
+
+from vcm.errors import ArgumentError, EvaluationError
+from vcm.evaluation.curves import Axis, Comparison, accuracy_title, axes_of, compare, curves
+from vcm.evaluation.report.examples import View, example_views
+from vcm.evaluation.report.plots import as_png, as_svg, draw
+from vcm.evaluation.results import PROVENANCE_JSON, Results
+from vcm.metrics.bd import BDResult
+
+REPORT_HTML = "report.html"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One axis of the report: its plot, and every curve against the anchor's.
+
+    Attributes:
+        axis: What is shown over rate.
+        name: Of the plot's files, without suffix.
+        svg: The plot.
+        comparisons: By system.
+    """
+
+    axis: Axis
+    name: str
+    svg: str
+    comparisons: dict[str, Comparison]
+
+
+def build_report(
+    folders: Sequence[str | Path],
+    *,
+    anchor: str | None = None,
+    accuracy: str | None = None,
+    output: str | Path | None = None,
+) -> Path:
+    """Write report.html and plots/*.svg and *.png, and return the HTML file's path.
+
+    Args:
+        folders: Folders that `vcm evaluate` wrote; several are drawn together, and must share task and data set.
+        anchor: The system that the others are compared with; None for "bpg" where it is there, else the first.
+        accuracy: Name of the accuracy to draw, such as "map_50"; None for the task's main one.
+        output: Where to write; None for the first folder.
+
+    Raises:
+        EvaluationError: If a folder holds no results, they do not belong together, or nothing can be written.
+        ArgumentError: If there is no such anchor or accuracy.
+    """
+    if not folders:
+        raise ArgumentError("folders", expected="at least one folder of results", got="none")
+    sources = [Path(folder) for folder in folders]
+    every = [Results.read(source) for source in sources]
+    results = merge(every, sources)
+    systems = list(dict.fromkeys(point.system for point in results.points))
+    if anchor is None:
+        anchor = "bpg" if "bpg" in systems else systems[0]
+    if anchor not in systems:
+        raise ArgumentError("anchor", expected=f"one of {', '.join(systems)}", got=anchor)
+    target = Path(output) if output is not None else sources[0]
+    try:
+        (target / "plots").mkdir(parents=True, exist_ok=True)
+        panels = [_panel(results, axis, anchor, target / "plots") for axis in axes_of(results, accuracy)]
+        examples = [
+            views for part, source in zip(every, sources, strict=True) for views in _examples(part, source)
+        ]
+        records = [json.loads(path.read_text()) for s in sources if (path := s / PROVENANCE_JSON).exists()]
+        html = _render(results, panels, anchor, examples, records)
+        (target / REPORT_HTML).write_text(html, encoding="utf-8")
+    except OSError as error:
+        raise EvaluationError(f"{target} cannot be written: {error.strerror or error}.") from error
+    return target / REPORT_HTML
+
+
+def merge(every: Sequence[Results], sources: Sequence[Path]) -> Results:
+    """Several evaluations as one.
+
+    Raises:
+        EvaluationError: If they differ in task or data set, or both measured the same point.
+    """
+    first = every[0]
+    points = list(first.points)
+    for other, source in zip(every[1:], sources[1:], strict=True):
+        if other.task != first.task or other.data != first.data:
+            raise EvaluationError(
+                f"{source} and {sources[0]} were measured with different tasks or pictures; report them one by one."
+            )
+        there = {(point.system, point.quality, point.labels) for point in points}
+        twice = [point for point in other.points if (point.system, point.quality, point.labels) in there]
+        if twice:
+            raise EvaluationError(
+                f"{source} and {sources[0]} both hold {twice[0].system} at quality {twice[0].quality:g}; "
+                "name one of the systems differently."
+            )
+        points += other.points
+    return replace(
+        first,
+        points=points,
+        failures=[failure for results in every for failure in results.failures],
+        problems=list(dict.fromkeys(problem for results in every for problem in results.problems)),
+        notes=list(dict.fromkeys(note for results in every for note in results.notes)),
+    )
+
+
+def _panel(results: Results, axis: Axis, anchor: str, plots: Path) -> Panel:
+    drawn = curves(results.points, axis)
+    original = results.originals[axis.labels].get(axis.key) if axis.labels else None
+    figure = draw(drawn, axis, None if original is None else 100 * original)
+    name = f"rate_{axis.key}" + (f"_{axis.labels}" if axis.labels else "")
+    svg = as_svg(figure)
+    (plots / f"{name}.svg").write_text(svg, encoding="utf-8")
+    (plots / f"{name}.png").write_bytes(as_png(figure))
+    has_anchor = any(curve.system == anchor for curve in drawn)
+    comparisons = {c.system: c for c in compare(drawn, anchor)} if has_anchor else {}
+    return Panel(axis, name, svg, comparisons)
+
+
+def _examples(results: Results, source: Path) -> list[list[View]]:
+    views = [example_views(source, image_id, results) for image_id in results.examples]
+    return [view for view in views if view]
+
+
+def _render(
+    results: Results,
+    panels: Sequence[Panel],
+    anchor: str,
+    examples: Sequence[Sequence[View]],
+    provenance: Sequence[Any],
+) -> str:
+    """The HTML text."""
+    environment = Environment(
+        loader=PackageLoader("vcm.evaluation.report"),
+        autoescape=select_autoescape(["html", "j2"], default=True),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = _number
+    environment.filters["delta"] = _delta
+    environment.filters["accuracy_title"] = accuracy_title
+    return environment.get_template("report.html.j2").render(
+        results=results,
+        panels=panels,
+        anchor=anchor,
+        titles={point.system: point.title for point in results.points},
+        accuracies=list(next(iter(results.originals.values())))[:2],
+        examples=examples,
+        provenance=provenance,
+    )
+
+
+def _number(value: float | None, digits: int = 2, scale: float = 1) -> str:
+    return "–" if value is None else f"{value * scale:.{digits}f}"
+
+
+def _delta(result: BDResult, unit: str) -> str:
+    return "n/a" if result.value is None else f"{result.value:+.1f}{unit}"
