@@ -110,7 +110,7 @@ def decoder_folder() -> Path:
 
 @pytest.fixture
 def libbpg_decode(decoder_folder: Path, tmp_path: Path) -> Callable[..., list[Pixels | str]]:
-    """`libbpg_decode(streams, decoder="bpgdec8.js")`: (H, W, 3) RGB from libbpg or its error, one a stream."""
+    """`libbpg_decode(streams, decoder=…)`: (H, W, 3) RGB from libbpg, or its error, for each stream."""
 
     def decode(streams: list[bytes], decoder: str = "bpgdec8.js") -> list[Pixels | str]:
         paths = []

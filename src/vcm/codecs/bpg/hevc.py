@@ -167,8 +167,8 @@ def decode_picture(
         height: Of the picture.
         chroma_format: 0 gray, 1 4:2:0, 2 4:2:2, 3 4:4:4.
         bit_depth: 8, 9, 10 or 12.
-        may_be_cut: Whether the file does not say how long `stream` is. The picture is then decoded twice, with
-            other bytes after its end: a decoder that runs past the end gives two pictures.
+        may_be_cut: Whether the file does not say how long `stream` is. The picture is then decoded twice,
+            with other bytes after its end: a decoder that runs past the end gives two pictures.
 
     Returns:
         One plane or three, uint8 for 8 bits and uint16 above; chroma of ceil(W/2) and ceil(H/2) where it is
