@@ -1,9 +1,10 @@
 """How fast a BPG encoder in the loop is: in process on a pool of threads, against files and subprocesses.
 
 Both sides encode and decode the same pictures with x265's same preset, on the same number of threads, in
-turns, in one run; the ratio is the median over the turns of the other route's seconds by the pool's. The other
-route is `bpgenc` and `bpgdec` where they are on PATH, else libheif's `heif-enc` and `heif-convert` (or
-`heif-dec`), each kept to one thread a picture and set to about the pool's rate.
+turns, in one run; the ratio is the median over the turns of the other route's seconds by the pool's: by the
+clock, of processor time, and of encoding and decoding alone. The other route is `bpgenc` and `bpgdec` where
+they are on PATH, else libheif's `heif-enc` and `heif-convert` (or `heif-dec`), each kept to one thread a
+picture and set to about the pool's rate.
 
     python benchmarks/codec_in_loop.py [--pictures FOLDER] [--json FILE]
 """
@@ -20,6 +21,7 @@ import statistics
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -125,16 +127,41 @@ def read_pictures(folder: Path, size: int, count: int) -> list[Tensor]:
     return pictures
 
 
-def run(pool: CodecPool, codec: Codec, pictures: list[Tensor]) -> tuple[float, list[RoundTrip]]:
-    """Seconds for the whole batch, and its outcomes."""
-    start = time.perf_counter()
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """One batch through one route.
+
+    Attributes:
+        wall_s: Seconds by the clock.
+        cpu_s: Seconds of processor time, those of subprocesses among them.
+        trips: What came of each picture.
+    """
+
+    wall_s: float
+    cpu_s: float
+    trips: list[RoundTrip]
+
+    @property
+    def encode_s(self) -> float:
+        """Seconds of encoding, summed over the pictures."""
+        return sum(trip.encode_s for trip in self.trips)
+
+    @property
+    def decode_s(self) -> float:
+        """Seconds of decoding, summed over the pictures."""
+        return sum(trip.decode_s for trip in self.trips)
+
+    @property
+    def bpp(self) -> float:
+        """Bits a pixel over the batch."""
+        return sum(trip.num_bits for trip in self.trips) / sum(trip.image[0].numel() for trip in self.trips)
+
+
+def run(pool: CodecPool, codec: Codec, pictures: list[Tensor]) -> Turn:
+    """Take a batch through a codec and back."""
+    start, cpu = time.perf_counter(), sum(os.times()[:4])
     trips = raise_failures(pool.round_trip(codec, pictures))
-    return time.perf_counter() - start, trips
-
-
-def bpp(trips: list[RoundTrip]) -> float:
-    """Bits a pixel over the batch."""
-    return sum(trip.num_bits for trip in trips) / sum(trip.image[0].numel() for trip in trips)
+    return Turn(time.perf_counter() - start, sum(os.times()[:4]) - cpu, trips)
 
 
 def other_codec(quality: int, preset: str, rate: float, pictures: list[Tensor]) -> Codec:
@@ -147,7 +174,7 @@ def other_codec(quality: int, preset: str, rate: float, pictures: list[Tensor]) 
     with CodecPool(workers=2) as pool:
         while high - low > 1:
             middle = (low + high) // 2
-            reached = bpp(run(pool, HEIFFileCodec(middle, preset=preset), pictures)[1])
+            reached = run(pool, HEIFFileCodec(middle, preset=preset), pictures).bpp
             low, high = (middle, high) if reached < rate else (low, middle)
     return HEIFFileCodec(high, preset=preset)
 
@@ -157,39 +184,36 @@ def compare(size: int, preset: str, quality: int, pictures: list[Tensor], turns:
     codec = BPGCodec(quality, preset=preset)
     rows = []
     with CodecPool(workers=2) as pool:
-        _, warm = run(pool, codec, pictures)
-    other = other_codec(quality, preset, bpp(warm), pictures)
+        rate = run(pool, codec, pictures).bpp
+    other = other_codec(quality, preset, rate, pictures)
     for threads in THREADS:
         with CodecPool(workers=threads) as pool:
             run(pool, other, pictures)
             times = [(run(pool, codec, pictures), run(pool, other, pictures)) for _ in range(turns)]
-        ratios = [theirs[0] / ours[0] for ours, theirs in times]
+        walls = [files.wall_s / ours.wall_s for ours, files in times]
         rows.append(
             {
                 "size": size,
                 "preset": preset,
                 "threads": threads,
-                "pool_ms_per_picture": 1e3 * statistics.median(o[0] for o, _ in times) / len(pictures),
-                "files_ms_per_picture": 1e3 * statistics.median(t[0] for _, t in times) / len(pictures),
-                "ratio": statistics.median(ratios),
-                "ratio_lowest": min(ratios),
-                "ratio_highest": max(ratios),
-                "ratio_encode": median_ratio(times, "encode_s"),
-                "ratio_decode": median_ratio(times, "decode_s"),
-                "pool_bpp": bpp(times[0][0][1]),
-                "files_bpp": bpp(times[0][1][1]),
+                "pool_ms_per_picture": 1e3
+                * statistics.median(ours.wall_s for ours, _ in times)
+                / len(pictures),
+                "files_ms_per_picture": 1e3
+                * statistics.median(files.wall_s for _, files in times)
+                / len(pictures),
+                "ratio": statistics.median(walls),
+                "ratio_lowest": min(walls),
+                "ratio_highest": max(walls),
+                "ratio_cpu": statistics.median(files.cpu_s / ours.cpu_s for ours, files in times),
+                "ratio_encode": statistics.median(files.encode_s / ours.encode_s for ours, files in times),
+                "ratio_decode": statistics.median(files.decode_s / ours.decode_s for ours, files in times),
+                "pool_bpp": times[0][0].bpp,
+                "files_bpp": times[0][1].bpp,
                 "files_route": repr(other),
             }
         )
     return rows
-
-
-def median_ratio(times: list[tuple[tuple[float, list[RoundTrip]], ...]], stage: str) -> float:
-    """The median over the turns of the summed seconds of one stage, files by pool."""
-    return statistics.median(
-        sum(getattr(trip, stage) for trip in theirs[1]) / sum(getattr(trip, stage) for trip in ours[1])
-        for ours, theirs in times
-    )
 
 
 def machine_facts(quality: int) -> dict[str, Any]:
@@ -226,9 +250,7 @@ def main() -> None:
         facts = machine_facts(arguments.quality)
         for key, value in facts.items():
             print(f"{key}: {value}")
-        print(
-            "\n size preset    threads  pool ms  files ms  ratio (lowest-highest)  encode  decode  pool/files bpp"
-        )
+        print("\n size preset    threads  pool ms  files ms  ratio (range)       cpu  encode  decode  bpp")
         rows = []
         for size in SIZES:
             count = arguments.count
@@ -240,8 +262,8 @@ def main() -> None:
                     print(
                         f"{size:5d} {preset:9s} {row['threads']:7d} {row['pool_ms_per_picture']:8.1f} "
                         f"{row['files_ms_per_picture']:9.1f} {row['ratio']:6.2f} "
-                        f"({row['ratio_lowest']:.2f}-{row['ratio_highest']:.2f})"
-                        f"{row['ratio_encode']:15.2f} {row['ratio_decode']:7.2f}"
+                        f"({row['ratio_lowest']:.2f}-{row['ratio_highest']:.2f}) {row['ratio_cpu']:6.2f}"
+                        f"{row['ratio_encode']:8.2f} {row['ratio_decode']:7.2f}"
                         f"{row['pool_bpp']:9.3f}/{row['files_bpp']:.3f}",
                         flush=True,
                     )

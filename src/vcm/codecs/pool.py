@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_WORKERS = 1024
+_INTERRUPT_AGAIN_S = 0.05  # a program may start just after the others were told to end
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,13 +182,16 @@ class CodecPool:
     def _run(
         self, codec: Codec, work: Callable[[int, Item], Value | Failure], items: Sequence[Item]
     ) -> list[Value | Failure]:
-        futures = [self._executor.submit(work, index, item) for index, item in enumerate(items)]
+        futures: list[Future[Value | Failure]] = []
         try:
+            for index, item in enumerate(items):
+                futures.append(self._executor.submit(work, index, item))
             return [future.result() for future in futures]
         except BaseException:  # the user's interrupt: what has not begun must not, what runs must end
             for future in futures:
                 future.cancel()
-            codec.interrupt()
+            while wait(futures, timeout=_INTERRUPT_AGAIN_S).not_done:
+                codec.interrupt()
             raise
 
 

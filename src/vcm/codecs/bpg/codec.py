@@ -25,9 +25,10 @@ _NEEDED: tuple[tuple[str, Literal["r", "w"]], ...] = (("libx265", "w"), ("hevc",
 class BPGCodec(ArrayCodec):
     """BPG, bit-compatible with libbpg in both directions, without its programs.
 
-    Writing is 8 bits, BT.601 full range (RGB planes when lossless); reading takes every still picture that
-    libbpg's encoders write with 8, 9, 10 or 12 bits. A plane of opacity is dropped, undecoded: the colour
-    comes out as it is stored, which for premultiplied opacity means over black. The format is libbpg's
+    Writing is 8 bits, BT.601 full range (RGB planes when lossless), by x265 tuned for SSIM as bpgenc does it.
+    Reading takes still pictures of 8, 9, 10 or 12 bits in every chroma format and colour space, but neither
+    CMYK nor what bpgenc's jctvc encoder makes when lossless. A plane of opacity is dropped, undecoded: the
+    colour comes out as it is stored, which for premultiplied opacity means over black. The format is libbpg's
     `doc/bpg_spec.txt`; the coding is ITU-T H.265 intra.
 
     Args:
@@ -41,7 +42,7 @@ class BPGCodec(ArrayCodec):
         integrity_hash: Whether to write a hash of everything else into the file (13 bytes), and to refuse
             files without one when reading. Without it, damage inside the picture data can decode to a wrong
             picture in silence, in libbpg too; truncation is always noticed. Where a hash is there, it is
-            always checked.
+            always checked. libbpg skips it.
 
     Raises:
         ArgumentError: If an argument is not one of these.

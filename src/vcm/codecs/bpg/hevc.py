@@ -248,7 +248,7 @@ def _run_decoder(packet: bytes) -> VideoFrame:
     context.options = {"err_detect": "crccheck+bitstream+buffer+explode"}
     try:
         frames = [*context.decode(av.Packet(packet)), *context.decode(None)]
-    except (av.FFmpegError, ValueError, MemoryError) as error:
+    except (av.FFmpegError, ValueError) as error:
         raise BitstreamError(f"BPG: the HEVC data are damaged: {error}") from error
     if len(frames) != 1 or frames[0].is_corrupt:
         raise BitstreamError("BPG: the HEVC data are damaged: no whole picture came out.")
