@@ -10,6 +10,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -144,7 +145,7 @@ def test_workers_out_of_range_are_refused(workers: object) -> None:
         CodecPool(workers=workers)
 
 
-def test_an_interrupt_ends_a_pool_promptly(tmp_path: pytest.TempPathFactory) -> None:
+def test_an_interrupt_ends_a_pool_promptly(tmp_path: Path) -> None:
     """Ctrl-C while an external encoder hangs and hundreds of pictures wait."""
     encoder = tmp_path / "bpgenc"
     encoder.write_text("#!/bin/sh\nsleep 60\n")
