@@ -164,12 +164,12 @@ def _with_infinities(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def prediction_to_json(prediction: Prediction) -> dict[str, list[Any]]:
-    """Plain lists, in the shortest decimals that give the same float32 back."""
+    """Plain lists, keys sorted as on disk, in the shortest decimals that give the same float32 back."""
     if isinstance(prediction, Detections):
         return {
             "boxes": [_shortest(box) for box in prediction.boxes],
-            "scores": _shortest(prediction.scores),
             "labels": prediction.labels.tolist(),
+            "scores": _shortest(prediction.scores),
         }
     return {"logits": _shortest(prediction.logits)}
 

@@ -99,7 +99,7 @@ def example_views(folder: Path, image_id: str, results: Results) -> list[View]:
 
 
 def matched_points(points: Sequence[Point]) -> list[str]:
-    """For each system its operating point nearest to the lowest rate that every system reaches, on a log scale."""
+    """For each system its operating point nearest to the lowest rate that all of them reach."""
     systems = list(dict.fromkeys(point.system for point in points))
     target = max(min(point.bpp for point in points if point.system == system) for system in systems)
     chosen = []

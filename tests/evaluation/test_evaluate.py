@@ -1,0 +1,315 @@
+import json
+import math
+
+import pytest
+import torch
+
+from vcm.codecs import BPGCodec, CodecPool, JPEGCodec, WebPCodec
+from vcm.codecs.base import Codec
+from vcm.errors import ArgumentError, CodecError, EvaluationError
+from vcm.evaluation.evaluate import Evaluation
+from vcm.evaluation.results import RESULTS_CSV, RESULTS_JSON, Results
+from vcm.evaluation.systems import PictureSystem
+from vcm.metrics.distortion import ms_ssim, psnr
+
+
+@pytest.fixture
+def pool():
+    with CodecPool(workers=2) as pool:
+        yield pool
+
+
+@pytest.fixture
+def build(world, pool, tmp_path):
+    def build(folder="run", codecs=None, dataset=None, task=None, preprocessor=None, **options):
+        task = task or world.task()
+        codecs = codecs or {"jpeg": [JPEGCodec(quality=5), JPEGCodec(quality=80)], "webp": [WebPCodec(quality=30)]}
+        systems = [
+            PictureSystem(name, codec, task, pool, preprocessor=preprocessor)
+            for name, versions in codecs.items()
+            for codec in versions
+        ]
+        options = {"chunk": 3, "examples": 2, **options}
+        return Evaluation("test", task, dataset or world.dataset(), systems, folder=tmp_path / folder, **options)
+
+    return build
+
+
+def content(folder):
+    """Everything an evaluation leaves, but what tells times."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and "timings" not in path.name and path.name != ".lock"
+    }
+
+
+def test_points_are_what_codec_and_metrics_say(build, world):
+    results = build().run()
+    data = world.dataset()
+    images = [data.image(index) for index in range(10)]
+    for kind, count in (("truth", 8), ("pseudo", 10)):
+        for name, codec in (("jpeg", JPEGCodec(quality=80)), ("webp", WebPCodec(quality=30))):
+            point = next(
+                p for p in results.points if (p.system, p.quality, p.labels) == (name, codec.quality, kind)
+            )
+            streams = [codec.encode(image) for image in images[:count]]
+            pixels = [image[0].numel() for image in images[:count]]
+            assert point.num_images == count
+            assert point.num_bytes == sum(map(len, streams))
+            assert point.bpp == 8 * sum(map(len, streams)) / sum(pixels)
+            rates = [8 * len(s) / n for s, n in zip(streams, pixels, strict=True)]
+            assert point.mean_bpp == pytest.approx(sum(rates) / count)
+            decoded = [codec.decode(stream) for stream in streams]
+            pairs = list(zip(decoded, images[:count], strict=True))
+            assert point.psnr == pytest.approx(sum(psnr(*pair) for pair in pairs) / count)
+            assert point.ms_ssim == pytest.approx(sum(ms_ssim(*pair) for pair in pairs) / count)
+    assert results.originals["pseudo"]["map"] == 1
+    assert results.complete
+
+
+def test_accuracy_falls_with_rate_and_files_say_the_same(build, tmp_path):
+    results = build().run()
+    low, high = (
+        next(p for p in results.points if (p.system, p.quality, p.labels) == ("jpeg", quality, "pseudo"))
+        for quality in (5, 80)
+    )
+    assert low.bpp < high.bpp
+    assert low.accuracy["map"] < high.accuracy["map"] <= 1
+    assert Results.read(tmp_path / "run") == results
+    rows = (tmp_path / "run" / RESULTS_CSV).read_text().splitlines()
+    assert len(rows) == 1 + 6
+    assert rows[0].startswith("system,quality,labels,num_images,num_bytes,num_pixels,bpp,mean_bpp,psnr,ms_ssim,map,")
+
+
+@pytest.mark.parametrize("after", [0, 1, 4, 11, 14, 25])
+def test_killed_and_restarted_gives_the_same_bytes(build, world, tmp_path, after):
+    unbroken = build("whole")
+    unbroken.run()
+
+    class Killed(BaseException):
+        pass
+
+    class MortalTask(world.task):
+        lives = 10 + after
+
+        def features(self, images):
+            if self.lives == 0:
+                raise Killed
+            self.lives -= 1
+            return super().features(images)
+
+    with pytest.raises(Killed):
+        build("broken", task=MortalTask()).run()
+    assert not (tmp_path / "broken" / RESULTS_JSON).exists()
+    for path in (tmp_path / "broken/records").glob("*.jsonl"):  # a line that was being written when the kill came
+        with path.open("a") as file:
+            file.write('{"image_id":"9","hei')
+    again = build("broken")
+    again.run()
+    assert content(tmp_path / "broken") == content(tmp_path / "whole")
+    assert len(content(tmp_path / "whole")) > 8
+    # Work is picked up at the last whole chunk of three pictures.
+    total = 10 + 3 * 10
+    assert again.task.predictions <= total - (10 + after) + 2
+
+
+def test_second_run_predicts_nothing(build, tmp_path):
+    build().run()
+    before = content(tmp_path / "run")
+    again = build()
+    again.run()
+    assert again.task.predictions == 0
+    assert content(tmp_path / "run") == before
+
+
+def test_changed_settings_never_meet_old_records(build, world, tmp_path):
+    build().run()
+    stricter = world.task(threshold=0.7)
+    build(task=stricter).run()
+    assert stricter.predictions == 40
+    (tmp_path / "images/03.png").write_bytes((tmp_path / "images/04.png").read_bytes())
+    evaluation = build()
+    evaluation.run()
+    assert evaluation.task.predictions == 40
+    other_codec = {"jpeg": [JPEGCodec(quality=5, chroma="444"), JPEGCodec(quality=80)], "webp": [WebPCodec(quality=30)]}
+    evaluation = build(codecs=other_codec)
+    evaluation.run()
+    assert evaluation.task.predictions == 10
+    implementation = JPEGCodec.implementation
+    JPEGCodec.implementation = lambda self: "another Pillow"
+    try:
+        evaluation = build()
+        evaluation.run()
+    finally:
+        JPEGCodec.implementation = implementation
+    assert evaluation.task.predictions == 20
+
+
+def test_added_quality_costs_only_itself(build):
+    build().run()
+    more = build(codecs={"jpeg": [JPEGCodec(quality=q) for q in (5, 40, 80)]})
+    results = more.run()
+    assert more.task.predictions == 10
+    assert [(p.quality, p.labels) for p in results.points] == [(q, k) for k in ("truth", "pseudo") for q in (5, 40, 80)]
+
+
+def test_unreadable_pictures_are_left_out_and_told(build, tmp_path):
+    (tmp_path / "images/02.png").write_bytes((tmp_path / "images/02.png").read_bytes()[:500])
+    (tmp_path / "images/05.png").unlink()
+    (tmp_path / "images/09.png").write_text("no picture")
+    results = build().run()
+    assert not results.complete
+    assert [failure.image_id for failure in results.failures] == ["2", "5", "09.png"]
+    assert {point.num_images for point in results.points} == {6, 7}
+
+
+class PickyCodec(JPEGCodec):
+    """Fails on one width, when it is told to."""
+
+    refuses = 173
+
+    def encode_array(self, pixels):
+        if pixels.shape[1] == self.refuses:
+            raise CodecError("picky: does not like this one")
+        return super().encode_array(pixels)
+
+
+def test_codec_failure_leaves_the_picture_out_of_every_curve(build):
+    codecs = {"picky": [PickyCodec(quality=50)], "jpeg": [JPEGCodec(quality=50)]}
+    results = build(codecs=codecs).run()
+    assert [(f.image_id, f.point) for f in results.failures] == [("3", "picky-50")]
+    assert "does not like" in results.failures[0].error
+    picky, jpeg = (p for p in results.points if p.labels == "pseudo")
+    assert picky.num_images == jpeg.num_images == 9
+    assert picky.num_bytes == jpeg.num_bytes
+
+
+def test_recorded_failure_is_tried_again(build, monkeypatch):
+    codecs = {"picky": [PickyCodec(quality=50)]}
+    build(codecs=codecs).run()
+    monkeypatch.setattr(PickyCodec, "refuses", -1)
+    again = build(codecs=codecs)
+    results = again.run()
+    assert again.task.predictions == 1
+    assert results.complete
+    assert results.points[0].num_images == 8
+
+
+def test_point_at_which_all_fails_does_not_take_others_down(build):
+    class Broken(JPEGCodec):
+        def decode_array(self, data):
+            raise CodecError("broken")
+
+    results = build(codecs={"broken": [Broken(quality=50)], "jpeg": [JPEGCodec(quality=50)]}).run()
+    assert {p.system for p in results.points} == {"jpeg"}
+    assert len(results.failures) == 10
+    with pytest.raises(EvaluationError, match="the first: decode failed: CodecError: broken"):
+        build("other", codecs={"broken": [Broken(quality=50)]}).run()
+
+
+def test_preprocessor_is_part_of_the_system(build):
+    class Darken:
+        def __call__(self, image):
+            return image // 2
+
+        def settings(self):
+            return {"name": "darken"}
+
+    plain = build(codecs={"jpeg": [JPEGCodec(quality=80)]}).run()
+    evaluation = build(codecs={"jpeg": [JPEGCodec(quality=80)]}, preprocessor=Darken())
+    dark = evaluation.run()
+    assert evaluation.task.predictions == 10
+    assert dark.points[0].bpp < plain.points[0].bpp
+    assert dark.points[0].psnr < plain.points[0].psnr - 5  # against the original, not the preprocessed picture
+    assert dark.points[1].accuracy["map"] == 0
+
+
+def test_lossless_has_infinite_psnr_and_strict_json(build, tmp_path):
+    results = build(codecs={"lossless": [BPGCodec(quality=20, lossless=True, chroma="444", preset="ultrafast")]}).run()
+    assert results.points[0].psnr == math.inf
+    assert json.loads((tmp_path / "run" / RESULTS_JSON).read_text(), parse_constant=pytest.fail)
+    assert Results.read(tmp_path / "run") == results
+
+
+def test_labels_can_be_chosen(build, world):
+    assert {p.labels for p in build(labels=["pseudo"]).run().points} == {"pseudo"}
+    assert {p.labels for p in build(labels=["truth"]).run().points} == {"truth"}
+    for wrong in (["true"], [], ["pseudo", "pseudo"]):
+        with pytest.raises(ArgumentError, match="labels"):
+            build(labels=wrong)
+
+
+def test_bad_arguments(build, world):
+    with pytest.raises(ArgumentError, match="pseudo_score"):
+        build(pseudo_score=1.5)
+    with pytest.raises(ArgumentError, match="examples"):
+        build(examples=-1)
+    with pytest.raises(ArgumentError, match="each quality once"):
+        build(codecs={"jpeg": [JPEGCodec(quality=5), JPEGCodec(quality=5)]})
+
+
+def test_categories_without_a_common_name(build, world):
+    class Other(world.task):
+        categories = ("zebra",)
+
+    with pytest.raises(EvaluationError, match="no name in common"):
+        build(task=Other()).run()
+
+
+def test_folder_in_use(build, tmp_path):
+    from filelock import FileLock
+
+    (tmp_path / "run").mkdir()
+    with FileLock(tmp_path / "run/.lock"), pytest.raises(EvaluationError, match="another evaluation"):
+        build().run()
+
+
+def test_full_disk_loses_nothing(build, tmp_path, monkeypatch):
+    import os
+
+    real, calls = os.fsync, []
+
+    def full(descriptor):
+        calls.append(descriptor)
+        if len(calls) == 6:
+            raise OSError(28, "No space left on device")
+        real(descriptor)
+
+    build("whole").run()
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(EvaluationError, match=r"No space left on device.*the same command goes on"):
+        build().run()
+    build().run()
+    assert content(tmp_path / "run") == content(tmp_path / "whole")
+
+
+def test_examples_are_kept_also_when_asked_for_later(build, tmp_path):
+    results = build(examples=0).run()
+    assert results.examples == []
+    later = build(examples=2)
+    results = later.run()
+    assert len(results.examples) == 2
+    assert later.task.predictions == 3 * 2
+    for image_id in results.examples:
+        kept = sorted(path.stem for path in (tmp_path / "run/examples" / image_id).iterdir())
+        assert kept == ["jpeg-5", "jpeg-80", "originals", "webp-30"]
+
+
+def test_codec_may_be_anyones(build):
+    class Raw(Codec):
+        name, title, suffix = "raw", "Raw", ".raw"
+        quality_scale = JPEGCodec.quality_scale
+
+        def __init__(self, quality=1):
+            self.quality = quality
+
+        def encode(self, image):
+            return bytes(image.shape[1:]) + image.numpy().tobytes()
+
+        def decode(self, data):
+            return torch.frombuffer(bytearray(data[2:]), dtype=torch.uint8).reshape(3, data[0], data[1])
+
+    results = build(codecs={"raw": [Raw()]}).run()
+    assert results.points[0].bpp == pytest.approx(24, abs=0.01)
+    assert results.points[0].accuracy == results.originals["truth"]
