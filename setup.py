@@ -1,4 +1,4 @@
-"""conf/ lies at the top of the repository and ships as the package vcm.conf; the rest is in pyproject.toml."""
+"""conf/ lies at the top of the repository and ships as vcm.conf; the rest is in pyproject.toml."""
 
 from setuptools import find_packages, setup
 

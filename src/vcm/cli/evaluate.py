@@ -193,9 +193,9 @@ def print_results(results: Results, folder: Path) -> None:
     for failure in results.failures:
         console.print(f"left out: {failure.image_id} {failure.point}: {failure.error}", markup=False)
     if not results.complete:
-        count = len({failure.image_id for failure in results.failures})
+        left_out = len({failure.image_id for failure in results.failures})
         console.print(
-            f"{count} pictures left out, {len(results.problems)} labels mended or left out", markup=False
+            f"{left_out} pictures left out, {len(results.problems)} labels mended or left out", markup=False
         )
     console.print(f"results in {folder}; for the curves: vcm report {folder}", markup=False)
 

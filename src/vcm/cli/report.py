@@ -11,7 +11,7 @@ def run(arguments: Sequence[str]) -> int:
     """Write the report and say where it is."""
     parser = argparse.ArgumentParser(
         prog="vcm report",
-        description="Turn what `vcm evaluate` measured into one self-contained HTML file, and plots as SVG and PNG.",
+        description="Turn what `vcm evaluate` measured into one HTML file, and plots as SVG and PNG.",
     )
     parser.add_argument(
         "folders", nargs="+", type=Path, metavar="RUN", help="folder of results (run_dir of vcm evaluate)"

@@ -70,8 +70,8 @@ class COCODataset(PictureDataset):
             raise DatasetError(f"annotations: {file} names no picture.")
         if not any(image_id in boxes_of for image_id in ids):
             raise DatasetError(
-                f"annotations: {file} holds no box for any of its {len(entries)} pictures, so accuracy against it "
-                "is undefined. Use a plain folder of pictures with pseudo-labels instead."
+                f"annotations: {file} holds no box for any of its {len(entries)} pictures, so accuracy "
+                "against it is undefined. Use a plain folder of pictures with pseudo-labels instead."
             )
         self._labels_sha256 = hashlib.sha256(text).hexdigest()
         self._categories_of = {int(category["id"]): index for index, category in enumerate(categories)}

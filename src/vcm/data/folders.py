@@ -60,8 +60,8 @@ class YOLOFolderDataset(PictureDataset):
             self._targets.append(None if text is None else self._read(reader, text, path, image_id))
         if all(target is None for target in self._targets):
             raise DatasetError(
-                f"labels: {label_root} has no label file for any of the {len(self.paths)} pictures in {root}; expected "
-                f" {Path(self.image_ids[0]).with_suffix('.txt')} and the like."
+                f"labels: {label_root} has no label file for any of the {len(self.paths)} pictures in "
+                f"{root}; expected {Path(self.image_ids[0]).with_suffix('.txt')} and the like."
             )
         self._labels_sha256 = digest.hexdigest()
 

@@ -264,15 +264,16 @@ class Evaluation:
             labels = self._label_set(kind, originals)
             image_ids = [image_id for image_id in shared if image_id in labels.targets]
             if not image_ids:
-                raise EvaluationError(
-                    f"no picture with {kind} labels passed every operating point; {len(failures)} failures, "
-                    f"the first: {failures[0].error if failures else 'none'}"
-                )
+                notes.append(f"no picture with {kind} labels passed every operating point")
+                continue
             notes += [labels.note] if labels.note else []
             accuracy[kind] = accuracy_of(originals.records, image_ids, labels, self.task)
             for system, records in zip(self.systems, every, strict=True):
                 if all(image_id in records and not records[image_id].error for image_id in image_ids):
                     points.append(measure(system, records, image_ids, labels, self.task))
+        if not points:
+            first = failures[0].error if failures else notes[0]
+            raise EvaluationError(f"no operating point has a picture that passed; the first failure: {first}")
         return Results(
             name=self.name,
             kind=self.task.kind,

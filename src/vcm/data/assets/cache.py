@@ -31,7 +31,7 @@ def asset_folder(name: str) -> Path:
 
 
 def is_present(asset: Asset) -> bool:
-    """Whether every file of `asset`, in the version that this vcm wants, is in the cache, each of its size."""
+    """Whether every file of `asset`, in the version wanted here, is in the cache, each of its size."""
     folder = asset_folder(asset.name)
     try:
         marker = json.loads((folder / MARKER).read_text())

@@ -47,8 +47,8 @@ def build_report(
     """Write report.html and plots/*.svg and *.png, and return the HTML file's path.
 
     Args:
-        folders: Folders that `vcm evaluate` wrote; several are drawn together, and must share task and data set.
-        anchor: The system that the others are compared with; None for "bpg" where it is there, else the first.
+        folders: Folders that `vcm evaluate` wrote; drawn together; they must share task and data.
+        anchor: The system that others are compared with; None for "bpg" where it is there, else the first.
         accuracy: Name of the accuracy to draw, such as "map_50"; None for the task's main one.
         output: Where to write; None for the first folder.
 
@@ -92,7 +92,8 @@ def merge(every: Sequence[Results], sources: Sequence[Path]) -> Results:
     for other, source in zip(every[1:], sources[1:], strict=True):
         if other.task != first.task or other.data != first.data:
             raise EvaluationError(
-                f"{source} and {sources[0]} were measured with different tasks or pictures; report them one by one."
+                f"{source} and {sources[0]} were measured with different tasks or pictures; "
+                "report them one by one."
             )
         there = {(point.system, point.quality, point.labels) for point in points}
         twice = [point for point in other.points if (point.system, point.quality, point.labels) in there]
