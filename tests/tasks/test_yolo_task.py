@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,6 @@ from torch import Tensor
 
 from vcm.categories import COCO_CATEGORIES
 from vcm.errors import ArgumentError, WeightsError
-from vcm.nn.darknet import yolov3_cfg
 from vcm.tasks import YOLOTask
 from vcm.tasks.letterbox import Letterbox
 from vcm.types import BoxTarget, Detections
@@ -119,17 +117,6 @@ def test_every_cut_of_real_networks(name: str, asset_path: AssetPath, photos: li
     check_every_cut(task, photos[:2])
 
 
-def test_every_cut_of_a_thin_yolov3(photos: list[Tensor], tmp_path: Path) -> None:
-    """YOLOv3's 107 layers with an eighth of their channels."""
-    torch.manual_seed(0)
-    thin = re.sub(r"filters=(\d+)", lambda m: f"filters={-(-int(m[1]) // 8)}", yolov3_cfg(3))
-    (tmp_path / "thin.cfg").write_text(thin.replace("filters=3\n", "filters=24\n"))
-    task = YOLOTask(tmp_path / "thin.cfg", names=["a", "b", "c"], input_size=64, max_detections=20)
-    assert (task.cut, len(task.cuts)) == ("layer15", 107)
-    check_every_cut(task, photos[:1])
-
-
-@pytest.mark.slow
 def test_every_cut_of_yolov3(photos: list[Tensor]) -> None:
     torch.manual_seed(0)
     task = YOLOTask("yolov3", names=["a", "b"], input_size=64, max_detections=20)
