@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import torchvision
 from filelock import FileLock, Timeout
-from torch import Tensor
 
-from vcm.codecs.pool import Failure
 from vcm.data.datasets import PictureDataset
-from vcm.errors import ArgumentError, EvaluationError, PictureError
-from vcm.evaluation.examples import (
-    ORIGINALS,
-    choose_examples,
-    example_path,
-    keep_example,
-    point_name,
-    write_examples,
-)
+from vcm.errors import ArgumentError, EvaluationError
+from vcm.evaluation.examples import ORIGINALS, point_name, write_examples
 from vcm.evaluation.labels import (
     LABEL_KINDS,
     LabelKind,
@@ -31,15 +21,12 @@ from vcm.evaluation.labels import (
     true_labels,
 )
 from vcm.evaluation.points import Point, accuracy_of, measure, shared_images
-from vcm.evaluation.records import Record, RecordFile, prediction_from_json, prediction_to_json
+from vcm.evaluation.recording import Progress, Recorder
+from vcm.evaluation.records import RecordFile, prediction_from_json
 from vcm.evaluation.results import TIMINGS_CSV, ImageFailure, Results, timing_row, write_csv
-from vcm.evaluation.systems import Answer, System, predict
-from vcm.metrics.distortion import ms_ssim, psnr
+from vcm.evaluation.systems import System
 from vcm.tasks import Task
 from vcm.types import Settings
-
-Progress = Callable[[str, int, int], None]
-"""Called with (operating point, pictures done, pictures in all)."""
 
 
 class Evaluation:
@@ -136,117 +123,22 @@ class Evaluation:
             "torchvision": torchvision.__version__,
             "device": next(self.task.parameters()).device.type,
         }
-        originals = RecordFile(self.folder / "records", ORIGINALS, {**base, "system": ORIGINALS})
-        self._predict_originals(originals, progress)
+        recorder = Recorder(self.task, self.dataset, self.folder, base, chunk=self.chunk, progress=progress)
+        originals = recorder.record_originals()
         if all(record.error for record in originals.records.values()):
             first = next(iter(originals.records.values()))
             raise EvaluationError(
                 f"none of the {len(self.dataset)} pictures could be read; the first: {first.error}"
             )
-        examples = self._keep_originals(originals)
-        files: list[RecordFile] = []
-        for system in self.systems:
-            point = point_name(system.name, system.quality)
-            file = RecordFile(self.folder / "records", point, {**base, **system.settings()})
-            self._run_system(system, file, originals, examples, progress)
-            files.append(file)
+        examples = recorder.keep_originals(originals, self.num_examples)
+        files = [recorder.record_system(system, originals, examples) for system in self.systems]
         results = self._results(data, originals, files, examples)
-        named = {point_name(s.name, s.quality): f.records for s, f in zip(self.systems, files, strict=True)}
-        write_examples(self.folder, examples, {ORIGINALS: originals.records, **named})
+        named = {point_name(s.name, s.quality): file for s, file in zip(self.systems, files, strict=True)}
+        write_examples(self.folder, examples, {ORIGINALS: originals, **named})
         results.write(self.folder)
         timed = [(s.name, s.quality, f.timings()) for s, f in zip(self.systems, files, strict=True)]
         write_csv(self.folder / TIMINGS_CSV, [timing_row(*row) for row in timed])
         return results
-
-    def _pending(
-        self, file: RecordFile, image_ids: Iterable[str], point: str = "", kept: Sequence[str] = ()
-    ) -> list[list[int]]:
-        """Indices of pictures without a good record, or that should have been kept and are not, in chunks."""
-
-        def is_done(image_id: str) -> bool:
-            record = file.records.get(image_id)
-            has_picture = image_id not in kept or example_path(self.folder, image_id, point).exists()
-            return record is not None and not record.error and has_picture
-
-        wanted = set(image_ids)
-        pending = [
-            i
-            for i, image_id in enumerate(self.dataset.image_ids)
-            if image_id in wanted and not is_done(image_id)
-        ]
-        return [pending[start : start + self.chunk] for start in range(0, len(pending), self.chunk)]
-
-    def _predict_originals(self, file: RecordFile, progress: Progress) -> None:
-        every = self.dataset.image_ids
-        pending = self._pending(file, every)
-        done = len(every) - sum(map(len, pending))
-        progress(ORIGINALS, done, len(every))
-        for indices in pending:
-            records = []
-            for index in indices:
-                image = self._read(index)
-                if isinstance(image, Tensor):
-                    prediction = prediction_to_json(predict(self.task, image))
-                    height, width = image.shape[1:]
-                    records.append(Record(every[index], height, width, prediction=prediction))
-                else:
-                    records.append(Record(every[index], error=image))
-            file.append(records, [])
-            done += len(indices)
-            progress(ORIGINALS, done, len(every))
-
-    def _run_system(
-        self,
-        system: System,
-        file: RecordFile,
-        originals: RecordFile,
-        examples: Sequence[str],
-        progress: Progress,
-    ) -> None:
-        point = point_name(system.name, system.quality)
-        readable = [image_id for image_id in self.dataset.image_ids if not originals.records[image_id].error]
-        pending = self._pending(file, readable, point, examples)
-        done = len(readable) - sum(map(len, pending))
-        progress(point, done, len(readable))
-        for indices in pending:
-            images = {index: self._read(index) for index in indices}
-            good = {index: image for index, image in images.items() if isinstance(image, Tensor)}
-            answers = dict(zip(good, system.run(list(good.values())), strict=True))
-            records, timings = [], []
-            for index in indices:
-                image_id, image = self.dataset.image_ids[index], images[index]
-                answer = answers.get(index)
-                if not isinstance(image, Tensor):
-                    records.append(Record(image_id, error=image))
-                elif isinstance(answer, Answer):
-                    if image_id in examples and answer.image is not None:
-                        keep_example(self.folder, image_id, point, answer.image)
-                    records.append(_record(image_id, image, answer))
-                    times = {name: getattr(answer, name) for name in ("encode_s", "decode_s", "predict_s")}
-                    timings.append({"image_id": image_id, **times})
-                elif isinstance(answer, Failure):
-                    error = f"{answer.stage} failed: {type(answer.error).__name__}: {answer.error}"
-                    records.append(Record(image_id, error=error))
-            file.append(records, timings)
-            done += len(indices)
-            progress(point, done, len(readable))
-
-    def _read(self, index: int) -> Tensor | str:
-        """The picture, or why there is none."""
-        try:
-            return self.dataset.image(index)
-        except PictureError as error:
-            return str(error)
-
-    def _keep_originals(self, originals: RecordFile) -> list[str]:
-        """Choose the example pictures and keep their originals."""
-        in_order = [originals.records[image_id] for image_id in self.dataset.image_ids]
-        examples = choose_examples([record for record in in_order if not record.error], self.num_examples)
-        for image_id in examples:
-            image = self._read(self.dataset.image_ids.index(image_id))
-            if isinstance(image, Tensor):
-                keep_example(self.folder, image_id, ORIGINALS, image)
-        return examples
 
     def _results(
         self, data: Settings, originals: RecordFile, files: Sequence[RecordFile], examples: Sequence[str]
@@ -303,17 +195,3 @@ class Evaluation:
             if record.prediction is not None
         }
         return pseudo_labels(predictions, self.pseudo_score)
-
-
-def _record(image_id: str, image: Tensor, answer: Answer) -> Record:
-    height, width = image.shape[1:]
-    similarity = ms_ssim(answer.image, image) if answer.image is not None else float("nan")
-    return Record(
-        image_id=image_id,
-        height=height,
-        width=width,
-        num_bytes=answer.num_bytes,
-        psnr=psnr(answer.image, image) if answer.image is not None else None,
-        ms_ssim=None if math.isnan(similarity) else similarity,
-        prediction=prediction_to_json(answer.prediction),
-    )

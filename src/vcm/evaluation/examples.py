@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from vcm.evaluation.records import Record, prediction_from_json
+from vcm.evaluation.records import Record, RecordFile, prediction_from_json
 from vcm.evaluation.results import write_json
 from vcm.types import Detections
 
@@ -24,14 +24,14 @@ def point_name(system: str, quality: float) -> str:
     return f"{system}-{quality:g}"
 
 
-def example_path(folder: Path, image_id: str, point: str) -> Path:
-    """Where one example picture's decoded version lies."""
-    return folder / "examples" / image_id.replace("/", "_") / f"{point}.png"
+def example_path(folder: Path, image_id: str, stem: str) -> Path:
+    """Where one version of an example picture lies; `stem` is that of the records it belongs to."""
+    return folder / "examples" / image_id.replace("/", "_") / f"{stem}.png"
 
 
-def keep_example(folder: Path, image_id: str, point: str, image: Tensor) -> None:
+def keep_example(folder: Path, image_id: str, stem: str, image: Tensor) -> None:
     """Store one version of a picture, (3, H, W) uint8, as PNG."""
-    path = example_path(folder, image_id, point)
+    path = example_path(folder, image_id, stem)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     pixels = image.permute(1, 2, 0).contiguous().numpy()
@@ -59,26 +59,25 @@ def _has_some_boxes(record: Record) -> bool:
     return isinstance(prediction, Detections) and 2 <= int((prediction.scores >= CONFIDENT).sum()) <= 8
 
 
-def write_examples(
-    folder: Path, examples: Sequence[str], records: Mapping[str, Mapping[str, Record]]
-) -> None:
+def write_examples(folder: Path, examples: Sequence[str], files: Mapping[str, RecordFile]) -> None:
     """Write what the report says of each version of each example.
 
     Args:
         folder: The evaluation's folder.
         examples: Ids of the pictures.
-        records: By operating point (ORIGINALS among them), then by image id.
+        files: Records by operating point, ORIGINALS among them.
     """
     content: dict[str, dict[str, Any]] = {
         image_id: {
             point: {
+                "picture": example_path(folder, image_id, file.stem).relative_to(folder).as_posix(),
                 "height": record.height,
                 "width": record.width,
                 "num_bytes": record.num_bytes,
                 "prediction": record.prediction,
             }
-            for point, by_image in records.items()
-            if (record := by_image.get(image_id)) is not None and not record.error
+            for point, file in files.items()
+            if (record := file.records.get(image_id)) is not None and not record.error
         }
         for image_id in examples
     }

@@ -84,9 +84,9 @@ class RecordFile:
             EvaluationError: If the folder cannot be written.
         """
         key = settings_key(settings)
-        stem = f"{re.sub(r'[^A-Za-z0-9._-]+', '_', name)}-{key[:16]}"
-        self.path = folder / f"{stem}.jsonl"
-        self.timings_path = folder / f"{stem}.timings.jsonl"
+        self.stem = f"{re.sub(r'[^A-Za-z0-9._-]+', '_', name)}-{key[:16]}"
+        self.path = folder / f"{self.stem}.jsonl"
+        self.timings_path = folder / f"{self.stem}.timings.jsonl"
         self._header = canonical_json({"format": FORMAT, **settings})
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -91,7 +91,7 @@ class PictureSystem(System):
     ) -> None:
         self.name, self.codec, self.task, self.pool, self.preprocessor = name, codec, task, pool, preprocessor
         self.quality = codec.quality
-        self.title = codec.title
+        self.title = codec.title if name == codec.name else f"{codec.title} ({name})"
 
     def run(self, images: Sequence[Tensor]) -> list[Answer | Failure]:
         """See `System.run`; codecs work on the pool's threads, the task on one picture at a time."""

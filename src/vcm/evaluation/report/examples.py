@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from vcm.evaluation.examples import EXAMPLES_JSON, ORIGINALS, example_path, point_name
+from vcm.evaluation.examples import EXAMPLES_JSON, ORIGINALS, point_name
 from vcm.evaluation.points import Point
 from vcm.evaluation.records import prediction_from_json
 from vcm.evaluation.results import Results
@@ -75,8 +75,7 @@ def example_views(folder: Path, image_id: str, results: Results) -> list[View]:
     chosen = [ORIGINALS, *matched_points(list(rates.values()))]
     views = []
     for name in chosen:
-        path = example_path(folder, image_id, name)
-        if name not in versions or not path.is_file():
+        if name not in versions or not (path := folder / versions[name]["picture"]).is_file():
             continue
         version = versions[name]
         point = rates.get(name)
