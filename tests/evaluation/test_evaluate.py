@@ -15,7 +15,7 @@ from vcm.metrics.distortion import ms_ssim, psnr
 
 @pytest.fixture
 def pool():
-    with CodecPool(workers=2) as pool:
+    with CodecPool(workers=1) as pool:
         yield pool
 
 
@@ -28,11 +28,11 @@ def build(world, pool, tmp_path):
             "webp": [WebPCodec(quality=30)],
         }
         systems = [
-            PictureSystem(name, codec, task, pool, preprocessor=preprocessor)
+            PictureSystem(name, codec, task, preprocessor=preprocessor)
             for name, versions in codecs.items()
             for codec in versions
         ]
-        options = {"chunk": 3, "examples": 2, **options}
+        options = {"examples": 2, "pool": pool, **options}
         return Evaluation(
             "test", task, dataset or world.dataset(), systems, folder=tmp_path / folder, **options
         )
@@ -118,9 +118,16 @@ def test_killed_and_restarted_gives_the_same_bytes(build, world, tmp_path, after
     again.run()
     assert content(tmp_path / "broken") == content(tmp_path / "whole")
     assert len(content(tmp_path / "whole")) > 8
-    # Work is picked up at the last whole chunk of three pictures.
+    # Work is picked up at the last whole chunk of four pictures.
     total = 10 + 3 * 10
-    assert again.task.predictions <= total - (10 + after) + 2
+    assert again.task.predictions <= total - (10 + after) + 3
+
+
+def test_number_of_threads_has_no_influence(build, tmp_path):
+    build("one").run()
+    with CodecPool(workers=3) as three:
+        build("three", pool=three).run()
+    assert content(tmp_path / "one") == content(tmp_path / "three")
 
 
 def test_second_run_predicts_nothing(build, tmp_path):

@@ -15,15 +15,15 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from vcm.cli.composition import file_name, told_error
 from vcm.codecs import Codec, CodecPool
 from vcm.config import CodecPlan, EvaluateConfig
 from vcm.data.assets import asset_file
-from vcm.errors import ArgumentError, MissingToolError, VCMError
+from vcm.errors import ArgumentError, EvaluationError, MissingToolError
 from vcm.evaluation.evaluate import Evaluation
 from vcm.evaluation.provenance import provenance
 from vcm.evaluation.results import PROVENANCE_JSON, Results, write_json
@@ -31,39 +31,42 @@ from vcm.evaluation.systems import PictureSystem
 from vcm.tasks import Task
 
 _worst_status = 0
+_show_tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
 def run(arguments: Sequence[str]) -> int:
     """Evaluate; with `--multirun`, once for every combination. Returns the worst exit status of them all."""
+    global _worst_status  # noqa: PLW0603  hydra.main hands no return value through
     OmegaConf.register_new_resolver("asset", lambda name, file: str(asset_file(name, file)), replace=True)
+    OmegaConf.register_new_resolver("file_name", file_name, replace=True)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints its errors itself, and exits with 1
     sys.argv = ["vcm evaluate", *arguments]
-    _job()
+    _worst_status = 0
+    with _told():
+        _job()
     return _worst_status
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Tell an error that is the user's to mend without a traceback, and set the exit status."""
+    global _worst_status  # noqa: PLW0603  as above
+    try:
+        yield
+    except Exception as error:
+        cause = told_error(error)
+        if cause is None or _show_tracebacks:
+            raise
+        print(f"vcm evaluate: error: {cause}", file=sys.stderr)
+        _worst_status = 2
 
 
 @hydra.main(version_base="1.3", config_path="pkg://vcm.conf", config_name="evaluate")
 def _job(composed: DictConfig) -> None:
     global _worst_status  # noqa: PLW0603  hydra.main hands no return value through
-    try:
+    with _told():
         results = evaluate(composed)
-        status = 0 if results.complete else 1
-    except Exception as error:
-        cause = told_error(error)
-        if cause is None:
-            raise
-        print(f"vcm evaluate: error: {cause}", file=sys.stderr)
-        status = 2
-    _worst_status = max(_worst_status, status)
-
-
-def told_error(error: BaseException) -> str | None:
-    """The message for a person, if vcm raised the error or Hydra found a fault in the configuration."""
-    link: BaseException | None = error
-    while link is not None:
-        if isinstance(link, VCMError):
-            return str(link)
-        link = link.__cause__ or link.__context__
-    return str(error) if isinstance(error, OmegaConfBaseException) else None
+        _worst_status = max(_worst_status, 0 if results.complete else 1)
 
 
 def evaluate(composed: DictConfig) -> Results:
@@ -73,6 +76,9 @@ def evaluate(composed: DictConfig) -> Results:
     workers = config.workers if config.workers is not None else os.cpu_count() or 1
     device = choose_device(config.device)
     started = datetime.now(timezone.utc)
+    if device.type == "cpu":
+        # One picture a thread beats one operation on all threads, and results do not depend on their number.
+        torch.set_num_threads(1)
     codecs = {name: build_codecs(name, plan) for name, plan in config.codecs.items()}
     console = Console(stderr=True)
     with console.status("loading the task and the data set"):
@@ -86,7 +92,7 @@ def evaluate(composed: DictConfig) -> Results:
     with ExitStack() as stack:
         pool = stack.enter_context(CodecPool(workers=workers))
         systems = [
-            PictureSystem(name, codec, task, pool, preprocessor=preprocessor)
+            PictureSystem(name, codec, task, preprocessor=preprocessor)
             for name, versions in codecs.items()
             for codec in versions
         ]
@@ -96,10 +102,10 @@ def evaluate(composed: DictConfig) -> Results:
             dataset,
             systems,
             folder=folder,
+            pool=pool,
             labels=config.labels,
             pseudo_score=config.pseudo_score,
             examples=config.examples,
-            chunk=4 * workers,
         )
         show = stack.enter_context(_progress(console))
         results = evaluation.run(show)
@@ -123,12 +129,19 @@ def build_codecs(name: str, plan: CodecPlan) -> list[Codec]:
     """One codec a quality, all of them checked before anything runs.
 
     Raises:
-        ArgumentError: If an option or quality is not what it may be, or no quality is given.
+        EvaluationError: If an option or quality is not what it may be.
+        ArgumentError: If no quality is given.
         MissingToolError: If the codec cannot run here.
     """
     if not plan.qualities:
         raise ArgumentError(f"codecs.{name}.qualities", expected="a list of at least one quality", got=[])
-    codecs: list[Codec] = [instantiate(plan.codec, quality=quality) for quality in plan.qualities]
+    try:
+        codecs: list[Codec] = [instantiate(plan.codec, quality=quality) for quality in plan.qualities]
+    except Exception as error:
+        cause = told_error(error)
+        if cause is None:
+            raise
+        raise EvaluationError(f"codecs.{name}: {cause}") from error
     reason = codecs[0].unavailable()
     if reason:
         raise MissingToolError(reason)
@@ -148,7 +161,9 @@ def choose_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ArgumentError(
-            "device", expected="auto, cpu, or a CUDA device of this machine", got=name
+            "device",
+            expected=f"auto, cpu, or a CUDA device of this machine, which has {torch.cuda.device_count()}",
+            got=name,
         ) from error
     return device
 

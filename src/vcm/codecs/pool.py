@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -86,6 +86,7 @@ class Failure:
 
 Value = TypeVar("Value", Encoded, Decoded, RoundTrip)
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class CodecPool:
@@ -178,6 +179,10 @@ class CodecPool:
             return RoundTrip(encoded.data, decoded.image, encoded.encode_s, decoded.decode_s)
 
         return self._run(codec, work, images)
+
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        """Call a function on each item on the pool's threads; results in order, or the first exception."""
+        return list(self._executor.map(function, items))
 
     def _run(
         self, codec: Codec, work: Callable[[int, Item], Value | Failure], items: Sequence[Item]

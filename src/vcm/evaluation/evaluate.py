@@ -9,6 +9,7 @@ import torch
 import torchvision
 from filelock import FileLock, Timeout
 
+from vcm.codecs import CodecPool
 from vcm.data.datasets import PictureDataset
 from vcm.errors import ArgumentError, EvaluationError
 from vcm.evaluation.examples import ORIGINALS, point_name, write_examples
@@ -44,10 +45,10 @@ class Evaluation:
         systems: Sequence[System],
         *,
         folder: str | Path,
+        pool: CodecPool,
         labels: Sequence[LabelKind] | None = None,
         pseudo_score: float = 0.3,
         examples: int = 3,
-        chunk: int = 8,
     ) -> None:
         """Take what is to be measured.
 
@@ -57,10 +58,10 @@ class Evaluation:
             dataset: The pictures.
             systems: The operating points.
             folder: Where records and results go.
+            pool: Its threads do the work; how many there are has no influence on the results.
             labels: What predictions are held against; None for all that the data set allows.
             pseudo_score: Boxes on the original at or above this score are pseudo-labels, in [0, 1].
             examples: How many pictures' decoded versions are kept for the report.
-            chunk: Pictures that go through a system's threads together; has no influence on the results.
 
         Raises:
             ArgumentError: If a number or a kind of labels is not what it may be.
@@ -77,12 +78,8 @@ class Evaluation:
         if len(set(points)) < len(points):
             raise ArgumentError("qualities", expected="each quality once a system", got=points)
         self.name, self.task, self.dataset, self.systems = name, task, dataset, list(systems)
-        self.folder, self.pseudo_score, self.num_examples, self.chunk = (
-            Path(folder),
-            pseudo_score,
-            examples,
-            chunk,
-        )
+        self.folder, self.pool = Path(folder), pool
+        self.pseudo_score, self.num_examples = pseudo_score, examples
         self.labels = self._label_kinds(labels)
 
     def _label_kinds(self, labels: Sequence[LabelKind] | None) -> list[LabelKind]:
@@ -123,7 +120,7 @@ class Evaluation:
             "torchvision": torchvision.__version__,
             "device": next(self.task.parameters()).device.type,
         }
-        recorder = Recorder(self.task, self.dataset, self.folder, base, chunk=self.chunk, progress=progress)
+        recorder = Recorder(self.task, self.dataset, self.folder, base, pool=self.pool, progress=progress)
         originals = recorder.record_originals()
         if all(record.error for record in originals.records.values()):
             first = next(iter(originals.records.values()))

