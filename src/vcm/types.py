@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from vcm.errors import ArgumentError
@@ -12,6 +13,16 @@ if TYPE_CHECKING:
 
 Settings: TypeAlias = dict[str, Any]
 """What makes a codec, task or data set what it is, as plain JSON values; part of a record's key."""
+
+
+def is_number(value: object) -> bool:
+    """Whether `value` is a real number, Python's or NumPy's, and no bool."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def is_whole(value: object) -> bool:
+    """Whether `value` is of a whole number's type, Python's or NumPy's, and no bool."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -40,8 +51,11 @@ class QualityScale:
         Raises:
             ArgumentError: If it is not a number on this scale.
         """
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not is_number or not self.low <= value <= self.high or (self.integer and value != int(value)):
+        if (
+            not is_number(value)
+            or not self.low <= value <= self.high
+            or (self.integer and value != int(value))
+        ):
             kind = "a whole number" if self.integer else "a number"
             raise ArgumentError("quality", expected=f"{kind} from {self} ({self.name})", got=value)
         return int(value) if self.integer else float(value)

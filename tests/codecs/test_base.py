@@ -10,11 +10,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import yaml
 
 import vcm.codecs
-from vcm.codecs import AVIFCodec, BPGCodec, BPGSubprocessCodec, Codec, JPEGCodec, WebPCodec
+from vcm.codecs import (
+    AVIFCodec,
+    BPGCodec,
+    BPGSubprocessCodec,
+    Codec,
+    JPEG2000Codec,
+    JPEGCodec,
+    WebPCodec,
+)
+from vcm.errors import ArgumentError
 
 CONF = Path(__file__).parents[2] / "conf" / "codec"
 NAMES = ["avif", "bpg", "bpgenc", "jpeg", "jpeg2000", "jxl", "webp"]
@@ -69,3 +80,25 @@ def test_codecs_are_plain_values(codec: Codec) -> None:
 
 def test_repr_is_what_one_writes() -> None:
     assert repr(WebPCodec(30, method=2)) == "WebPCodec(quality=30, method=2)"
+
+
+def test_only_bytes_are_decoded() -> None:
+    codec = JPEGCodec()
+    image = torch.full((3, 5, 9), 77, dtype=torch.uint8)
+    data = codec.encode(image)
+    for same in (bytearray(data), memoryview(data)):
+        assert torch.equal(codec.decode(same), codec.decode(data))  # type: ignore[arg-type]
+    for other in (None, "", "abc", 5, [], np.frombuffer(data, np.uint8)):
+        with pytest.raises(ArgumentError, match=f"data must be bytes, .* got '{type(other).__name__}'"):
+            codec.decode(other)  # type: ignore[arg-type]
+
+
+def test_numpys_numbers_are_numbers() -> None:
+    """Sweeps are written with np.arange; settings stay plain JSON."""
+    codec = WebPCodec(np.int64(50), method=np.int32(3))
+    assert codec.settings() == WebPCodec(50, method=3).settings()
+    assert json.loads(json.dumps(codec.settings()))["quality"] == 50
+    assert JPEG2000Codec(np.float32(27.5)).quality == 27.5
+    for wrong in (np.bool_(True), np.float64("nan"), np.int64(101), "50", None, 10**400):
+        with pytest.raises(ArgumentError, match="quality"):
+            WebPCodec(wrong)  # type: ignore[arg-type]

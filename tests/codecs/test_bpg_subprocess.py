@@ -142,6 +142,19 @@ def test_a_program_that_hangs_is_killed_with_its_children(
     assert not alive
 
 
+def test_a_child_in_another_session_does_not_hold_up_the_timeout(
+    program: Callable[..., str], photo: Photo
+) -> None:
+    """It keeps the pipes open, beyond the reach of what kills the program and its session."""
+    code = "import os, time; os.fork() or (os.setsid(), time.sleep(8))"
+    for ending in ("sleep 60", "exit 0"):
+        bpgenc = program("bpgenc", f"{sys.executable} -c '{code}'; {ending}")
+        start = time.perf_counter()
+        with pytest.raises(CodecError, match="ran longer than"):
+            BPGSubprocessCodec(timeout_s=1, bpgenc=bpgenc).encode(photo(8, 8))
+        assert time.perf_counter() - start < 5
+
+
 def is_running(pid: int) -> bool:
     """Whether a process does anything any more (an uncollected one does not)."""
     try:

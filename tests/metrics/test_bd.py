@@ -1,6 +1,7 @@
 import math
 
 import bjontegaard
+import numpy as np
 import pytest
 
 from vcm.errors import ArgumentError
@@ -74,3 +75,16 @@ def test_bad_arguments():
         bd_rate(ANCHOR, TEST, method="linear")
     with pytest.raises(ArgumentError, match="positive"):
         bd_rate(ANCHOR, [(0.0, 10), *TEST])
+
+
+def test_a_delta_beyond_the_range_of_numbers_is_no_number():
+    anchor = [(0.02, 1.4e-7), (0.03, 0.14), (1.7, 0.31), (4.9, 0.59), (5.6, 51.7)]
+    test = [(0.57, 2.0e-7), (0.61, 0.98), (1.03, 30.7), (3.68, 47.9)]
+    result = bd_rate(anchor, test, method="cubic")
+    assert result.value is None
+    assert "range of numbers" in result.note
+    assert bd_rate(anchor, test, method="pchip").value is not None
+
+
+def test_curves_may_be_arrays():
+    assert bd_rate(np.array(ANCHOR), np.array(TEST)) == bd_rate(ANCHOR, TEST)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torchvision.ops import box_iou
 
 from vcm.categories import COCO_CATEGORIES
 from vcm.errors import ArgumentError, WeightsError
@@ -281,9 +282,12 @@ def test_bad_arguments(asset_path: AssetPath, task: YOLOTask, photos: list[Tenso
     for options, message in (
         ({"cut": "layer24"}, "cut must be one of layer0, layer1, .*, layer23; got 'layer24'"),
         ({"input_size": 100}, "input_size must be a multiple of 32 pixels; got 100"),
-        ({"score_threshold": 1.5}, "score_threshold must be from 0 to 1"),
-        ({"nms_threshold": -0.1}, "nms_threshold must be from 0 to 1"),
-        ({"max_detections": 0}, "max_detections must be at least 1"),
+        ({"input_size": 416.0}, "input_size must be a whole number"),
+        ({"score_threshold": 1.5}, "score_threshold must be a number from 0 to 1"),
+        ({"score_threshold": "low"}, "score_threshold must be a number from 0 to 1; got 'low'"),
+        ({"nms_threshold": -0.1}, "nms_threshold must be a number from 0 to 1"),
+        ({"max_detections": 0}, "max_detections must be a whole number from 1"),
+        ({"max_detections": 2.5}, "max_detections must be a whole number from 1"),
     ):
         with pytest.raises(ArgumentError, match=message):
             YOLOTask(cfg, **options)
@@ -295,9 +299,39 @@ def test_bad_arguments(asset_path: AssetPath, task: YOLOTask, photos: list[Tenso
         YOLOTask(cfg, _padded(weights, tmp_path))
     with pytest.raises(ArgumentError, match="NaN"):
         task.predict(torch.full((1, 3, 32, 32), float("nan")))
+    with pytest.raises(ArgumentError, match="torch tensors; got 'ndarray'"):
+        task.predict([photos[0].numpy()])
     features = task.features(photos[:1])
     with pytest.raises(ArgumentError, match="needed after the cut: layer16; got 'layer3'"):
         task.tail(replace(features, tensors={"layer3": features.tensors["layer16"]}))
+    with pytest.raises(ArgumentError, match="tensors of 2 pictures"):
+        task.tail(replace(features, image_sizes=features.image_sizes * 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_precisions_find_the_same_objects(
+    asset_path: AssetPath, photos: list[Tensor], dtype: torch.dtype
+) -> None:
+    files = (asset_path("yolov3-tiny", f"yolov3-tiny.{suffix}") for suffix in ("cfg", "weights"))
+    task = YOLOTask(*files, score_threshold=0.5)
+    expected = task.predict(photos)
+    found = task.to(dtype).predict([photo.to(dtype) for photo in photos])
+    assert sum(len(e.scores) for e in expected) > 0
+    for e, f in zip(expected, found, strict=True):
+        sure = e.scores > 0.6
+        iou = box_iou(e.boxes[sure].double(), f.boxes.double()) * (e.labels[sure][:, None] == f.labels)
+        assert (iou.amax(dim=1) > 0.9).all()
+
+
+def test_cfg_and_names_with_windows_marks(asset_path: AssetPath, tmp_path: Path) -> None:
+    text = asset_path("yolov3-tiny", "yolov3-tiny.cfg").read_text()
+    text = text.replace("filters=255", "filters=24").replace("classes=80", "classes=3")
+    text = text.replace("width=416", "width=320").replace("height=416", "height=192")
+    (tmp_path / "a.cfg").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(text.splitlines()).encode())
+    (tmp_path / "a.names").write_bytes(b"\xef\xbb\xbfcat\r\nd\xc3\xb6g\r\nfish\r\n")
+    task = YOLOTask(tmp_path / "a.cfg", names=tmp_path / "a.names")
+    assert task.categories == ("cat", "dög", "fish")
+    assert task.input_size == (192, 320)
 
 
 def _padded(weights: Path, folder: Path) -> Path:

@@ -103,6 +103,9 @@ class ArrayCodec(Codec):
         """Decode to (3, H, W) uint8 RGB; see `Codec.decode`."""
         import torch
 
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise ArgumentError("data", expected="bytes, as encode returns them", got=type(data).__name__)
+        data = bytes(data)
         if not data:
             raise BitstreamError(f"{self.title}: the stream is empty (0 bytes).")
         return torch.from_numpy(self.decode_array(data)).permute(2, 0, 1).contiguous()

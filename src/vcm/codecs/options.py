@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import TypeVar
 
 from vcm.errors import ArgumentError
+from vcm.types import is_whole
 
 T = TypeVar("T", str, bool)
 
@@ -27,6 +28,6 @@ def check_whole(argument: str, value: int, low: int, high: int) -> int:
     Raises:
         ArgumentError: If it is not.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+    if not is_whole(value) or not low <= value <= high:
         raise ArgumentError(argument, expected=f"a whole number from {low} to {high}", got=value)
-    return value
+    return int(value)

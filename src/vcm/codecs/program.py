@@ -92,6 +92,12 @@ def _kill_session(process: subprocess.Popen[bytes]) -> None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill a program with all that it started, collect it, and close its pipes."""
+    """Kill a program with all that it started, collect it, and close its pipes.
+
+    What it started in another session lives on and may keep the pipes open: they are not read to their end.
+    """
     _kill_session(process)
-    process.communicate()
+    process.wait()
+    for pipe in (process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()

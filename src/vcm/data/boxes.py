@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,7 @@ class BoxReader:
 
         A box farther than a pixel outside the picture is clipped; one that is empty, wholly outside, not
         made of four finite numbers, or of an unknown category is left out. Both are noted in `problems`.
+        An area that is missing, negative or not finite is taken to be the box's own.
 
         Args:
             annotations: The picture's annotations; `bbox` is x, y, width, height in pixels.
@@ -43,11 +45,12 @@ class BoxReader:
         areas: list[float] = []
         for annotation in annotations:
             try:
-                x, y, w, h = (float(value) for value in annotation["bbox"])
-                category = int(annotation["category_id"])
-                area = float(annotation.get("area", w * h))
-                crowd = bool(annotation.get("iscrowd", 0))
-            except (KeyError, TypeError, ValueError) as error:
+                x, y, w, h = (_finite(value) for value in annotation["bbox"])
+                category = whole_number(annotation["category_id"])
+                stated = annotation.get("area")
+                area = w * h if stated is None else float(stated)
+                crowd = bool(int(annotation.get("iscrowd") or 0))
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
                 self.problems.append(f"{where}: annotation left out: {type(error).__name__} {error}")
                 continue
             box = f"box x={x:g} y={y:g} w={w:g} h={h:g}"
@@ -63,6 +66,8 @@ class BoxReader:
                     self.problems.append(f"{where}: {box} clipped to the {width}×{height} picture")
                     x1, y1, x2, y2 = max(x1, 0.0), max(y1, 0.0), min(x2, width), min(y2, height)
                     area = min(area, (x2 - x1) * (y2 - y1))
+                if not 0 <= area < math.inf:
+                    area = (x2 - x1) * (y2 - y1)
                 boxes.append((x1, y1, x2, y2))
                 labels.append(self.categories[category])
                 crowds.append(crowd)
@@ -73,3 +78,23 @@ class BoxReader:
             is_crowd=torch.tensor(crowds, dtype=torch.bool),
             area=torch.tensor(areas, dtype=torch.float32),
         )
+
+
+def whole_number(value: Any) -> int:  # noqa: ANN401  what JSON holds
+    """A whole number, or the text of one.
+
+    Raises:
+        ValueError: If it is something else.
+        OverflowError: If it is infinite.
+    """
+    number = int(value)
+    if not isinstance(value, str) and number != value:
+        raise ValueError(f"{value!r} is not a whole number")
+    return number
+
+
+def _finite(value: Any) -> float:  # noqa: ANN401  what JSON holds
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{value!r} is not a finite number")
+    return number

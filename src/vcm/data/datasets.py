@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vcm.data.reading import find_pictures, read_picture
+from vcm.data.reading import find_pictures, picture_id, read_picture
 from vcm.errors import ArgumentError, DatasetError
 from vcm.types import Sample, Settings, Target
 
@@ -61,7 +61,10 @@ class PictureDataset(Dataset[Sample], ABC):
         digest = hashlib.sha256()
         for image_id, path in zip(self.image_ids, self.paths, strict=True):
             digest.update(image_id.encode() + b"\0")
-            digest.update(hashlib.sha256(path.read_bytes()).digest() if path.is_file() else b"missing")
+            try:
+                digest.update(hashlib.sha256(path.read_bytes()).digest())
+            except (OSError, ValueError):  # told when the picture itself is read
+                digest.update(b"missing")
         return {"kind": self.kind, "num_images": len(self), "pictures_sha256": digest.hexdigest()}
 
 
@@ -85,7 +88,7 @@ class PictureFolderDataset(PictureDataset):
         """
         root = Path(root)
         self.paths = choose(pictures_below(root), root, part=part, limit=limit)
-        self.image_ids = [path.relative_to(root).as_posix() for path in self.paths]
+        self.image_ids = [picture_id(path, root) for path in self.paths]
         self.categories = ()
         self.problems = []
 
@@ -119,7 +122,7 @@ def choose(paths: Sequence[Path], root: Path, *, part: Part, limit: int | None) 
     check_limit(limit)
 
     def is_validation(path: Path) -> bool:
-        digest = hashlib.sha256(path.relative_to(root).as_posix().encode()).digest()
+        digest = hashlib.sha256(picture_id(path, root).encode()).digest()
         return digest[0] < 256 // 10
 
     kept = [path for path in paths if part == "all" or is_validation(path) == (part == "val")][:limit]
@@ -141,7 +144,9 @@ def read_names(path: Path) -> tuple[str, ...]:
         DatasetError: If the file is missing or empty.
     """
     try:
-        names = tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
+        names = tuple(
+            line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()
+        )
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path}: cannot be read as a file of category names: {error}.") from error
     if not names:

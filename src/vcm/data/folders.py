@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
-
-from PIL import Image, UnidentifiedImageError
+from pathlib import Path, PurePosixPath
 
 from vcm.data.boxes import BoxReader
 from vcm.data.datasets import Part, PictureDataset, choose, pictures_below, read_names
-from vcm.errors import DatasetError
+from vcm.data.reading import picture_id, picture_size, printable
+from vcm.errors import DatasetError, PictureError
 from vcm.types import BoxTarget, ClassTarget, Settings
 
 
@@ -41,37 +40,34 @@ class YOLOFolderDataset(PictureDataset):
             limit: Take only this many pictures.
 
         Raises:
-            DatasetError: If a folder is missing, or no picture has a label file.
+            DatasetError: If a folder is missing, a label file cannot be read, or no picture has one.
         """
         root, label_root = Path(images), Path(labels)
         if not label_root.is_dir():
             raise DatasetError(f"labels: there is no folder {label_root}.")
         self.categories = read_names(Path(names))
         self.paths = choose(pictures_below(root), root, part=part, limit=limit)
-        self.image_ids = [path.relative_to(root).as_posix() for path in self.paths]
+        self.image_ids = [picture_id(path, root) for path in self.paths]
         reader = BoxReader({index: index for index in range(len(self.categories))})
         self.problems = reader.problems
         digest = hashlib.sha256()
         self._targets: list[BoxTarget | None] = []
         for image_id, path in zip(self.image_ids, self.paths, strict=True):
-            file = label_root / Path(image_id).with_suffix(".txt")
-            text = file.read_text() if file.is_file() else None
+            file = label_root / path.relative_to(root).with_suffix(".txt")
+            text = _read_label(file) if file.is_file() else None
             digest.update(f"{image_id}\0{text}\0".encode())
             self._targets.append(None if text is None else self._read(reader, text, path, image_id))
         if all(target is None for target in self._targets):
             raise DatasetError(
                 f"labels: {label_root} has no label file for any of the {len(self.paths)} pictures in "
-                f"{root}; expected {Path(self.image_ids[0]).with_suffix('.txt')} and the like."
+                f"{root}; expected {PurePosixPath(self.image_ids[0]).with_suffix('.txt')} and the like."
             )
         self._labels_sha256 = digest.hexdigest()
 
     def _read(self, reader: BoxReader, text: str, path: Path, image_id: str) -> BoxTarget | None:
         try:
-            with Image.open(path) as image:
-                width, height = image.size
-                if image.getexif().get(0x0112, 1) in (5, 6, 7, 8):  # EXIF orientations that swap the sides
-                    width, height = height, width
-        except (OSError, UnidentifiedImageError):
+            height, width = picture_size(path)
+        except PictureError:
             return None  # told when the picture itself is read
         annotations: list[dict[str, object]] = []
         for number, line in enumerate(text.splitlines(), 1):
@@ -99,6 +95,14 @@ class YOLOFolderDataset(PictureDataset):
             "labels_sha256": self._labels_sha256,
             "categories": list(self.categories),
         }
+
+
+def _read_label(file: Path) -> str:
+    """A label file's text; bytes that are not UTF-8 are replaced, so that only their line is left out."""
+    try:
+        return file.read_bytes().decode("utf-8-sig", errors="replace")
+    except OSError as error:
+        raise DatasetError(f"labels: {printable(file)} cannot be read: {error.strerror}.") from error
 
 
 class ClassFolderDataset(PictureDataset):
@@ -135,7 +139,7 @@ class ClassFolderDataset(PictureDataset):
         if not folders:
             raise DatasetError(f"{root}: has no class folders; expected {root}/CLASS/picture.jpg.")
         stray = [path.name for path in every if path.parent == root]
-        self.categories = tuple(folders) if names is None else read_names(Path(names))
+        self.categories = tuple(map(printable, folders)) if names is None else read_names(Path(names))
         if len(self.categories) != len(folders):
             raise DatasetError(
                 f"names: {names} has {len(self.categories)} names, {root} has {len(folders)} class folders; "
@@ -145,7 +149,7 @@ class ClassFolderDataset(PictureDataset):
         if not inside:
             raise DatasetError(f"{root}: its class folders hold no picture.")
         self.paths = choose(inside, root, part=part, limit=limit)
-        self.image_ids = [path.relative_to(root).as_posix() for path in self.paths]
+        self.image_ids = [picture_id(path, root) for path in self.paths]
         self._labels = [folders.index(path.relative_to(root).parts[0]) for path in self.paths]
         self.problems = [f"{name}: left out: it lies in no class folder" for name in stray]
 

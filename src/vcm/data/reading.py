@@ -32,6 +32,10 @@ PICTURE_SUFFIXES = frozenset(
     )
 )
 
+_ORIENTATION = 0x0112
+_SIDEWAYS = (5, 6, 7, 8)
+"""EXIF's orientation tag, and its values that swap height and width."""
+
 
 def find_pictures(folder: Path) -> list[Path]:
     """Every picture file below `folder`, by suffix, sorted by path; hidden files and folders are left out."""
@@ -44,6 +48,33 @@ def find_pictures(folder: Path) -> list[Path]:
     )
 
 
+def printable(text: str | Path) -> str:
+    """The text in characters that every file can hold; a name that is not UTF-8 gets backslash escapes."""
+    return str(text).encode(errors="backslashreplace").decode()
+
+
+def picture_id(path: Path, root: Path) -> str:
+    """A picture's id: its path below the data set's folder, the same on every machine."""
+    return printable(path.relative_to(root).as_posix())
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """(height, width) of what `read_picture` would give, from the file's header alone.
+
+    Raises:
+        PictureError: If the header cannot be read.
+    """
+    try:
+        with warnings.catch_warnings(), Image.open(path) as image:
+            warnings.simplefilter("ignore")
+            width, height = image.size
+            # Pillow has turned a TIFF's size already.
+            turned = image.format != "TIFF" and image.getexif().get(_ORIENTATION) in _SIDEWAYS
+    except Exception as error:  # whatever Pillow's readers raise on damaged files
+        raise PictureError(f"{printable(path)}: its size cannot be read: {error}") from error
+    return (width, height) if turned else (height, width)
+
+
 def read_picture(path: Path) -> Tensor:
     """Read one picture as (3, H, W) uint8 RGB, the way a person would see it.
 
@@ -54,12 +85,13 @@ def read_picture(path: Path) -> Tensor:
         PictureError: If the file is missing, not a picture, truncated, too large, or of floating-point
             samples.
     """
+    name = printable(path)
     try:
         data = path.read_bytes()
-    except OSError as error:
-        raise PictureError(f"{path}: cannot be read: {error.strerror or error}.") from error
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise PictureError(f"{name}: cannot be read: {getattr(error, 'strerror', error)}.") from error
     if not data:
-        raise PictureError(f"{path}: the file is empty.")
+        raise PictureError(f"{name}: the file is empty.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter(
@@ -69,25 +101,15 @@ def read_picture(path: Path) -> Tensor:
                 image.load()
                 pixels = np.array(_as_rgb(image))
     except UnidentifiedImageError as error:
-        raise PictureError(f"{path}: is not a picture that Pillow can read.") from error
+        raise PictureError(f"{name}: is not a picture that Pillow can read.") from error
     except PictureError as error:
-        raise PictureError(f"{path}: {error}") from error
+        raise PictureError(f"{name}: {error}") from error
     except Image.DecompressionBombError as error:
         raise PictureError(
-            f"{path}: has more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels; tile it first."
+            f"{name}: has more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels; tile it first."
         ) from error
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        EOFError,
-        IndexError,
-        KeyError,
-        TypeError,
-        MemoryError,
-    ) as error:
-        # what Pillow's readers raise on damaged files
-        raise PictureError(f"{path}: is truncated or damaged: {error}.") from error
+    except Exception as error:  # OSError, SyntaxError, RuntimeError, …: whatever Pillow's readers raise
+        raise PictureError(f"{name}: is truncated or damaged: {error}.") from error
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
+import numpy as np
+
 from vcm.errors import ArgumentError
 
 Method = Literal["akima", "pchip", "cubic"]
@@ -65,7 +67,10 @@ def _delta(anchor: Curve, test: Curve, method: Method, *, of_rate: bool) -> BDRe
 
     if method not in MIN_POINTS:
         raise ArgumentError("method", expected=f"one of {', '.join(MIN_POINTS)}", got=method)
-    curves = {"anchor": sorted(anchor), "test": sorted(test)}
+    curves = {
+        name: sorted((float(rate), float(quality)) for rate, quality in curve)
+        for name, curve in (("anchor", anchor), ("test", test))
+    }
     for name, curve in curves.items():
         if any(not rate > 0 for rate, _ in curve):
             raise ArgumentError(name, expected="a curve of positive rates", got=[rate for rate, _ in curve])
@@ -78,9 +83,13 @@ def _delta(anchor: Curve, test: Curve, method: Method, *, of_rate: bool) -> BDRe
         return BDResult(None, f"the curves share no {'quality' if of_rate else 'rate'}", 0.0)
     function = bjontegaard.bd_rate if of_rate else bjontegaard.bd_psnr
     columns = [[point[i] for point in curve] for curve in curves.values() for i in (0, 1)]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), np.errstate(over="ignore", invalid="ignore"):
         warnings.simplefilter("ignore", UserWarning)  # little overlap: told in the note
         value = float(function(*columns, method=method, require_matching_points=False, min_overlap=0))
+    if not math.isfinite(value):
+        return BDResult(
+            None, f"the {method} curves through these points run out of the range of numbers", overlap
+        )
     note = "" if overlap >= MIN_OVERLAP else f"the curves overlap by {overlap:.0%} only"
     return BDResult(value, note, overlap)
 

@@ -12,7 +12,7 @@ from torchmetrics import Metric
 from torchvision.ops import clip_boxes_to_image
 
 from vcm.errors import ArgumentError
-from vcm.types import BoxTarget, ClassTarget, Features, Prediction, Settings, Target
+from vcm.types import BoxTarget, ClassTarget, Features, Prediction, Settings, Target, is_number, is_whole
 
 MIN_BOX_SIDE = 0.01
 """Shortest side, in pixels, of a box that a loss takes; float32 resolves 0.001 at coordinate 10,000."""
@@ -140,7 +140,9 @@ def check_targets(
 
 
 def check_features(features: Features, needed: Sequence[str]) -> None:
-    """Raise ArgumentError unless `features` holds exactly the tensors that are `needed` after the cut."""
+    """Raise ArgumentError unless `features` holds exactly the tensors that are `needed` after the cut, of as
+    many pictures as it has sizes.
+    """
     if set(features.tensors) != set(needed):
         raise ArgumentError(
             "features",
@@ -148,17 +150,35 @@ def check_features(features: Features, needed: Sequence[str]) -> None:
             got=", ".join(features.tensors) or "none",
             remedy="Give what features() of a task with the same cut returns, replacing tensors by name.",
         )
+    batches = {name: len(tensor) for name, tensor in features.tensors.items()}
+    if set(batches.values()) != {len(features.image_sizes)}:
+        raise ArgumentError(
+            "features",
+            expected=f"tensors of {len(features.image_sizes)} pictures, as image_sizes has",
+            got=batches,
+        )
 
 
 def check_fraction(argument: str, value: float) -> float:
-    """Return `value` if it is from 0 to 1.
+    """Return `value` if it is a number from 0 to 1.
 
     Raises:
         ArgumentError: If it is not.
     """
-    if not 0 <= value <= 1:
-        raise ArgumentError(argument, expected="from 0 to 1", got=value)
+    if not is_number(value) or not 0 <= value <= 1:
+        raise ArgumentError(argument, expected="a number from 0 to 1", got=value)
     return float(value)
+
+
+def check_whole(argument: str, value: int) -> int:
+    """Return `value` if it is a whole number of at least 1.
+
+    Raises:
+        ArgumentError: If it is not.
+    """
+    if not is_whole(value) or value < 1:
+        raise ArgumentError(argument, expected="a whole number from 1", got=value)
+    return int(value)
 
 
 def trainable_boxes(target: BoxTarget, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -188,6 +208,8 @@ def image_list(images: Tensor | Sequence[Tensor]) -> list[Tensor]:
     """
     pictures = list(images)
     for picture in pictures:
+        if not isinstance(picture, Tensor):
+            raise ArgumentError("images", expected="torch tensors", got=type(picture).__name__)
         if (
             picture.ndim != 3
             or picture.shape[0] != 3

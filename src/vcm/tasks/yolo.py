@@ -22,6 +22,7 @@ from vcm.tasks.base import (
     check_features,
     check_fraction,
     check_targets,
+    check_whole,
     image_list,
     trainable_boxes,
 )
@@ -99,7 +100,8 @@ class YOLOTask(Task):
         self.weights_sha256 = state_sha256(self.network) if weights is None else file_sha256(weights)
         self.input_size = (self.network.height, self.network.width)
         if input_size is not None:
-            if input_size < 1 or input_size % self.network.stride:
+            check_whole("input_size", input_size)
+            if input_size % self.network.stride:
                 raise ArgumentError(
                     "input_size", expected=f"a multiple of {self.network.stride} pixels", got=input_size
                 )
@@ -107,9 +109,7 @@ class YOLOTask(Task):
         self.cut = self.check_cut(self.default_cut() if cut is None else cut)
         self.score_threshold = check_fraction("score_threshold", score_threshold)
         self.nms_threshold = check_fraction("nms_threshold", nms_threshold)
-        if max_detections < 1:
-            raise ArgumentError("max_detections", expected="at least 1", got=max_detections)
-        self.max_detections = max_detections
+        self.max_detections = check_whole("max_detections", max_detections)
         self.network.fold()
         self.freeze()
 
@@ -202,6 +202,8 @@ class YOLOTask(Task):
     def _detections(self, raw: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
         boxes, scores = [], []
         for output, head in zip(raw, self.heads, strict=True):
+            # Half precision does not resolve pixels, and torchvision's NMS does not take it on the CPU.
+            output = output.to(torch.promote_types(output.dtype, torch.float32))  # noqa: PLW2901
             decoded = decode_head(output, head, self.input_size)
             boxes.append(decoded.boxes.flatten(1, 3))
             scores.append((decoded.objectness[..., None].sigmoid() * decoded.classes.sigmoid()).flatten(1, 3))
@@ -237,7 +239,7 @@ def _read_names(names: str | Path | Sequence[str]) -> tuple[str, ...]:
     if not isinstance(names, (str, Path)):
         return tuple(names)
     try:
-        lines = Path(names).read_text(encoding="utf-8").splitlines()
+        lines = Path(names).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ArgumentError(
             "names", expected="a readable text file, one class a line", got=f"{error}"

@@ -121,6 +121,6 @@ def read_cfg(path: str | Path) -> str:
         ArgumentError: If it is missing or not text.
     """
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ArgumentError("cfg", expected="a readable Darknet cfg file", got=f"{path}: {error}") from error

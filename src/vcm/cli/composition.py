@@ -1,0 +1,64 @@
+"""Hydra's and OmegaConf's errors in words for a person, and names for a sweep's folders."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from importlib import resources
+
+from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+
+from vcm.errors import VCMError
+
+MAX_NAME = 120
+"""Longest name of a sweep's folder, in characters; file systems take 255 bytes."""
+
+
+def told_error(error: BaseException) -> str | None:
+    """The message for a person, if vcm raised the error or Hydra found a fault in the configuration.
+
+    None for any other error, which is a bug and deserves its traceback.
+    """
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, VCMError):
+            return str(link)
+        if isinstance(link, MissingMandatoryValue):
+            return f"{link.full_key} has no value; give it one: vcm evaluate … {link.full_key}=…"
+        if isinstance(link, ConfigKeyError) and link.full_key:
+            return (
+                f"there is no setting {link.full_key}. `vcm evaluate --cfg job`, with the same codec=, task= "
+                f"and data=, shows all there are; +{link.full_key}=… adds one that a class takes beyond them."
+            )
+        link = link.__cause__ or link.__context__
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return _unknown_option(error.missing_cfg_file) or _first_lines(error)
+    if isinstance(error, InstantiationException):
+        return f"{_first_lines(error)} (HYDRA_FULL_ERROR=1 vcm evaluate … shows where.)"
+    return _first_lines(error) if isinstance(error, (HydraException, OmegaConfBaseException)) else None
+
+
+def _unknown_option(missing: str) -> str:
+    """For "codec/nope": what codec may be; empty where there is no such group."""
+    group, _, option = missing.rpartition("/")
+    folder = resources.files("vcm.conf").joinpath(group)
+    if not group or not folder.is_dir():
+        return ""
+    names = sorted(
+        file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml")
+    )
+    return f"{group} must be one of {', '.join(names)}; got {option}."
+
+
+def _first_lines(error: BaseException) -> str:
+    """The error's message without the list of places that Hydra looked in, on one line."""
+    return " ".join(str(error).partition("Config search path")[0].split())
+
+
+def file_name(text: str) -> str:
+    """`text` as the name of one folder: no slashes, and not too long; different texts stay different."""
+    name = re.sub(r"[^A-Za-z0-9._,=+-]+", "_", text)
+    if name == text and len(name) <= MAX_NAME:
+        return name
+    return f"{name[:MAX_NAME]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
