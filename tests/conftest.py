@@ -7,13 +7,13 @@ import os
 # Before torch is imported anywhere: on a busy machine its threads wait for each other more than they work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from collections.abc import Callable  # noqa: E402
-from pathlib import Path  # noqa: E402
+from collections.abc import Callable
+from pathlib import Path
 
-import pytest  # noqa: E402
+import pytest
 
-from vcm.data.assets import asset_file, fetch  # noqa: E402
-from vcm.errors import AssetError  # noqa: E402
+from vcm.data.assets import asset_file, fetch
+from vcm.errors import AssetError
 
 
 @pytest.fixture(scope="session")
