@@ -308,7 +308,7 @@ def test_bad_arguments(asset_path: AssetPath, task: YOLOTask, photos: list[Tenso
         task.tail(replace(features, image_sizes=features.image_sizes * 2))
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_other_precisions_find_the_same_objects(
     asset_path: AssetPath, photos: list[Tensor], dtype: torch.dtype
 ) -> None:
@@ -320,7 +320,7 @@ def test_other_precisions_find_the_same_objects(
     for e, f in zip(expected, found, strict=True):
         sure = e.scores > 0.6
         iou = box_iou(e.boxes[sure].double(), f.boxes.double()) * (e.labels[sure][:, None] == f.labels)
-        assert (iou.amax(dim=1) > 0.9).all()
+        assert (iou > 0.85).any(dim=1).all()
 
 
 def test_cfg_and_names_with_windows_marks(asset_path: AssetPath, tmp_path: Path) -> None:

@@ -1,0 +1,179 @@
+import csv
+import os
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import bjontegaard
+import pytest
+from PIL import Image
+
+from vcm.codecs import AVIFCodec, CodecPool, JPEGCodec, WebPCodec
+from vcm.errors import ArgumentError, EvaluationError
+from vcm.evaluation.curves import axes_of, compare, curves
+from vcm.evaluation.evaluate import Evaluation
+from vcm.evaluation.report import build_report
+from vcm.evaluation.results import Results
+from vcm.evaluation.systems import PictureSystem
+
+CHROMIUM = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update", "--window-size=1400,900"),
+    *("--virtual-time-budget=5000", "--allow-file-access-from-files", "--dump-dom"),
+)
+
+PROBE = """<script>addEventListener("load", () => {
+  const box = element => {
+    const r = element.getBoundingClientRect();
+    return [r.x, r.y, r.width, r.height].map(Math.round).join();
+  };
+  const every = selector => [...document.querySelectorAll(selector)];
+  const root = document.documentElement;
+  const fetched = performance.getEntriesByType("resource").filter(entry => !entry.name.startsWith("data:"));
+  const seen = {
+    sizes: [...document.images].map(image => image.naturalWidth).join(),
+    overlays: every(".picture").every(p => box(p.querySelector("img")) == box(p.querySelector("svg"))),
+    plots: every(".plots svg").map(plot => Math.round(plot.getBoundingClientRect().width)).join(),
+    overflow: root.scrollWidth > root.clientWidth,
+    fetched: fetched.length,
+  };
+  for (const [name, value] of Object.entries(seen)) document.body.setAttribute("data-" + name, value);
+});</script></body>"""
+
+
+def evaluate(world, folder, codecs, **options):
+    task = options.pop("task", None) or world.task()
+    with CodecPool(workers=1) as pool:
+        systems = [
+            PictureSystem(name, codec, task) for name, versions in codecs.items() for codec in versions
+        ]
+        return Evaluation(
+            "<script>alert(1)</script>", task, world.dataset(), systems, folder=folder, pool=pool, **options
+        ).run()
+
+
+@pytest.fixture
+def run(world, tmp_path):
+    """Three codecs at three or four qualities, and the report on them."""
+    codecs = {
+        "jpeg": [JPEGCodec(quality=q) for q in (5, 25, 50, 80)],
+        "webp": [WebPCodec(quality=q) for q in (5, 40, 80)],
+        "avif": [AVIFCodec(quality=q, speed=10) for q in (10, 40, 70)],
+    }
+    evaluate(world, tmp_path / "run", codecs, examples=2)
+    return tmp_path / "run"
+
+
+class Links(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.links = []
+
+    def handle_starttag(self, tag, attrs):
+        self.links += [value for name, value in attrs if name in ("src", "href", "xlink:href") and tag != "a"]
+
+
+def test_report_is_one_file_with_plots_beside_it(run):
+    html = build_report([run]).read_text()
+    links = Links()
+    links.feed(html)
+    assert links.links
+    assert all(link.startswith(("data:", "#")) for link in links.links)
+    assert "url(http" not in html
+    assert "<script>alert" not in html
+    assert "&lt;script&gt;alert(1)" in html
+    names = {path.name for path in (run / "plots").iterdir()}
+    stems = {"rate_map_truth", "rate_map_pseudo", "rate_psnr", "rate_ms_ssim_db"}
+    assert names == {f"{stem}{suffix}" for stem in stems for suffix in (".svg", ".png")}
+    for stem in stems:
+        assert ElementTree.parse(run / "plots" / f"{stem}.svg").getroot().tag.endswith("svg")
+        with Image.open(run / "plots" / f"{stem}.png") as picture:
+            assert min(picture.size) > 300
+
+
+def test_bd_rates_equal_bjontegaard_on_the_csv(run):
+    with (run / "results.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["labels"] == "pseudo"]
+    columns = {
+        name: [[float(r[key]) for r in rows if r["system"] == name] for key in ("bpp", "psnr")]
+        for name in ("jpeg", "webp", "avif")
+    }
+    results = Results.read(run)
+    axis = next(axis for axis in axes_of(results) if axis.key == "psnr")
+    found = {c.system: c.rate for c in compare(curves(results.points, axis), "jpeg")}
+    for name in ("webp", "avif"):
+        expected = bjontegaard.bd_rate(
+            *columns["jpeg"], *columns[name], method="pchip", require_matching_points=False, min_overlap=0
+        )
+        assert found[name].value == pytest.approx(expected, abs=1e-9)
+    html = build_report([run], anchor="jpeg").read_text()
+    assert f"{found['avif'].value:+.1f} %" in html
+
+
+def test_failures_are_shown(world, tmp_path):
+    (tmp_path / "images/02.png").write_text("no <b>picture</b>")
+    evaluate(world, tmp_path / "run", {"jpeg": [JPEGCodec(quality=50)]})
+    html = build_report([tmp_path / "run"]).read_text()
+    assert re.search(r"left out: 2 .*02\.png: is not a picture", html)
+
+
+def test_runs_of_one_task_and_data_are_drawn_together(world, run, tmp_path):
+    evaluate(
+        world, tmp_path / "more", {"jpeg-444": [JPEGCodec(quality=q, chroma="444") for q in (5, 30, 80)]}
+    )
+    html = build_report([run, tmp_path / "more"], output=tmp_path / "both").read_text()
+    assert "JPEG (jpeg-444)" in html
+    with pytest.raises(EvaluationError, match="both hold jpeg at quality 5"):
+        build_report([run, run])
+    evaluate(world, tmp_path / "other", {"jpeg": [JPEGCodec(quality=5)]}, task=world.task(threshold=0.7))
+    with pytest.raises(EvaluationError, match="different tasks or pictures"):
+        build_report([run, tmp_path / "other"])
+
+
+def test_bad_input(run, tmp_path):
+    with pytest.raises(EvaluationError, match="holds no results"):
+        build_report([tmp_path / "nowhere"])
+    with pytest.raises(ArgumentError, match="anchor must be one of jpeg, webp, avif"):
+        build_report([run], anchor="bpg")
+    with pytest.raises(ArgumentError, match="accuracy must be one of map, map_50"):
+        build_report([run], accuracy="top_1")
+    (run / "results.json").write_text("{")
+    with pytest.raises(EvaluationError, match="damaged"):
+        build_report([run])
+
+
+@pytest.mark.parametrize("width", [1280, 420])
+def test_page_in_chromium(run, tmp_path, width):
+    browser = shutil.which("chromium")
+    if browser is None:
+        assert not os.environ.get("CI"), "CI needs Chromium"
+        pytest.skip("no Chromium here")
+    html = build_report([run]).read_text()
+    frame = f'<body style="margin:0"><iframe src="page.html" style="width:{width}px;height:900px;border:0"></iframe>'
+    assert html.count("</body>") == 1
+    page = tmp_path / "page.html"
+    page.write_text(html.replace("</body>", PROBE))
+    (tmp_path / "frame.html").write_text(
+        f"{frame}<script>addEventListener('load', () => setTimeout(() => "
+        "document.body.append(document.querySelector('iframe').contentDocument.body.cloneNode(false).outerHTML), 500))"
+        "</script></body>"
+    )
+    command = [
+        browser,
+        *CHROMIUM,
+        f"--user-data-dir={tmp_path / 'profile'}",
+        (tmp_path / "frame.html").as_uri(),
+    ]
+    dumped = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    copied = dumped.split("&lt;body", 1)[1].replace("&quot;", '"')
+    seen = dict(re.findall(r'data-(\w+)="([^"]*)"', copied))
+    sizes = [int(size) for size in seen["sizes"].split(",")]
+    assert len(sizes) == 2 * 4
+    assert all(170 <= size < 180 for size in sizes)
+    assert seen["overlays"] == "true"
+    assert len(seen["plots"].split(",")) == 4
+    assert all(int(plot) > 250 for plot in seen["plots"].split(","))
+    assert seen["overflow"] == "false"
+    assert seen["fetched"] == "0"
