@@ -143,12 +143,13 @@ def test_a_program_that_hangs_is_killed_with_its_children(
 
 
 def test_a_child_in_another_session_does_not_hold_up_the_timeout(
-    program: Callable[..., str], photo: Photo
+    program: Callable[..., str], photo: Photo, tmp_path: Path
 ) -> None:
     """It keeps the pipes open, beyond the reach of what kills the program and its session."""
-    code = "import os, time; os.fork() or (os.setsid(), time.sleep(8))"
+    child = tmp_path / "child.py"
+    child.write_text("import os, time\nif os.fork() == 0:\n    os.setsid()\n    time.sleep(8)\n")
     for ending in ("sleep 60", "exit 0"):
-        bpgenc = program("bpgenc", f"{sys.executable} -c '{code}'; {ending}")
+        bpgenc = program("bpgenc", f"{sys.executable} {child}; {ending}")
         start = time.perf_counter()
         with pytest.raises(CodecError, match="ran longer than"):
             BPGSubprocessCodec(timeout_s=1, bpgenc=bpgenc).encode(photo(8, 8))

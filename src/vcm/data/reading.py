@@ -65,11 +65,12 @@ def picture_size(path: Path) -> tuple[int, int]:
         PictureError: If the header cannot be read.
     """
     try:
-        with warnings.catch_warnings(), Image.open(path) as image:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            width, height = image.size
-            # Pillow has turned a TIFF's size already.
-            turned = image.format != "TIFF" and image.getexif().get(_ORIENTATION) in _SIDEWAYS
+            with Image.open(path) as image:
+                width, height = image.size
+                # Pillow has turned a TIFF's size already.
+                turned = image.format != "TIFF" and image.getexif().get(_ORIENTATION) in _SIDEWAYS
     except Exception as error:  # whatever Pillow's readers raise on damaged files
         raise PictureError(f"{printable(path)}: its size cannot be read: {error}") from error
     return (width, height) if turned else (height, width)

@@ -64,11 +64,12 @@ def difference_hash(image: Image.Image) -> int:
 def _photograph_hash(path: Path) -> int | None:
     """The picture's difference hash, or None where it is no photograph to train on."""
     try:
-        with warnings.catch_warnings(), Image.open(path) as image:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # damaged EXIF and the like: the pixels are what counts
-            width, height = image.size
-            if min(width, height) < MIN_SIDE or path.stat().st_size * 8 / (width * height) <= MIN_BPP:
-                return None
-            return difference_hash(image)
+            with Image.open(path) as image:
+                width, height = image.size
+                if min(width, height) < MIN_SIDE or path.stat().st_size * 8 / (width * height) <= MIN_BPP:
+                    return None
+                return difference_hash(image)
     except (OSError, ValueError, SyntaxError):  # Pillow's own for what it cannot read
         return None
