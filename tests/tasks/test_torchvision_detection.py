@@ -183,7 +183,7 @@ def test_bad_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ({"architecture": "ssd"}, "architecture must be one of fcos, .*; got 'ssd'"),
         ({"cut": "layer5"}, "cut must be one of stem, .*, fpn; got 'layer5'"),
         ({"min_size": 2000}, "min_size must be from 1 to max_size=1333 pixels"),
-        ({"score_threshold": -1.0}, "score_threshold must be from 0 to 1"),
+        ({"score_threshold": -1.0}, "score_threshold must be a number from 0 to 1"),
     ):
         with pytest.raises(ArgumentError, match=message):
             TorchvisionDetectionTask(**{"architecture": "fcos", "weights": None, **options})
