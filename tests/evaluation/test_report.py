@@ -151,13 +151,15 @@ def test_page_in_chromium(run, tmp_path, width):
         assert not os.environ.get("CI"), "CI needs Chromium"
         pytest.skip("no Chromium here")
     html = build_report([run]).read_text()
-    frame = f'<body style="margin:0"><iframe src="page.html" style="width:{width}px;height:900px;border:0"></iframe>'
+    style = f"width:{width}px;height:900px;border:0"
+    frame = f'<body style="margin:0"><iframe src="page.html" style="{style}"></iframe>'
     assert html.count("</body>") == 1
     page = tmp_path / "page.html"
     page.write_text(html.replace("</body>", PROBE))
     (tmp_path / "frame.html").write_text(
         f"{frame}<script>addEventListener('load', () => setTimeout(() => "
-        "document.body.append(document.querySelector('iframe').contentDocument.body.cloneNode(false).outerHTML), 500))"
+        "document.body.append(document.querySelector('iframe').contentDocument.body.cloneNode(false).outerHTML), "
+        "500))"
         "</script></body>"
     )
     command = [
