@@ -64,24 +64,25 @@ def test_killed_with_sigkill_and_restarted_gives_the_same_bytes(vcm, tmp_path):
     assert "results.csv" in content(tmp_path / "whole")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["codec=[jpg]"], "codec must be one of"),
-        (["quality=5"], "quality"),
-        ([*TWO, "codecs.jpeg.qualities=[101]"], "quality must be a whole number from 1 to 100"),
-        ([*TWO, "codecs.jpeg.qualities=[high]"], "got 'high'"),
-        ([*TWO, "codecs.jpeg.qualities=[]"], "at least one quality"),
-        (["codec=[bpgenc]"], "BPGCodec"),
-        ([*TWO, "task.weights=nowhere.weights"], "nowhere.weights"),
-        ([*TWO, "data=pictures", "data.test.root=nowhere"], "no such folder"),
-        ([*TWO, "data=pictures", "data.test.root=."], "holds no picture"),
-        ([*TWO, "data=pictures"], "data.test.root"),
-        ([*TWO, "device=cuda:7"], "device must be"),
-        ([*TWO, "labels=[gold]"], "labels must be"),
-        ([*TWO, "task=yolov3"], "task.weights"),
-    ],
-)
+MISTAKES = [
+    (["codec=[jpg]"], "codec must be one of"),
+    (["quality=5"], "quality"),
+    ([*TWO, "codecs.jpeg.qualities=[101]"], "quality must be a whole number from 1 to 100"),
+    ([*TWO, "codecs.jpeg.qualities=[high]"], "got 'high'"),
+    ([*TWO, "codecs.jpeg.qualities=[]"], "at least one quality"),
+    (["codec=[bpgenc]"], "BPGCodec"),
+    ([*TWO, "task.weights=nowhere.weights"], "nowhere.weights"),
+    ([*TWO, "data=pictures", "data.test.root=nowhere"], "no such folder"),
+    ([*TWO, "data=pictures", "data.test.root=."], "holds no picture"),
+    ([*TWO, "data=pictures"], "data.test.root"),
+    ([*TWO, "device=cuda:7"], "device must be"),
+    ([*TWO, "labels=[gold]"], "labels must be"),
+    ([*TWO, "task=yolov3"], "task.weights"),
+]
+SLOW = [pytest.param(*mistake, marks=pytest.mark.slow) for mistake in MISTAKES[3:]]
+
+
+@pytest.mark.parametrize(("arguments", "message"), [*MISTAKES[:3], *SLOW])
 def test_mistakes_are_told_without_a_traceback(vcm, arguments, message):
     done = vcm(*arguments)
     assert done.returncode != 0

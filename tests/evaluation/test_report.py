@@ -158,8 +158,8 @@ def test_page_in_chromium(run, tmp_path, width):
     page.write_text(html.replace("</body>", PROBE))
     (tmp_path / "frame.html").write_text(
         f"{frame}<script>addEventListener('load', () => setTimeout(() => "
-        "document.body.append(document.querySelector('iframe').contentDocument.body.cloneNode(false).outerHTML), "
-        "500))"
+        "document.body.append(document.querySelector('iframe').contentDocument.body.cloneNode(false)"
+        ".outerHTML), 500))"
         "</script></body>"
     )
     command = [
