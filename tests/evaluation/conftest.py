@@ -96,6 +96,8 @@ def targets():
     def make(boxes, labels):
         boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
         area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-        return BoxTarget(boxes, torch.tensor(labels), torch.zeros(len(boxes), dtype=torch.bool), area)
+        return BoxTarget(
+            boxes, torch.tensor(labels, dtype=torch.int64), torch.zeros(len(boxes), dtype=torch.bool), area
+        )
 
     return make

@@ -99,12 +99,12 @@ class RecordFile:
         lines = self.path.read_bytes().split(b"\n") if self.path.exists() else []
         records: dict[str, Record] = {}
         whole = 0
-        if lines and lines[0].decode(errors="replace") == self._header:
+        if len(lines) > 1 and lines[0].decode(errors="replace") == self._header:
             whole = len(lines[0]) + 1
             for line in lines[1:-1]:  # what follows the last line feed was cut short
                 try:
                     record = Record(**_with_infinities(json.loads(line)))
-                except (ValueError, TypeError):
+                except (ValueError, TypeError, AttributeError):  # not a record
                     break
                 records[record.image_id] = record
                 whole += len(line) + 1

@@ -1,0 +1,43 @@
+import pytest
+from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
+
+from vcm.categories import COCO_CATEGORIES, canonical, match_categories
+
+VOC = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
+    "dog",
+    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+
+
+def test_names_are_those_that_torchvision_has():
+    theirs = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+    assert [name for name in theirs if name not in ("N/A", "__background__")] == list(COCO_CATEGORIES)
+    assert len(set(COCO_CATEGORIES)) == 80
+
+
+def test_darknets_names_are_the_same_in_its_own_words(asset_path):
+    names = asset_path("yolov3-tiny", "coco.names").read_text().split("\n")[:80]
+    assert {"motorbike", "aeroplane", "sofa", "tvmonitor", "pottedplant", "diningtable"} <= set(names)
+    assert match_categories(names, COCO_CATEGORIES) == list(range(80))
+    assert match_categories(COCO_CATEGORIES, names) == list(range(80))
+
+
+def test_vocs_twenty_are_all_in_coco():
+    matched = [COCO_CATEGORIES[index] for index in match_categories(VOC, COCO_CATEGORIES)]
+    translated = {
+        "aeroplane": "airplane", "diningtable": "dining table", "motorbike": "motorcycle",
+        "pottedplant": "potted plant", "sofa": "couch", "tvmonitor": "tv",
+    }  # fmt: skip
+    assert matched == [translated.get(name, name) for name in VOC]
+
+
+@pytest.mark.parametrize("name", ["Traffic Light", "traffic-light", "traffic_light", "TrafficLight"])
+def test_case_and_spaces_do_not_matter(name):
+    assert canonical(name) == canonical("traffic light")
+
+
+def test_unknown_names_and_no_names():
+    assert match_categories(["unicorn", "cat"], ["dog", "cat"]) == [-1, 1]
+    assert match_categories([], ["dog"]) == []
+    assert match_categories(["dog"], []) == [-1]
