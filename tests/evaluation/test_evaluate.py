@@ -165,6 +165,17 @@ def test_changed_settings_never_meet_old_records(build, world, tmp_path):
     assert evaluation.task.predictions == 20
 
 
+def test_another_version_of_vcm_makes_records_stale(build, monkeypatch):
+    from vcm.evaluation import evaluate
+
+    build().run()
+    versions = {**evaluate.package_versions(), "vcm": "99"}
+    monkeypatch.setattr(evaluate, "package_versions", lambda: versions)
+    evaluation = build()
+    evaluation.run()
+    assert evaluation.task.predictions == 40
+
+
 def test_added_quality_costs_only_itself(build):
     build().run()
     more = build(codecs={"jpeg": [JPEGCodec(quality=q) for q in (1, 40, 80)]})

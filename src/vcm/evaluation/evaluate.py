@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-import torchvision
 from filelock import FileLock, Timeout
 
 from vcm.codecs import CodecPool
@@ -22,6 +20,7 @@ from vcm.evaluation.labels import (
     true_labels,
 )
 from vcm.evaluation.points import Point, accuracy_of, measure, shared_images
+from vcm.evaluation.provenance import DECIDING_PACKAGES, package_versions
 from vcm.evaluation.recording import Progress, Recorder
 from vcm.evaluation.records import RecordFile, prediction_from_json
 from vcm.evaluation.results import TIMINGS_CSV, ImageFailure, Results, timing_row, write_csv
@@ -113,11 +112,11 @@ class Evaluation:
 
     def _run(self, progress: Progress) -> Results:
         data = self.dataset.settings()
+        all_versions = package_versions()
         base: Settings = {
             "data": data,
             "task": self.task.settings(),
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
+            "versions": {name: all_versions[name] for name in DECIDING_PACKAGES if name in all_versions},
             "device": next(self.task.parameters()).device.type,
         }
         recorder = Recorder(self.task, self.dataset, self.folder, base, pool=self.pool, progress=progress)

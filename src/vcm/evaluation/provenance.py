@@ -16,6 +16,9 @@ PACKAGES = (
     "pytorch-msssim", "numpy", "pillow", "av", "timm", "pillow-jxl-plugin",
 )  # fmt: skip
 
+DECIDING_PACKAGES = ("vcm", "torch", "torchvision", "pillow", "timm", "pytorch-msssim")
+"""Those that read pictures, run tasks or measure: another version of one makes records stale."""
+
 
 def provenance(device: torch.device, workers: int) -> dict[str, Any]:
     """Versions, machine and threads, as plain JSON values."""
