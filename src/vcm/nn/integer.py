@@ -1,0 +1,183 @@
+"""A hyper-decoder in exact integer arithmetic: the same entropy-coder tables on every device.
+
+An entropy decoder that is off by one table index loses the rest of its stream. Floating-point sums depend on
+their order, and so on device, thread count and library; sums of integers do not. Here every weight and
+activation is an integer held as float64, small enough that each product and each partial sum stays below
+2^53, where float64 is exact; the only other operations are scaling by powers of two and rounding down.
+After Ballé, Johnston, Minnen, Integer Networks for Data Compression with Latent-Variable Models, ICLR 2019.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vcm.errors import ArgumentError
+
+FRACTION_BITS = 12
+"""Activations are multiples of 2^-12."""
+ACTIVATION_LIMIT = float(1 << 23)
+"""Activations are clipped to ±2^23 · 2^-12 = ±2048."""
+WEIGHT_LIMIT = (1 << 15) - 1
+MAX_WEIGHT_SHIFT = 24
+BIAS_LIMIT = float(1 << 50)
+_SLOPE_BITS = 16
+_SLOPE = round(0.01 * (1 << _SLOPE_BITS))  # LeakyReLU's
+_EXACT = float(1 << 53)
+
+
+class IntegerConvTranspose2d(nn.Module):
+    """A transposed convolution of integers, zero until `copy_from`.
+
+    Each output channel has weights w·2^k, as int16, with its own k, as large as fits.
+
+    Args:
+        in_channels: Channels in.
+        out_channels: Channels out.
+        kernel_size: Side of the kernel, odd.
+        stride: How many times larger the output is.
+
+    Raises:
+        ArgumentError: If there are so many channels that a sum could exceed 2^53.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    shift: Tensor
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int) -> None:
+        super().__init__()
+        self.kernel_size, self.stride = kernel_size, stride
+        taps = math.ceil(kernel_size / stride) ** 2
+        most = int((_EXACT - BIAS_LIMIT) / (ACTIVATION_LIMIT * WEIGHT_LIMIT * taps))
+        if in_channels > most:
+            raise ArgumentError(
+                "in_channels", expected=f"at most {most}, for sums to be exact", got=in_channels
+            )
+        shape = (in_channels, out_channels, kernel_size, kernel_size)
+        self.register_buffer("weight", torch.zeros(shape, dtype=torch.int16))
+        self.register_buffer("bias", torch.zeros(out_channels, dtype=torch.int64))
+        self.register_buffer("shift", torch.zeros(out_channels, dtype=torch.uint8))
+
+    @torch.no_grad()
+    def copy_from(self, weight: Tensor, bias: Tensor) -> None:
+        """Quantize floating-point weights; the result does not depend on the device.
+
+        Args:
+            weight: (in_channels, out_channels, k, k).
+            bias: (out_channels,).
+
+        Raises:
+            ArgumentError: If any is not finite.
+        """
+        for name, values in (("weight", weight), ("bias", bias)):
+            if not values.isfinite().all():
+                raise ArgumentError(name, expected="finite", got="NaN or infinite values")
+        exact = weight.double()
+        largest = exact.abs().amax(dim=(0, 2, 3))
+        _, exponent = torch.frexp(largest)  # largest < 2^exponent, so largest · 2^(15 - exponent) < 2^15
+        shift = torch.where(largest > 0, 15 - exponent, 0).clamp(0, MAX_WEIGHT_SHIFT)
+        power = torch.ldexp(torch.ones_like(largest), shift)
+        scaled = (exact * power[:, None, None]).round().clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT)
+        offset = (bias.double() * power * (1 << FRACTION_BITS)).round().clamp(-BIAS_LIMIT, BIAS_LIMIT)
+        self.weight.copy_(scaled)
+        self.bias.copy_(offset)
+        self.shift.copy_(shift)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run on activations.
+
+        Args:
+            x: (N, in_channels, h, w) float64, integers within ±2^23.
+
+        Returns:
+            (N, out_channels, stride·h, stride·w) float64, integers within ±2^23.
+        """
+        height, width = x.shape[-2:]
+        # Products and sums, nothing else: F.conv_transpose2d may go through a Fourier or Winograd transform.
+        columns = self.weight.double().flatten(1).T @ x.flatten(2)
+        sums = F.fold(
+            columns,
+            (height * self.stride, width * self.stride),
+            self.kernel_size,
+            padding=self.kernel_size // 2,
+            stride=self.stride,
+        )
+        sums = sums + self.bias.double()[:, None, None]
+        power = torch.ldexp(torch.ones_like(self.shift, dtype=torch.float64), -self.shift.int())
+        rounded = torch.floor(sums * power[:, None, None] + 0.5)
+        return rounded.clamp(-ACTIVATION_LIMIT, ACTIVATION_LIMIT)
+
+
+class IntegerHyperSynthesis(nn.Module):
+    """h_s of one width in exact arithmetic: symbols of z → indexes of the Gaussian tables for y.
+
+    ```
+    z symbols ─► + median ─► deconv 5×5/2 ─► LeakyReLU ─► deconv 5×5/2 ─► LeakyReLU ─► deconv 3×3/1 ─► > thresholds ─► indexes
+    ```
+
+    Its buffers are integers: they go into checkpoints, and stay what they are when the network is cast to
+    another precision.
+
+    Args:
+        width: Channels.
+        num_scales: Entries of the scale table.
+    """
+
+    medians: Tensor
+    thresholds: Tensor
+
+    def __init__(self, width: int, num_scales: int) -> None:
+        super().__init__()
+        self.deconvs = nn.ModuleList(
+            IntegerConvTranspose2d(width, width, kernel, stride)
+            for kernel, stride in ((5, 2), (5, 2), (3, 1))
+        )
+        self.register_buffer("medians", torch.zeros(width, dtype=torch.int64))
+        self.register_buffer("thresholds", torch.zeros(num_scales - 1, dtype=torch.int64))
+
+    @torch.no_grad()
+    def copy_from(
+        self, layers: Sequence[tuple[Tensor, Tensor]], medians: Tensor, scale_table: Tensor
+    ) -> None:
+        """Take over a floating-point h_s.
+
+        Args:
+            layers: Weight and bias of each transposed convolution.
+            medians: (width,), of z's entropy bottleneck.
+            scale_table: (num_scales,) ascending standard deviations; index i stands for scales above
+                `scale_table[i - 1]`, up to `scale_table[i]`.
+
+        Raises:
+            ArgumentError: If a weight is not finite.
+        """
+        for deconv, (weight, bias) in zip(self.deconvs, layers, strict=True):
+            assert isinstance(deconv, IntegerConvTranspose2d)
+            deconv.copy_from(weight, bias)
+        self.medians.copy_((medians.double() * (1 << FRACTION_BITS)).round())
+        self.thresholds.copy_((scale_table[:-1].double() * (1 << FRACTION_BITS)).floor())
+
+    @torch.no_grad()
+    def forward(self, z_symbols: Tensor) -> Tensor:
+        """Table indexes for y.
+
+        Args:
+            z_symbols: (width, h, w) integers: round(z − median).
+
+        Returns:
+            (width, 4·h, 4·w) int32, from 0 to num_scales − 1.
+        """
+        x = z_symbols.double()[None] * (1 << FRACTION_BITS) + self.medians.double()[:, None, None]
+        x = x.clamp(-ACTIVATION_LIMIT, ACTIVATION_LIMIT)
+        for number, deconv in enumerate(self.deconvs):
+            x = deconv(x if number == 0 else _leaky_relu(x))
+        return torch.bucketize(x[0], self.thresholds.double(), out_int32=True)
+
+
+def _leaky_relu(x: Tensor) -> Tensor:
+    below = torch.floor(x * _SLOPE / (1 << _SLOPE_BITS) + 0.5)
+    return torch.where(x < 0, below, x)

@@ -1,0 +1,21 @@
+"""Method A: one encoder that runs at several widths (Cao et al., IEEE Access 2023)."""
+
+from vcm.nn.slimmable.factorized import LatentScalable, SlimmableFactorized
+from vcm.nn.slimmable.files import build_network, load_network, save_network
+from vcm.nn.slimmable.hyperprior import SlimmableHyperprior
+from vcm.nn.slimmable.network import RECONSTRUCTION, CodecOutput, FeatureMap, MultiTaskNetwork
+from vcm.nn.slimmable.transforms import DenseEncoder
+
+__all__ = [
+    "RECONSTRUCTION",
+    "CodecOutput",
+    "DenseEncoder",
+    "FeatureMap",
+    "LatentScalable",
+    "MultiTaskNetwork",
+    "SlimmableFactorized",
+    "SlimmableHyperprior",
+    "build_network",
+    "load_network",
+    "save_network",
+]

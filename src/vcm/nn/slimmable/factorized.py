@@ -1,0 +1,183 @@
+"""Networks whose latent has a factorized prior: slimmable (S-BFM, Ba-BFM) and latent-scalable (LSS-BFM)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+
+import torch
+from compressai.entropy_models import EntropyBottleneck
+from torch import Tensor, nn
+
+from vcm.nn.slimmable.network import CodecOutput, FeatureMap, MultiTaskNetwork
+from vcm.nn.slimmable.transforms import LATENT_STRIDE, Analysis, DenseEncoder
+
+Y = "y"
+
+
+class SlimmableFactorized(MultiTaskNetwork):
+    """S-BFM (Cao et al., IEEE Access 2023): a slimmable encoder, and a factorized prior for each width.
+
+    ```
+    x ─► g_a at width i ─► y ─► Q ─► ŷ ─► decoder of task i
+                                │
+                                └─ entropy bottleneck i
+    ```
+
+    With one width it is the fixed-width baseline Ba-BFM, CompressAI's bmshj2018-factorized without the first
+    bias. Arguments are those of `MultiTaskNetwork`.
+    """
+
+    stride = LATENT_STRIDE
+
+    def __init__(
+        self,
+        widths: Mapping[str, int],
+        *,
+        features: Mapping[str, FeatureMap] | None = None,
+        channels: int | None = None,
+    ) -> None:
+        super().__init__(widths, features=features, channels=channels)
+        self.g_a = Analysis(self.widths)
+        self.entropy_bottlenecks = nn.ModuleList(EntropyBottleneck(width) for width in self.widths)
+
+    def forward(self, x: Tensor, task: str) -> CodecOutput:
+        """See `MultiTaskNetwork.forward`."""
+        y = self.g_a(x, self.index(task))
+        y_hat, likelihoods = in_float32(self._bottleneck(task), y)
+        return CodecOutput(self.decode(y_hat, task), {Y: likelihoods})
+
+    def sections(self, task: str) -> tuple[str, ...]:
+        """One: the latent."""
+        self.index(task)
+        return (Y,)
+
+    def quantize(self, latents: tuple[Tensor, ...], task: str) -> dict[str, Tensor]:
+        """See `MultiTaskNetwork.quantize`."""
+        return {Y: torch.round(latents[0].float() - medians(self._bottleneck(task)))[0]}
+
+    def indexes(
+        self, task: str, section: str, decoded: Mapping[str, Tensor], size: tuple[int, int]
+    ) -> Tensor:
+        """Every channel has its own row."""
+        return channel_rows(self.widths[self.index(task)], size, self.stride)
+
+    def table(self, task: str, section: str) -> EntropyBottleneck:
+        """The width's entropy bottleneck."""
+        return self._bottleneck(task)
+
+    def dequantize(self, symbols: Mapping[str, Tensor], task: str) -> Tensor:
+        """See `MultiTaskNetwork.dequantize`."""
+        return symbols[Y][None] + medians(self._bottleneck(task))
+
+    def encoder(self, task: str) -> DenseEncoder:
+        """See `MultiTaskNetwork.encoder`."""
+        return DenseEncoder(self.g_a.dense(self.index(task)), None)
+
+    def bottlenecks(self, task: str) -> list[EntropyBottleneck]:
+        """The width's own."""
+        return [self._bottleneck(task)]
+
+    def _bottleneck(self, task: str) -> EntropyBottleneck:
+        return self.entropy_bottlenecks[self.index(task)]
+
+
+class LatentScalable(MultiTaskNetwork):
+    """LSS-BFM, latent-space scalability (Choi and Bajić, IEEE TIP 31, 2022) with a factorized prior.
+
+    ```
+    x ─► g_a at full width ─► y = (base | enhancement | …) ─► Q ─► ŷ
+                                   └─ first task's ─┘
+                                   └─── next task's ────┘     ŷ[:w] ─► decoder of the task with width w
+    ```
+
+    One encoder of full width: a narrow task is sent the latent's first channels, a wider one those and the
+    channels after them. Arguments are those of `MultiTaskNetwork`.
+    """
+
+    stride = LATENT_STRIDE
+
+    def __init__(
+        self,
+        widths: Mapping[str, int],
+        *,
+        features: Mapping[str, FeatureMap] | None = None,
+        channels: int | None = None,
+    ) -> None:
+        super().__init__(widths, features=features, channels=channels)
+        self.g_a = Analysis(self.widths[-1:])
+        # One bottleneck for the channels that each task adds.
+        self.layers = tuple(pairwise((0, *self.widths)))
+        self.entropy_bottlenecks = nn.ModuleList(
+            EntropyBottleneck(stop - start) for start, stop in self.layers
+        )
+
+    def forward(self, x: Tensor, task: str) -> CodecOutput:
+        """See `MultiTaskNetwork.forward`."""
+        y = self.g_a(x, 0)
+        coded = [
+            in_float32(bottleneck, y[:, start:stop])
+            for (start, stop), bottleneck in self._layers(task).values()
+        ]
+        y_hat = torch.cat([values for values, _ in coded], dim=1)
+        likelihoods = {name: values for name, (_, values) in zip(self.sections(task), coded, strict=True)}
+        return CodecOutput(self.decode(y_hat, task), likelihoods)
+
+    def sections(self, task: str) -> tuple[str, ...]:
+        """One for each task up to this one: y0, y1, …"""
+        return tuple(f"{Y}{number}" for number in range(self.index(task) + 1))
+
+    def quantize(self, latents: tuple[Tensor, ...], task: str) -> dict[str, Tensor]:
+        """See `MultiTaskNetwork.quantize`."""
+        y = latents[0].float()
+        return {
+            name: torch.round(y[:, start:stop] - medians(bottleneck))[0]
+            for name, ((start, stop), bottleneck) in self._layers(task).items()
+        }
+
+    def indexes(
+        self, task: str, section: str, decoded: Mapping[str, Tensor], size: tuple[int, int]
+    ) -> Tensor:
+        """Every channel has its own row."""
+        start, stop = self._layers(task)[section][0]
+        return channel_rows(stop - start, size, self.stride)
+
+    def table(self, task: str, section: str) -> EntropyBottleneck:
+        """The entropy bottleneck of the channels that the section adds."""
+        return self._layers(task)[section][1]
+
+    def dequantize(self, symbols: Mapping[str, Tensor], task: str) -> Tensor:
+        """See `MultiTaskNetwork.dequantize`."""
+        parts = [symbols[name][None] + medians(b) for name, (_, b) in self._layers(task).items()]
+        return torch.cat(parts, dim=1)
+
+    def encoder(self, task: str) -> DenseEncoder:
+        """The encoder of full width, whose latent's first channels are the task's."""
+        return DenseEncoder(self.g_a.dense(0), None)
+
+    def bottlenecks(self, task: str) -> list[EntropyBottleneck]:
+        """That of the channels that the task adds."""
+        return [self.entropy_bottlenecks[self.index(task)]]
+
+    def _layers(self, task: str) -> dict[str, tuple[tuple[int, int], EntropyBottleneck]]:
+        pairs = zip(self.layers, self.entropy_bottlenecks, strict=True)
+        return dict(zip(self.sections(task), pairs, strict=False))
+
+
+def medians(bottleneck: EntropyBottleneck) -> Tensor:
+    """(1, C, 1, 1) float32."""
+    values: Tensor = bottleneck.quantiles[:, 0, 1].detach().float()
+    return values[None, :, None, None]
+
+
+def channel_rows(channels: int, size: tuple[int, int], stride: int) -> Tensor:
+    """Row c for every symbol of channel c: (channels, H/stride, W/stride) int32, on the CPU."""
+    rows = torch.arange(channels, dtype=torch.int32)[:, None, None]
+    return rows.expand(channels, size[0] // stride, size[1] // stride)
+
+
+def in_float32(model: nn.Module, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Call an entropy model outside autocast: half precision does not resolve probabilities."""
+    with torch.autocast(inputs[0].device.type, enabled=False):
+        values, likelihoods = model(*(tensor.float() for tensor in inputs))
+    return values, likelihoods

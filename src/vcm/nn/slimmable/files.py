@@ -1,0 +1,76 @@
+"""A trained network as one file: weights, entropy tables, and what builds it again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from vcm.errors import ArgumentError, VCMError, WeightsError
+from vcm.nn.slimmable.factorized import LatentScalable, SlimmableFactorized
+from vcm.nn.slimmable.hyperprior import SlimmableHyperprior
+from vcm.nn.slimmable.network import FeatureMap, MultiTaskNetwork
+from vcm.types import Settings
+
+NETWORKS = {kind.__name__: kind for kind in (SlimmableFactorized, SlimmableHyperprior, LatentScalable)}
+_KEY = "vcm"
+
+
+def build_network(architecture: Settings) -> MultiTaskNetwork:
+    """A new network from what `MultiTaskNetwork.architecture` gave.
+
+    Raises:
+        ArgumentError: If that is not such a description.
+    """
+    try:
+        kind = NETWORKS[architecture["network"]]
+        features = {task: FeatureMap(**target) for task, target in architecture["features"].items()}
+        return kind(architecture["widths"], features=features, channels=architecture["channels"])
+    except VCMError:
+        raise
+    except Exception as error:
+        expected = f"what MultiTaskNetwork.architecture() gives, of {', '.join(NETWORKS)}"
+        raise ArgumentError("architecture", expected=expected, got=architecture) from error
+
+
+def save_network(network: MultiTaskNetwork, path: str | Path, **notes: str) -> None:
+    """Write a network to a safetensors file, its tables in step with its weights.
+
+    Args:
+        network: What to save.
+        path: The file; its folder must exist.
+        notes: More to say about it, kept in the file's metadata.
+    """
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    metadata = {**notes, _KEY: json.dumps(network.architecture())}
+    partial = Path(path).with_name(Path(path).name + ".partial")
+    save_file(state, partial, metadata)
+    partial.replace(path)
+
+
+def load_network(path: str | Path) -> MultiTaskNetwork:
+    """Read a network that `save_network` wrote, in evaluation mode, on the CPU.
+
+    Raises:
+        WeightsError: If the file is missing, damaged or something else.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(
+            f"{path} cannot be read as a model: {error}. Give a .safetensors file that `vcm train` wrote."
+        ) from error
+    if _KEY not in metadata:
+        raise WeightsError(
+            f"{path} is a safetensors file, but not one that vcm wrote: it does not say what network it holds."
+        )
+    try:
+        network = build_network(json.loads(metadata[_KEY]))
+        network.load_state_dict(state)
+    except (ArgumentError, ValueError, RuntimeError) as error:
+        raise WeightsError(f"{path} does not hold the network that it says it holds: {error}") from error
+    return network.eval()

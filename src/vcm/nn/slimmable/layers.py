@@ -1,0 +1,181 @@
+"""Layers that run at several widths with one set of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from compressai.layers import GDN
+from torch import Tensor, nn
+
+from vcm.errors import ArgumentError
+from vcm.types import is_whole
+
+
+def check_widths(argument: str, widths: Sequence[int]) -> tuple[int, ...]:
+    """Return `widths` as a tuple, if they are one or more whole numbers from 1, each larger than the last.
+
+    Raises:
+        ArgumentError: If they are not.
+    """
+    values = tuple(widths)
+    if (
+        not values
+        or not all(is_whole(value) and value >= 1 for value in values)
+        or any(after <= before for before, after in zip(values, values[1:], strict=False))
+    ):
+        raise ArgumentError(
+            argument,
+            expected="one or more channel counts, strictly ascending from 1",
+            got=list(values),
+            remedy="List the widths from narrow to wide, each once.",
+        )
+    return tuple(int(value) for value in values)
+
+
+class SlimmableConv2d(nn.Conv2d):
+    """A convolution of which each width uses the first channels: `weight[:out, :in]`.
+
+    ```
+    (N, in_widths[i], H, W) ──► weight[:out_widths[i], :in_widths[i]] ──► (N, out_widths[i], H/s, W/s)
+    ```
+
+    Padding keeps H/s = ceil(H / stride). After Yu et al., Slimmable Neural Networks, ICLR 2019.
+
+    Args:
+        in_widths: Channels in, one entry a width; equal entries where the input has the same at every width.
+        out_widths: Channels out, one entry a width.
+        kernel_size: Side of the kernel, odd.
+        stride: Stride in pixels.
+        bias: Whether there is a bias.
+    """
+
+    def __init__(
+        self,
+        in_widths: Sequence[int],
+        out_widths: Sequence[int],
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        bias: bool = True,
+    ) -> None:
+        super().__init__(
+            max(in_widths), max(out_widths), kernel_size, stride, padding=kernel_size // 2, bias=bias
+        )
+        self.in_widths, self.out_widths = tuple(in_widths), tuple(out_widths)
+
+    def sliced(self, index: int) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias of width `index`: views of the first channels."""
+        outs, ins = self.out_widths[index], self.in_widths[index]
+        return self.weight[:outs, :ins], None if self.bias is None else self.bias[:outs]
+
+    def forward(self, x: Tensor, index: int) -> Tensor:  # type: ignore[override]  # a width is part of the call
+        """Run at width `index`, counted from 0."""
+        weight, bias = self.sliced(index)
+        return F.conv2d(x, weight, bias, self.stride, self.padding)
+
+    def dense(self, index: int) -> nn.Conv2d:
+        """A plain convolution with the weights of width `index`."""
+        weight, bias = self.sliced(index)
+        plain = nn.Conv2d(
+            weight.shape[1],
+            weight.shape[0],
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            bias=bias is not None,  # type: ignore[arg-type]  # torch's own tuples
+        ).to(weight)
+        _copy(plain, weight, bias)
+        return plain
+
+
+class SlimmableConvTranspose2d(nn.ConvTranspose2d):
+    """A transposed convolution of which each width uses the first channels: `weight[:in, :out]`.
+
+    ```
+    (N, in_widths[i], H, W) ──► weight[:in_widths[i], :out_widths[i]] ──► (N, out_widths[i], s·H, s·W)
+    ```
+
+    Args:
+        in_widths: Channels in, one entry a width.
+        out_widths: Channels out, one entry a width.
+        kernel_size: Side of the kernel, odd.
+        stride: How many times larger the output is.
+    """
+
+    def __init__(
+        self, in_widths: Sequence[int], out_widths: Sequence[int], kernel_size: int, *, stride: int = 1
+    ) -> None:
+        super().__init__(
+            max(in_widths),
+            max(out_widths),
+            kernel_size,
+            stride,
+            padding=kernel_size // 2,
+            output_padding=stride - 1,
+        )
+        self.in_widths, self.out_widths = tuple(in_widths), tuple(out_widths)
+
+    def sliced(self, index: int) -> tuple[Tensor, Tensor]:
+        """Weight and bias of width `index`: views of the first channels."""
+        ins, outs = self.in_widths[index], self.out_widths[index]
+        assert self.bias is not None
+        return self.weight[:ins, :outs], self.bias[:outs]
+
+    def forward(self, x: Tensor, index: int) -> Tensor:  # type: ignore[override]  # a width is part of the call
+        """Run at width `index`, counted from 0."""
+        weight, bias = self.sliced(index)
+        return F.conv_transpose2d(x, weight, bias, self.stride, self.padding, self.output_padding)  # type: ignore[arg-type]  # torch's own tuples
+
+
+class SwitchableGDN(nn.Module):
+    """One generalized divisive normalization (Ballé et al., arXiv 1511.06281) for each width.
+
+    Normalization weighs channels against each other, so widths cannot share it.
+
+    Args:
+        widths: Channels, one entry a width.
+        inverse: Whether it is the decoder's (IGDN).
+    """
+
+    def __init__(self, widths: Sequence[int], *, inverse: bool = False) -> None:
+        super().__init__()
+        self.at = nn.ModuleList(GDN(width, inverse=inverse) for width in widths)
+
+    def forward(self, x: Tensor, index: int) -> Tensor:
+        """Normalize (N, widths[index], H, W)."""
+        normalized: Tensor = self.at[index](x)
+        return normalized
+
+
+class DenseGDN(nn.Module):
+    """GDN with its parameters worked out: for inference, tracing and export.
+
+    ```
+    y = x · (β + γ·x²)^(−1/2)
+    ```
+
+    Args:
+        gdn: CompressAI's trained layer, not inverse.
+    """
+
+    beta: Tensor
+    gamma: Tensor
+
+    def __init__(self, gdn: GDN) -> None:
+        super().__init__()
+        with torch.no_grad():
+            self.register_buffer("beta", gdn.beta_reparam(gdn.beta).clone())
+            self.register_buffer("gamma", gdn.gamma_reparam(gdn.gamma)[:, :, None, None].clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize (N, C, H, W)."""
+        return x * torch.rsqrt(F.conv2d(x * x, self.gamma, self.beta))
+
+
+def _copy(plain: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> None:
+    with torch.no_grad():
+        plain.weight.copy_(weight)
+        if plain.bias is not None and bias is not None:
+            plain.bias.copy_(bias)

@@ -1,0 +1,309 @@
+"""One encoder that runs at several widths, each with a task of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import torch
+from compressai.entropy_models import EntropyBottleneck
+from compressai.entropy_models.entropy_models import EntropyModel
+from torch import Tensor, nn
+
+from vcm.errors import ArgumentError
+from vcm.nn.slimmable.layers import check_widths
+from vcm.nn.slimmable.transforms import DenseEncoder, FeatureTransform, Synthesis
+from vcm.types import Settings, is_whole
+
+RECONSTRUCTION = "reconstruction"
+"""The task whose decoder gives a picture for people."""
+FINGERPRINT_BYTES = 8
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """The feature map at a task network's cut.
+
+    Attributes:
+        channels: Its channels.
+        stride: Pixels of the network's input, a side, for each of its places.
+    """
+
+    channels: int
+    stride: int
+
+
+@dataclass(frozen=True, eq=False)
+class CodecOutput:
+    """What a network gives in training and for rate estimates.
+
+    Attributes:
+        decoded: (N, 3, H, W), about [0, 1], for reconstruction; for another task its feature map f̂.
+        likelihoods: Of every symbol, in (0, 1], by the latent's name.
+    """
+
+    decoded: Tensor
+    likelihoods: dict[str, Tensor]
+
+
+class MultiTaskNetwork(nn.Module, ABC):
+    """A learned codec with one encoder for several tasks, narrow to wide, and a decoder for each.
+
+    ```
+    x ─► encoder at the task's width ─► y ─► Q ─► ŷ ─┬─► g_s ─► x̂                 ("reconstruction")
+                                                      └─► feature transform ─► f̂   (any other task)
+    ```
+
+    Entropy-coder tables are integer buffers. They are worked out anew whenever weights have changed since,
+    before they are saved or coded with, and are taken as they are from a checkpoint; so one file codes the
+    same on every machine.
+
+    Args:
+        widths: Channels of the latent for each task, strictly ascending.
+        features: The feature map of every task but "reconstruction".
+        channels: Channels inside the decoders; None takes the largest width.
+
+    Attributes:
+        tasks: Names, in the order of their widths.
+        stride: Pixels to a multiple of which a picture's sides must be padded.
+
+    Raises:
+        ArgumentError: If widths do not ascend, or tasks and feature maps do not fit together.
+    """
+
+    stride: ClassVar[int]
+    fingerprints: Tensor
+
+    def __init__(
+        self,
+        widths: Mapping[str, int],
+        *,
+        features: Mapping[str, FeatureMap] | None = None,
+        channels: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.tasks = tuple(widths)
+        self.widths = check_widths("widths", list(widths.values()))
+        self.features = dict(features or {})
+        self.channels = max(self.widths) if channels is None else channels
+        if not is_whole(self.channels) or self.channels < 1:
+            raise ArgumentError("channels", expected="a whole number from 1", got=channels)
+        _check_tasks(self.tasks, self.features)
+        self.decoders = nn.ModuleDict()
+        for task, width in zip(self.tasks, self.widths, strict=True):
+            if task == RECONSTRUCTION:
+                self.decoders[task] = Synthesis(width, self.channels)
+            else:
+                target = self.features[task]
+                self.decoders[task] = FeatureTransform(width, target.channels, target.stride, self.channels)
+        self.register_buffer(
+            "fingerprints", torch.zeros(len(self.tasks), FINGERPRINT_BYTES, dtype=torch.uint8)
+        )
+        self._in_step_with: tuple[int, ...] | None = None
+        self.register_state_dict_pre_hook(_update_before_saving)
+        self.register_load_state_dict_post_hook(_trust_after_loading)
+
+    # --- what each kind of network says of itself ---------------------------------------------------------
+
+    @abstractmethod
+    def forward(self, x: Tensor, task: str) -> CodecOutput:
+        """Encode at the task's width and decode.
+
+        Symbols are replaced by additive noise in training mode, and rounded otherwise.
+
+        Args:
+            x: (N, 3, H, W) in [0, 1], sides multiples of `stride`.
+            task: One of `tasks`.
+        """
+
+    @abstractmethod
+    def sections(self, task: str) -> tuple[str, ...]:
+        """Names of the parts of the task's stream, in the order in which they are coded."""
+
+    @abstractmethod
+    def quantize(self, latents: tuple[Tensor, ...], task: str) -> dict[str, Tensor]:
+        """Integer symbols of one picture, by section.
+
+        Args:
+            latents: What `at_width(task)` gives for a batch of one.
+            task: One of `tasks`.
+
+        Returns:
+            (C, h, w) float, whole numbers, by section.
+        """
+
+    @abstractmethod
+    def indexes(
+        self, task: str, section: str, decoded: Mapping[str, Tensor], size: tuple[int, int]
+    ) -> Tensor:
+        """Which row of the section's table each symbol is coded with: (C, h, w) int32.
+
+        Args:
+            task: One of `tasks`.
+            section: One of its sections.
+            decoded: Symbols of the sections before it.
+            size: (height, width) of the padded picture in pixels.
+        """
+
+    @abstractmethod
+    def table(self, task: str, section: str) -> EntropyModel:
+        """CompressAI's entropy model whose cumulative distributions the section is coded with."""
+
+    @abstractmethod
+    def dequantize(self, symbols: Mapping[str, Tensor], task: str) -> Tensor:
+        """ŷ, (1, C, h, w), from the symbols of every section."""
+
+    @abstractmethod
+    def encoder(self, task: str) -> DenseEncoder:
+        """New plain layers with the weights that the task's encoder has now."""
+
+    @abstractmethod
+    def bottlenecks(self, task: str) -> list[EntropyBottleneck]:
+        """The task's own entropy bottlenecks, whose quantiles the auxiliary loss trains."""
+
+    def update_tables(self) -> None:
+        """Work out every table from the weights as they are; `update` calls this where needed."""
+        for task in self.tasks:
+            for bottleneck in self.bottlenecks(task):
+                bottleneck.update(force=True)
+
+    def table_state(self, task: str) -> Iterable[Tensor]:
+        """The integers that decide how the task's symbols are coded."""
+        for section in self.sections(task):
+            model = self.table(task, section)
+            yield from (model.quantized_cdf, model.cdf_length, model.offset)
+
+    # --- what they all share ------------------------------------------------------------------------------
+
+    def at_width(self, task: str) -> DenseEncoder:
+        """The task's encoder as a plain dense module with the same outputs, for deployment and export.
+
+        Later training of this network does not change it.
+
+        Raises:
+            ArgumentError: If there is no such task.
+        """
+        self.index(task)
+        return self.encoder(task).eval().requires_grad_(False)
+
+    def decode(self, y_hat: Tensor, task: str) -> Tensor:
+        """ŷ → x̂ or f̂ by the task's decoder."""
+        decoded: Tensor = self.decoders[task](y_hat)
+        return decoded
+
+    def auxiliary_loss(self, task: str) -> Tensor:
+        """How far the quantiles of the task's entropy bottlenecks are from where they belong; scalar."""
+        return torch.stack([bottleneck.loss() for bottleneck in self.bottlenecks(task)]).sum()
+
+    def index(self, task: str) -> int:
+        """The task's place among the widths, from 0.
+
+        Raises:
+            ArgumentError: If there is no such task.
+        """
+        if task not in self.tasks:
+            raise ArgumentError("task", expected=f"one of {', '.join(self.tasks)}", got=task)
+        return self.tasks.index(task)
+
+    def architecture(self) -> Settings:
+        """What builds this network again, as plain JSON values; see `build_network`."""
+        return {
+            "network": type(self).__name__,
+            "widths": dict(zip(self.tasks, self.widths, strict=True)),
+            "features": {task: asdict(target) for task, target in self.features.items()},
+            "channels": self.channels,
+        }
+
+    # --- tables in step with the weights ------------------------------------------------------------------
+
+    @torch.no_grad()
+    def update(self, *, force: bool = False) -> bool:
+        """Bring the entropy-coder tables in step with the weights; returns whether there was anything to do.
+
+        Args:
+            force: Work them out even if no weight has changed.
+        """
+        if not force and self._in_step_with == self._versions():
+            return False
+        self.update_tables()
+        for number, task in enumerate(self.tasks):
+            self.fingerprints[number].copy_(torch.frombuffer(self._fingerprint(task), dtype=torch.uint8))
+        self._in_step_with = self._versions()
+        return True
+
+    def fingerprint(self, task: str) -> bytes:
+        """Eight bytes that tell models apart whose streams for this task are not each other's."""
+        self.update()
+        return bytes(self.fingerprints[self.index(task)].tolist())
+
+    def _fingerprint(self, task: str) -> bytearray:
+        """Of all that turns the task's stream into its output; other tasks' weights do not matter."""
+        digest = hashlib.sha256(json.dumps([type(self).__name__, task], sort_keys=True).encode())
+        decoder = self.decoders[task].state_dict().values()
+        for tensor in (*self.table_state(task), *(values.float() for values in decoder)):
+            digest.update(str(tuple(tensor.shape)).encode())
+            digest.update(tensor.detach().contiguous().cpu().numpy().tobytes())
+        return bytearray(digest.digest()[:FINGERPRINT_BYTES])
+
+    def _versions(self) -> tuple[int, ...]:
+        """Changes with every in-place change of a weight, and with nothing else."""
+        return tuple(parameter._version for parameter in self.parameters())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_in_step_with": self._in_step_with == self._versions()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch's own
+        self._in_step_with = self._versions() if state["_in_step_with"] else None
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any, **more: Any) -> None:
+        """Make room for tables of the sizes that come; children load theirs after this."""
+        for name, module in self.named_modules():
+            if isinstance(module, EntropyModel):
+                for buffer in ("_offset", "_quantized_cdf", "_cdf_length"):
+                    saved = state_dict.get(f"{prefix}{name}.{buffer}")
+                    if saved is not None:
+                        setattr(module, buffer, getattr(module, buffer).new_empty(saved.shape))
+        super()._load_from_state_dict(state_dict, prefix, *rest, **more)  # type: ignore[no-untyped-call]
+
+    def _trust_tables(self) -> None:
+        """Take the tables that came with the weights as they are, if any came."""
+        self._in_step_with = self._versions() if bool(self.fingerprints.any()) else None
+
+
+def _trust_after_loading(module: nn.Module, incompatible_keys: object) -> None:
+    del incompatible_keys
+    assert isinstance(module, MultiTaskNetwork)
+    module._trust_tables()
+
+
+def _update_before_saving(module: nn.Module, prefix: str, keep_vars: bool) -> None:
+    del prefix, keep_vars
+    assert isinstance(module, MultiTaskNetwork)
+    module.update()
+
+
+def _check_tasks(tasks: tuple[str, ...], features: Mapping[str, FeatureMap]) -> None:
+    if wrong := [task for task in tasks if not isinstance(task, str) or not task.isidentifier()]:
+        raise ArgumentError("widths", expected="task names of letters, digits and _", got=wrong[0])
+    if missing := [task for task in features if task not in tasks]:
+        raise ArgumentError(
+            "widths",
+            expected=f"a width for every task; {missing[0]} has a feature map but no width",
+            got=", ".join(tasks),
+        )
+    if RECONSTRUCTION in features:
+        raise ArgumentError(
+            "features", expected=f"no {RECONSTRUCTION}, which gives a picture", got=RECONSTRUCTION
+        )
+    if missing := [task for task in tasks if task != RECONSTRUCTION and task not in features]:
+        raise ArgumentError(
+            "features",
+            expected=f"the feature map of every task but {RECONSTRUCTION}; {missing[0]} has none",
+            got=", ".join(features) or "none",
+            remedy="Give each FeatureMap(channels=…, stride=…) of the task network's cut.",
+        )

@@ -1,0 +1,214 @@
+"""The autoencoder's four transforms, and what turns a latent into a detector's feature map."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from compressai.layers import GDN
+from torch import Tensor, nn
+
+from vcm.errors import ArgumentError
+from vcm.nn.slimmable.layers import DenseGDN, SlimmableConv2d, SlimmableConvTranspose2d, SwitchableGDN
+from vcm.types import is_whole
+
+LATENT_STRIDE = 16
+"""Pixels of the picture, a side, for each place of the latent y."""
+
+
+class Analysis(nn.Module):
+    """g_a: picture → latent, at any of its widths (Cao et al., IEEE Access 2023).
+
+    ```
+    x ─► conv 5×5/2 ─► GDN ─► conv 5×5/2 ─► GDN ─► conv 5×5/2 ─► GDN ─► conv 5×5/2 ─► y
+         3 → w, no bias
+    ```
+
+    Args:
+        widths: Channels of every layer, one entry a width.
+    """
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        super().__init__()
+        ins = [[3] * len(widths), *[list(widths)] * 3]
+        self.convs = nn.ModuleList(
+            SlimmableConv2d(channels, widths, 5, stride=2, bias=number > 0)
+            for number, channels in enumerate(ins)
+        )
+        self.gdns = nn.ModuleList(SwitchableGDN(widths) for _ in range(3))
+
+    def forward(self, x: Tensor, index: int) -> Tensor:
+        """(N, 3, H, W) in [0, 1] → y, (N, widths[index], H/16, W/16)."""
+        for conv, gdn in zip(self.convs, self.gdns, strict=False):
+            x = gdn(conv(x, index), index)
+        y: Tensor = self.convs[-1](x, index)
+        return y
+
+    def dense(self, index: int) -> nn.Sequential:
+        """Plain layers with the weights of width `index`."""
+        layers: list[nn.Module] = []
+        for conv, gdn in zip(self.convs, self.gdns, strict=False):
+            assert isinstance(conv, SlimmableConv2d)
+            assert isinstance(gdn, SwitchableGDN)
+            layers += [conv.dense(index), DenseGDN(gdn.at[index])]
+        last = self.convs[-1]
+        assert isinstance(last, SlimmableConv2d)
+        return nn.Sequential(*layers, last.dense(index))
+
+
+class Synthesis(nn.Sequential):
+    """g_s: latent → picture.
+
+    ```
+    ŷ ─► deconv 5×5/2 ─► IGDN ─► deconv 5×5/2 ─► IGDN ─► deconv 5×5/2 ─► IGDN ─► deconv 5×5/2 ─► x̂
+    ```
+
+    (N, in_channels, h, w) → (N, 3, 16·h, 16·w), about [0, 1], not clipped.
+
+    Args:
+        in_channels: Channels of the latent.
+        channels: Channels between the layers.
+    """
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        layers: list[nn.Module] = []
+        for before, after in ((in_channels, channels), (channels, channels), (channels, channels)):
+            layers += [upsampling(before, after), GDN(after, inverse=True)]
+        super().__init__(*layers, upsampling(channels, 3))
+
+
+class HyperAnalysis(nn.Module):
+    """h_a: latent → side information, at any of its widths.
+
+    ```
+    |y| ─► conv 3×3/1 ─► LeakyReLU ─► conv 5×5/2 ─► LeakyReLU ─► conv 5×5/2 ─► z
+    ```
+
+    Args:
+        widths: Channels of every layer, one entry a width.
+    """
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(
+            SlimmableConv2d(widths, widths, kernel, stride=stride)
+            for kernel, stride in ((3, 1), (5, 2), (5, 2))
+        )
+
+    def forward(self, y: Tensor, index: int) -> Tensor:
+        """Y, (N, widths[index], h, w) → z, (N, widths[index], h/4, w/4)."""
+        x = y.abs()
+        for number, conv in enumerate(self.convs):
+            x = conv(x if number == 0 else nn.functional.leaky_relu(x), index)
+        return x
+
+    def dense(self, index: int) -> nn.Sequential:
+        """Plain layers with the weights of width `index`; takes |y|."""
+        layers: list[nn.Module] = []
+        for conv in self.convs:
+            assert isinstance(conv, SlimmableConv2d)
+            layers += [conv.dense(index), nn.LeakyReLU()]
+        return nn.Sequential(*layers[:-1])
+
+
+class HyperSynthesis(nn.Module):
+    """h_s: side information → scales of the latent, at any of its widths.
+
+    ```
+    ẑ ─► deconv 5×5/2 ─► LeakyReLU ─► deconv 5×5/2 ─► LeakyReLU ─► deconv 3×3/1 ─► σ
+    ```
+
+    In training and for rate estimates; what the entropy coder is fed with comes from
+    `vcm.nn.integer.IntegerHyperSynthesis`, this network in exact arithmetic.
+
+    Args:
+        widths: Channels of every layer, one entry a width.
+    """
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.deconvs = nn.ModuleList(
+            SlimmableConvTranspose2d(widths, widths, kernel, stride=stride)
+            for kernel, stride in ((5, 2), (5, 2), (3, 1))
+        )
+
+    def forward(self, z_hat: Tensor, index: int) -> Tensor:
+        """ẑ, (N, widths[index], h/4, w/4) → σ, (N, widths[index], h, w), not yet bounded from below."""
+        x = z_hat
+        for number, deconv in enumerate(self.deconvs):
+            x = deconv(x if number == 0 else nn.functional.leaky_relu(x), index)
+        return x
+
+
+class FeatureTransform(nn.Sequential):
+    """A machine width's decoder: latent → the feature map that a task's network has at its cut.
+
+    ```
+    ŷ ─► deconv 5×5/2 ─► LeakyReLU ─► 5×5/1 ─► LeakyReLU ─► 3×3/1 ─► LeakyReLU ─► 3×3/1 ─► f̂
+    ```
+
+    That is for a feature map at stride 8, the paper's. A finer one takes one more deconvolution for each
+    halving of the stride, a coarser one strided 5×5 convolutions in their place.
+
+    (N, in_channels, h, w) → (N, out_channels, 16·h/stride, 16·w/stride).
+
+    Args:
+        in_channels: Channels of the latent.
+        out_channels: Channels of the feature map.
+        stride: Pixels of the picture, a side, for each place of the feature map: 1, 2, 4, … 64.
+        channels: Channels between the layers.
+
+    Raises:
+        ArgumentError: If the stride is not such a number.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, channels: int) -> None:
+        if not is_whole(stride) or stride not in _STRIDES:
+            raise ArgumentError(
+                "stride", expected=f"one of {', '.join(map(str, _STRIDES))} (pixels)", got=stride
+            )
+        steps = round(math.log2(LATENT_STRIDE / stride))
+        layers: list[nn.Module] = []
+        before = in_channels
+        for _ in range(max(abs(steps), 1)):
+            if steps > 0:
+                layer: nn.Module = upsampling(before, channels)
+            else:
+                layer = nn.Conv2d(before, channels, 5, stride=2 if steps < 0 else 1, padding=2)
+            layers += [layer, nn.LeakyReLU()]
+            before = channels
+        layers += [nn.Conv2d(channels, channels, 5, padding=2), nn.LeakyReLU()]
+        layers += [nn.Conv2d(channels, channels, 3, padding=1), nn.LeakyReLU()]
+        super().__init__(*layers, nn.Conv2d(channels, out_channels, 3, padding=1))
+
+
+_STRIDES = tuple(1 << power for power in range(7))
+
+
+class DenseEncoder(nn.Module):
+    """One width's encoder as plain layers: what a camera runs. See `MultiTaskNetwork.at_width`.
+
+    ```
+    x ─► g_a ─► y ─► |·| ─► h_a ─► z        (h_a only with a hyperprior)
+    ```
+    """
+
+    def __init__(self, g_a: nn.Sequential, h_a: nn.Sequential | None) -> None:
+        super().__init__()
+        self.g_a, self.h_a = g_a, h_a
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor) -> tuple[Tensor, ...]: ...
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(N, 3, H, W) in [0, 1] → (y,) or (y, z); H and W multiples of 16, or of 64 with a hyperprior."""
+        y = self.g_a(x)
+        return (y,) if self.h_a is None else (y, self.h_a(torch.abs(y)))
+
+
+def upsampling(in_channels: int, out_channels: int) -> nn.ConvTranspose2d:
+    """A transposed 5×5 convolution to twice the size."""
+    return nn.ConvTranspose2d(in_channels, out_channels, 5, stride=2, padding=2, output_padding=1)
