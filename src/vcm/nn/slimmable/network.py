@@ -240,6 +240,14 @@ class MultiTaskNetwork(nn.Module, ABC):
         self.update()
         return bytes(self.fingerprints[self.index(task)].tolist())
 
+    def weights_sha256(self) -> str:
+        """SHA-256 of all weights and tables, in hexadecimal."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
     def _fingerprint(self, task: str) -> bytearray:
         """Of all that turns the task's stream into its output; other tasks' weights do not matter."""
         digest = hashlib.sha256(json.dumps([type(self).__name__, task], sort_keys=True).encode())

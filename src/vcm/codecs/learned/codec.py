@@ -1,0 +1,186 @@
+"""Trained networks as codecs. Importing this imports no torch."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from vcm.codecs.base import Codec, check_image
+from vcm.errors import ArgumentError
+from vcm.types import QualityScale, Settings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vcm.codecs.learned.streams import StreamCoder
+    from vcm.nn.slimmable import MultiTaskNetwork
+
+MODEL_SCALE = QualityScale("model", 0, 1e9, higher_is_better=True, default=1, integer=False)
+
+
+class ModelStreams:
+    """What `LearnedCodec` and `FeatureCodec` share: a model, one of its tasks, and their settings.
+
+    Args:
+        quality: Which model of a family; it replaces "{quality}" in `model`.
+        model: A model file that `vcm train` wrote, with "{quality}" in its path where each operating point
+            is a model of its own; or a network.
+        task: Which of the model's tasks.
+        device: Where the network runs: "cpu", "cuda", …
+
+    Raises:
+        ArgumentError: If the model has no such task.
+        WeightsError: If the model file cannot be read.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    suffix: ClassVar[str] = ".vcm"
+    quality_scale: ClassVar[QualityScale] = MODEL_SCALE
+
+    def __init__(self, quality: float, model: str | Path | MultiTaskNetwork, task: str, device: str) -> None:
+        from vcm.nn.slimmable import MultiTaskNetwork, load_network
+
+        self.quality = self.quality_scale.check(quality)
+        if isinstance(model, MultiTaskNetwork):
+            network = model.eval()
+        else:
+            network = load_network(str(model).replace("{quality}", f"{self.quality:g}"))
+        if task not in network.tasks:
+            raise ArgumentError(
+                "task", expected=f"one that the model has: {', '.join(network.tasks)}", got=task
+            )
+        self.network, self.task = network.to(device), task
+        self.device = str(device)
+
+    @cached_property
+    def streams(self) -> StreamCoder:
+        """What writes and reads the bytes."""
+        from vcm.codecs.learned.streams import StreamCoder
+
+        return StreamCoder(self.network, self.task)
+
+    def settings(self) -> Settings:
+        """What decides the bytes: the model's weights, wherever its file lies."""
+        return {
+            "name": self.name,
+            "quality": self.quality,
+            "task": self.task,
+            "model": self.network.architecture(),
+            "weights_sha256": self.network.weights_sha256(),
+            "device": self.device,
+            "implementation": self.implementation(),
+        }
+
+    def implementation(self) -> str:
+        """Version of the entropy coder."""
+        from importlib.metadata import version
+
+        return f"compressai {version('compressai')}"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(quality={self.quality:g}, task={self.task!r})"
+
+
+class LearnedCodec(ModelStreams, Codec):
+    """A trained network's picture for people, as a codec: bytes by a range coder, in vcm's own container.
+
+    Args:
+        quality: Which model of a family; it replaces "{quality}" in `model`.
+        model: A model file that `vcm train` wrote, with "{quality}" in its path where each operating point
+            is a model of its own; or a network.
+        device: Where the network runs: "cpu", "cuda", …
+
+    Raises:
+        ArgumentError: If the model has no task "reconstruction".
+        WeightsError: If the model file cannot be read.
+    """
+
+    name: ClassVar[str] = "learned"
+    title: ClassVar[str] = "Learned codec"
+
+    def __init__(
+        self,
+        quality: float = MODEL_SCALE.default,
+        *,
+        model: str | Path | MultiTaskNetwork,
+        device: str = "cpu",
+    ) -> None:
+        super().__init__(quality, model, "reconstruction", device)
+
+    def encode(self, image: Tensor) -> bytes:
+        """Encode (3, H, W) uint8 RGB; see `Codec.encode`."""
+        check_image(image)
+        x = image[None].to(self.device).float() / 255
+        return self.streams.encode(x, (image.shape[1], image.shape[2]))
+
+    def decode(self, data: bytes) -> Tensor:
+        """Decode to (3, H, W) uint8 RGB; see `Codec.decode`."""
+        import torch
+
+        _, decoded = self.streams.decode(_check_bytes(data))
+        return (decoded[0].float().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+
+
+class FeatureCodec(ModelStreams):
+    """A trained network's narrow stream: from a task's input to the feature map at the task's cut.
+
+    Args:
+        quality: Which model of a family; it replaces "{quality}" in `model`.
+        model: A model file that `vcm train` wrote, with "{quality}" in its path where each operating point
+            is a model of its own; or a network.
+        task: Which of the model's tasks; not "reconstruction".
+        device: Where the network runs: "cpu", "cuda", …
+
+    Raises:
+        ArgumentError: If the model has no such task.
+        WeightsError: If the model file cannot be read.
+    """
+
+    name: ClassVar[str] = "features"
+    title: ClassVar[str] = "Learned features"
+
+    def __init__(
+        self,
+        quality: float = MODEL_SCALE.default,
+        *,
+        model: str | Path | MultiTaskNetwork,
+        task: str = "detection",
+        device: str = "cpu",
+    ) -> None:
+        super().__init__(quality, model, task, device)
+        if task not in self.network.features:
+            raise ArgumentError(
+                "task", expected=f"one with features: {', '.join(self.network.features) or 'none'}", got=task
+            )
+
+    def encode(self, x: Tensor, size: tuple[int, int]) -> bytes:
+        """Encode a task's input.
+
+        Args:
+            x: (1, 3, H, W) float in [0, 1]: the picture as the task's network sees it (`Task.prepare`).
+            size: (height, width) of the original picture in pixels; it is sent along.
+
+        Raises:
+            ArgumentError: If `x` is not such a tensor.
+            CodecError: If it cannot be coded.
+        """
+        if x.ndim != 4 or x.shape[:2] != (1, 3) or 0 in x.shape or not x.is_floating_point():
+            raise ArgumentError("x", expected="float (1, 3, H, W) in [0, 1]", got=f"{tuple(x.shape)} {x.dtype}")
+        return self.streams.encode(x.to(self.device), size)
+
+    def decode(self, data: bytes) -> tuple[Tensor, tuple[int, int]]:
+        """Decode to the feature map, (1, C, h, w) float, and the original picture's (height, width).
+
+        Raises:
+            BitstreamError: If `data` is not a whole, undamaged stream of this model for this task.
+        """
+        header, features = self.streams.decode(_check_bytes(data))
+        return features, header.size
+
+
+def _check_bytes(data: bytes) -> bytes:
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise ArgumentError("data", expected="bytes, as encode returns them", got=type(data).__name__)
+    return bytes(data)

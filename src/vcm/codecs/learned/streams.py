@@ -1,0 +1,115 @@
+"""One task of a multi-task network, between tensors and bytes."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vcm.codecs.learned.coder import CodingTable, decode_symbols, encode_symbols
+from vcm.codecs.learned.container import FINGERPRINT_BYTES, PURPOSES, Header, read_stream, write_stream
+from vcm.codecs.learned.tiling import in_tiles
+from vcm.errors import BitstreamError
+from vcm.nn.slimmable import RECONSTRUCTION, MultiTaskNetwork
+from vcm.nn.slimmable.transforms import LATENT_STRIDE
+
+TILE = 64
+"""Side of a tile in places of the latent: 1024 pixels."""
+HALO = 4
+"""Places of the latent around a tile; g_a looks 30 pixels around itself, g_s less than 2 places."""
+
+
+class StreamCoder:
+    """Writes and reads the streams of one of a network's tasks; many threads may use one.
+
+    Args:
+        network: In evaluation mode; it must not change meanwhile.
+        task: One of its tasks.
+    """
+
+    def __init__(self, network: MultiTaskNetwork, task: str) -> None:
+        self.network, self.task = network, task
+        self.fingerprint = network.fingerprint(task)[:FINGERPRINT_BYTES]
+        self.channels = network.widths[network.index(task)]
+        self.sections = network.sections(task)
+        self.encoder = network.at_width(task)
+        self.tables = {name: CodingTable.of(network.table(task, name)) for name in self.sections}
+        self.purpose = task if task in PURPOSES else PURPOSES[-1]
+
+    @torch.inference_mode()
+    def encode(self, x: Tensor, size: tuple[int, int]) -> bytes:
+        """Encode what the network is given.
+
+        Args:
+            x: (1, 3, H, W) in [0, 1], on the network's device, of any size from 1×1.
+            size: (height, width) of the original picture in pixels.
+        """
+        padded = pad_to_multiple(x, self.network.stride)
+        stride = LATENT_STRIDE
+        y = in_tiles(self.encoder.g_a, padded, tile=TILE * stride, halo=HALO * stride, scale=1 / stride)
+        latents = (y,) if self.encoder.h_a is None else (y, self.encoder.h_a(y.abs()))
+        symbols = self.network.quantize(latents, self.task)
+        extent = (padded.shape[-2], padded.shape[-1])
+        coded = []
+        for name in self.sections:
+            indexes = self.network.indexes(self.task, name, symbols, extent).cpu()
+            coded.append(encode_symbols(symbols[name], indexes, self.tables[name]))
+        header = Header(self.purpose, self.fingerprint, self.channels, size, (x.shape[-2], x.shape[-1]))
+        return write_stream(header, coded)
+
+    def read(self, data: bytes) -> tuple[Header, tuple[bytes, ...]]:
+        """Check a stream as far as can be before any network runs.
+
+        Raises:
+            BitstreamError: If it is not a whole, undamaged stream of this model for this task.
+        """
+        stream = read_stream(data)
+        header = stream.header
+        if header.fingerprint != self.fingerprint:
+            for other in self.network.tasks:
+                if header.fingerprint == self.network.fingerprint(other)[:FINGERPRINT_BYTES]:
+                    raise BitstreamError(
+                        f"the stream is this model's, but of its width for {other}, not for {self.task}."
+                    )
+            raise BitstreamError(
+                f"the stream is of another model: it has fingerprint {header.fingerprint.hex()}, this model "
+                f"{self.fingerprint.hex()}."
+            )
+        if header.channels != self.channels or len(stream.sections) != len(self.sections):
+            raise BitstreamError(
+                f"the stream does not fit its model: {header.channels} channels in {len(stream.sections)} "
+                f"sections, not {self.channels} in {len(self.sections)}."
+            )
+        return header, stream.sections
+
+    @torch.inference_mode()
+    def decode(self, data: bytes) -> tuple[Header, Tensor]:
+        """Decode a stream to what the task's decoder gives: (1, 3, H, W) or a feature map, on the network's
+        device.
+
+        Raises:
+            BitstreamError: As `read` does.
+        """
+        header, sections = self.read(data)
+        height, width = (-(-side // self.network.stride) * self.network.stride for side in header.coded_size)
+        device = next(self.network.parameters()).device
+        symbols: dict[str, Tensor] = {}
+        for name, section in zip(self.sections, sections, strict=True):
+            indexes = self.network.indexes(self.task, name, symbols, (height, width)).cpu()
+            symbols[name] = decode_symbols(section, indexes, self.tables[name]).to(device)
+        y_hat = self.network.dequantize(symbols, self.task)
+        y_hat = y_hat.to(next(self.network.decoders[self.task].parameters()).dtype)
+        if self.task == RECONSTRUCTION:
+            decoder = self.network.decoders[self.task]
+            decoded = in_tiles(decoder, y_hat, tile=TILE, halo=HALO, scale=LATENT_STRIDE)
+            return header, decoded[..., : header.coded_size[0], : header.coded_size[1]]
+        decoded = self.network.decode(y_hat, self.task)
+        stride = self.network.features[self.task].stride
+        rows, columns = (-(-side // stride) for side in header.coded_size)
+        return header, decoded[..., :rows, :columns]
+
+
+def pad_to_multiple(x: Tensor, stride: int) -> Tensor:
+    """Repeat the right and bottom edge of (N, C, H, W) until both sides are multiples of `stride`."""
+    bottom, right = -x.shape[-2] % stride, -x.shape[-1] % stride
+    return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
