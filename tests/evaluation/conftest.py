@@ -10,7 +10,10 @@ import torch
 from PIL import Image
 from torch import nn
 
+from vcm.codecs import CodecPool, JPEGCodec, WebPCodec
 from vcm.data import COCODataset
+from vcm.evaluation.evaluate import Evaluation
+from vcm.evaluation.systems import PictureSystem
 from vcm.metrics.detection import DetectionAccuracy
 from vcm.tasks import Task
 from vcm.types import BoxTarget, Detections, Features
@@ -101,3 +104,30 @@ def targets():
         )
 
     return make
+
+
+@pytest.fixture
+def pool():
+    with CodecPool(workers=1) as pool:
+        yield pool
+
+
+@pytest.fixture
+def build(world, pool, tmp_path):
+    def build(folder="run", codecs=None, dataset=None, task=None, preprocessor=None, **options):
+        task = task or world.task()
+        codecs = codecs or {
+            "jpeg": [JPEGCodec(quality=1), JPEGCodec(quality=80)],
+            "webp": [WebPCodec(quality=30)],
+        }
+        systems = [
+            PictureSystem(name, codec, task, preprocessor=preprocessor)
+            for name, versions in codecs.items()
+            for codec in versions
+        ]
+        options = {"examples": 2, "pool": pool, **options}
+        return Evaluation(
+            "test", task, dataset or world.dataset(), systems, folder=tmp_path / folder, **options
+        )
+
+    return build

@@ -7,37 +7,8 @@ import torch
 from vcm.codecs import BPGCodec, CodecPool, JPEGCodec, WebPCodec
 from vcm.codecs.base import Codec
 from vcm.errors import ArgumentError, CodecError, EvaluationError
-from vcm.evaluation.evaluate import Evaluation
 from vcm.evaluation.results import RESULTS_CSV, RESULTS_JSON, Results
-from vcm.evaluation.systems import PictureSystem
 from vcm.metrics.distortion import ms_ssim, psnr
-
-
-@pytest.fixture
-def pool():
-    with CodecPool(workers=1) as pool:
-        yield pool
-
-
-@pytest.fixture
-def build(world, pool, tmp_path):
-    def build(folder="run", codecs=None, dataset=None, task=None, preprocessor=None, **options):
-        task = task or world.task()
-        codecs = codecs or {
-            "jpeg": [JPEGCodec(quality=1), JPEGCodec(quality=80)],
-            "webp": [WebPCodec(quality=30)],
-        }
-        systems = [
-            PictureSystem(name, codec, task, preprocessor=preprocessor)
-            for name, versions in codecs.items()
-            for codec in versions
-        ]
-        options = {"examples": 2, "pool": pool, **options}
-        return Evaluation(
-            "test", task, dataset or world.dataset(), systems, folder=tmp_path / folder, **options
-        )
-
-    return build
 
 
 def content(folder):
@@ -45,7 +16,7 @@ def content(folder):
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and "timings" not in path.name and path.name != ".lock"
+        if path.is_file() and "timings" not in path.name and path.name not in (".lock", "provenance.json")
     }
 
 

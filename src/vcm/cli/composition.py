@@ -1,18 +1,13 @@
-"""Hydra's and OmegaConf's errors in words for a person, and names for a sweep's folders."""
+"""Hydra's and OmegaConf's errors in words for a person."""
 
 from __future__ import annotations
 
-import hashlib
-import re
 from importlib import resources
 
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from vcm.errors import VCMError
-
-MAX_NAME = 120
-"""Longest name of a sweep's folder, in characters; file systems take 255 bytes."""
 
 
 def told_error(error: BaseException) -> str | None:
@@ -22,21 +17,30 @@ def told_error(error: BaseException) -> str | None:
     """
     link: BaseException | None = error
     while link is not None:
-        if isinstance(link, VCMError):
-            return str(link)
-        if isinstance(link, MissingMandatoryValue):
-            return f"{link.full_key} has no value; give it one: vcm evaluate … {link.full_key}=…"
-        if isinstance(link, ConfigKeyError) and link.full_key:
-            return (
-                f"there is no setting {link.full_key}. `vcm evaluate --cfg job`, with the same codec=, task= "
-                f"and data=, shows all there are; +{link.full_key}=… adds one that a class takes beyond them."
-            )
+        if cause := _told_cause(link):
+            return cause
         link = link.__cause__ or link.__context__
+    if isinstance(error, OSError):  # the run's folder, which Hydra makes
+        return f"{error.filename}: {error.strerror}; choose another run_dir."
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _unknown_option(error.missing_cfg_file) or _first_lines(error)
     if isinstance(error, InstantiationException):
         return f"{_first_lines(error)} (HYDRA_FULL_ERROR=1 vcm evaluate … shows where.)"
     return _first_lines(error) if isinstance(error, (HydraException, OmegaConfBaseException)) else None
+
+
+def _told_cause(link: BaseException) -> str | None:
+    """The message of one error in a chain of causes, where it says by itself what is to be mended."""
+    if isinstance(link, VCMError):
+        return str(link)
+    if isinstance(link, MissingMandatoryValue):
+        return f"{link.full_key} has no value; give it one: vcm evaluate … {link.full_key}=…"
+    if isinstance(link, ConfigKeyError) and link.full_key:
+        return (
+            f"there is no setting {link.full_key}. `vcm evaluate --cfg job`, with the same codec=, task= "
+            f"and data=, shows all there are; +{link.full_key}=… adds one that a class takes beyond them."
+        )
+    return None
 
 
 def _unknown_option(missing: str) -> str:
@@ -54,11 +58,3 @@ def _unknown_option(missing: str) -> str:
 def _first_lines(error: BaseException) -> str:
     """The error's message without the list of places that Hydra looked in, on one line."""
     return " ".join(str(error).partition("Config search path")[0].split())
-
-
-def file_name(text: str) -> str:
-    """`text` as the name of one folder: no slashes, and not too long; different texts stay different."""
-    name = re.sub(r"[^A-Za-z0-9._,=+-]+", "_", text)
-    if name == text and len(name) <= MAX_NAME:
-        return name
-    return f"{name[:MAX_NAME]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

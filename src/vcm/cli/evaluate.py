@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from vcm.cli.composition import file_name, told_error
+from vcm.cli.composition import told_error
 from vcm.codecs import Codec, CodecPool
 from vcm.config import CodecPlan, EvaluateConfig
+from vcm.data import PictureDataModule
 from vcm.data.assets import asset_file
+from vcm.data.datasets import PictureDataset
 from vcm.errors import ArgumentError, EvaluationError, MissingToolError
 from vcm.evaluation.evaluate import Evaluation
-from vcm.evaluation.provenance import provenance
-from vcm.evaluation.results import PROVENANCE_JSON, Results, write_json
+from vcm.evaluation.names import file_name
+from vcm.evaluation.results import Results
 from vcm.evaluation.systems import PictureSystem
 from vcm.tasks import Task
 
@@ -75,20 +76,17 @@ def evaluate(composed: DictConfig) -> Results:
     folder = Path(HydraConfig.get().runtime.output_dir)
     workers = config.workers if config.workers is not None else os.cpu_count() or 1
     device = choose_device(config.device)
-    started = datetime.now(timezone.utc)
     if device.type == "cpu":
         # One picture a thread beats one operation on all threads, and results do not depend on their number.
         torch.set_num_threads(1)
     codecs = {name: build_codecs(name, plan) for name, plan in config.codecs.items()}
     console = Console(stderr=True)
     with console.status("loading the task and the data set"):
-        task: Task = instantiate(config.task).to(device)
-        dataset = instantiate(config.data).test_dataset
-        preprocessor = instantiate(config.preprocessor)
-    if dataset is None:
-        raise ArgumentError(
-            "data.test", expected="a data set", got=None, remedy="vcm evaluate runs on data.test."
-        )
+        task: Task = build("task", config.task, Task).to(device)
+        dataset = build("data", config.data, PictureDataModule).test_dataset
+        preprocessor = None if config.preprocessor is None else build("preprocessor", config.preprocessor)
+    if not isinstance(dataset, PictureDataset):
+        raise ArgumentError("data.test", expected="a data set of pictures to evaluate on", got=dataset)
     with ExitStack() as stack:
         pool = stack.enter_context(CodecPool(workers=workers))
         systems = [
@@ -106,23 +104,28 @@ def evaluate(composed: DictConfig) -> Results:
             labels=config.labels,
             pseudo_score=config.pseudo_score,
             examples=config.examples,
+            config=OmegaConf.to_container(composed),
         )
         show = stack.enter_context(_progress(console))
         results = evaluation.run(show)
-    OmegaConf.save(composed, folder / "config.yaml")
-    finished = datetime.now(timezone.utc)
-    times = {
-        "started": started.isoformat(timespec="seconds"),
-        "finished": finished.isoformat(timespec="seconds"),
-    }
-    settings = {
-        "data": results.data,
-        "task": results.task,
-        "systems": [{"name": s.name, "quality": s.quality, **s.settings()} for s in systems],
-    }
-    write_json(folder / PROVENANCE_JSON, {**provenance(device, workers), **times, **settings})
     print_results(results, folder)
     return results
+
+
+def build(name: str, plan: Mapping[str, Any], kind: type = object, **settings: object) -> Any:  # noqa: ANN401  a `kind`
+    """What the configuration's part called `name` describes.
+
+    Raises:
+        ArgumentError: If it describes something else than a `kind`.
+    """
+    built = instantiate(plan, **settings)
+    if not isinstance(built, kind):
+        raise ArgumentError(
+            name,
+            expected=f"settings whose _target_ gives a {kind.__module__}.{kind.__name__}",
+            got=f"_target_={plan.get('_target_')}",
+        )
+    return built
 
 
 def build_codecs(name: str, plan: CodecPlan) -> list[Codec]:
@@ -136,7 +139,9 @@ def build_codecs(name: str, plan: CodecPlan) -> list[Codec]:
     if not plan.qualities:
         raise ArgumentError(f"codecs.{name}.qualities", expected="a list of at least one quality", got=[])
     try:
-        codecs: list[Codec] = [instantiate(plan.codec, quality=quality) for quality in plan.qualities]
+        codecs: list[Codec] = [
+            build("codec", plan.codec, Codec, quality=quality) for quality in plan.qualities
+        ]
     except Exception as error:
         cause = told_error(error)
         if cause is None:
@@ -158,6 +163,8 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError(f"vcm is not made for {device.type}")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ArgumentError(
@@ -171,7 +178,12 @@ def choose_device(name: str) -> torch.device:
 @contextmanager
 def _progress(console: Console) -> Iterator[Any]:
     """A progress callback that draws one bar an operating point."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console) as bars:
         tasks: dict[str, TaskID] = {}
 
@@ -199,7 +211,7 @@ def print_results(results: Results, folder: Path) -> None:
         measured = (_number(point.bpp, 4), _number(point.psnr, 2), _number(point.ms_ssim, 4))
         counts = (f"{point.quality:g}", point.labels, str(point.num_images))
         table.add_row(point.system, *counts, *measured, *values)
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    Console(width=None if sys.stdout.isatty() else 120, markup=False).print(table)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     for note in results.notes:
         console.print(f"note: {note}", markup=False)

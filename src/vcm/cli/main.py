@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -33,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "arguments", nargs=argparse.REMAINDER, metavar="…", help="the command's own arguments"
     )
     known = parser.parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names that the terminal has no letters for
     command = import_module(f"vcm.cli.{known.command}")
     try:
         return int(command.run(known.arguments))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from filelock import FileLock, Timeout
 from vcm.codecs import CodecPool
 from vcm.data.datasets import PictureDataset
 from vcm.errors import ArgumentError, EvaluationError
-from vcm.evaluation.examples import ORIGINALS, point_name, write_examples
+from vcm.evaluation.examples import ORIGINALS, write_examples
 from vcm.evaluation.labels import (
     LABEL_KINDS,
     LabelKind,
@@ -19,11 +20,21 @@ from vcm.evaluation.labels import (
     pseudo_labels,
     true_labels,
 )
+from vcm.evaluation.names import point_name
 from vcm.evaluation.points import Point, accuracy_of, measure, shared_images
-from vcm.evaluation.provenance import DECIDING_PACKAGES, package_versions
+from vcm.evaluation.provenance import DECIDING_PACKAGES, now, package_versions, provenance
 from vcm.evaluation.recording import Progress, Recorder
 from vcm.evaluation.records import RecordFile, prediction_from_json
-from vcm.evaluation.results import TIMINGS_CSV, ImageFailure, Results, timing_row, write_csv
+from vcm.evaluation.results import (
+    PROVENANCE_JSON,
+    RESULTS_JSON,
+    TIMINGS_CSV,
+    ImageFailure,
+    Results,
+    timing_row,
+    write_csv,
+    write_json,
+)
 from vcm.evaluation.systems import System
 from vcm.tasks import Task
 from vcm.types import Settings
@@ -48,6 +59,7 @@ class Evaluation:
         labels: Sequence[LabelKind] | None = None,
         pseudo_score: float = 0.3,
         examples: int = 3,
+        config: object = None,
     ) -> None:
         """Take what is to be measured.
 
@@ -61,6 +73,7 @@ class Evaluation:
             labels: What predictions are held against; None for all that the data set allows.
             pseudo_score: Boxes on the original at or above this score are pseudo-labels, in [0, 1].
             examples: How many pictures' decoded versions are kept for the report.
+            config: What all of this was built from, as plain JSON values; told in the provenance.
 
         Raises:
             ArgumentError: If a number or a kind of labels is not what it may be.
@@ -71,14 +84,14 @@ class Evaluation:
             raise ArgumentError("examples", expected="a whole number from 0", got=examples)
         if not 0 <= pseudo_score <= 1:
             raise ArgumentError("pseudo_score", expected="a number from 0 to 1", got=pseudo_score)
-        points = [(system.name, system.quality) for system in systems]
+        points = Counter(point_name(system.name, system.quality) for system in systems)
         if not points:
             raise ArgumentError("systems", expected="at least one operating point", got="none")
-        if len(set(points)) < len(points):
-            raise ArgumentError("qualities", expected="each quality once a system", got=points)
+        if twice := [point for point, times in points.items() if times > 1]:
+            raise ArgumentError("qualities", expected="each quality once a system", got=", ".join(twice))
         self.name, self.task, self.dataset, self.systems = name, task, dataset, list(systems)
         self.folder, self.pool = Path(folder), pool
-        self.pseudo_score, self.num_examples = pseudo_score, examples
+        self.pseudo_score, self.num_examples, self.config = pseudo_score, examples, config
         self.labels = self._label_kinds(labels)
 
     def _label_kinds(self, labels: Sequence[LabelKind] | None) -> list[LabelKind]:
@@ -111,7 +124,7 @@ class Evaluation:
             raise EvaluationError(f"{self.folder} cannot be written: {error.strerror or error}.") from error
 
     def _run(self, progress: Progress) -> Results:
-        data = self.dataset.settings()
+        started, data = now(), self.dataset.settings()
         all_versions = package_versions()
         base: Settings = {
             "data": data,
@@ -124,17 +137,33 @@ class Evaluation:
         if all(record.error for record in originals.records.values()):
             first = next(iter(originals.records.values()))
             raise EvaluationError(
-                f"none of the {len(self.dataset)} pictures could be read; the first: {first.error}"
+                f"none of the {len(self.dataset)} pictures could be read and predicted on; "
+                f"the first: {first.error}"
             )
         examples = recorder.keep_originals(originals, self.num_examples)
         files = [recorder.record_system(system, originals, examples) for system in self.systems]
         results = self._results(data, originals, files, examples)
+        self._write(results, originals, files, started)
+        return results
+
+    def _write(
+        self, results: Results, originals: RecordFile, files: Sequence[RecordFile], started: str
+    ) -> None:
+        """Write everything beside the records; results.json last, so that where it is, the others fit it."""
+        (self.folder / RESULTS_JSON).unlink(missing_ok=True)
         named = {point_name(s.name, s.quality): file for s, file in zip(self.systems, files, strict=True)}
-        write_examples(self.folder, examples, {ORIGINALS: originals, **named})
-        results.write(self.folder)
+        write_examples(self.folder, results.examples, {ORIGINALS: originals, **named})
         timed = [(s.name, s.quality, f.timings()) for s, f in zip(self.systems, files, strict=True)]
         write_csv(self.folder / TIMINGS_CSV, [timing_row(*row) for row in timed])
-        return results
+        settings = {
+            "data": results.data,
+            "task": results.task,
+            "systems": [{"name": s.name, "quality": s.quality, **s.settings()} for s in self.systems],
+        }
+        machine = provenance(next(self.task.parameters()).device, self.pool.workers)
+        times = {"started": started, "finished": now()}
+        write_json(self.folder / PROVENANCE_JSON, {**machine, **times, **settings, "config": self.config})
+        results.write(self.folder)
 
     def _results(
         self, data: Settings, originals: RecordFile, files: Sequence[RecordFile], examples: Sequence[str]

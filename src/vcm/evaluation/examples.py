@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from vcm.evaluation.names import file_name
 from vcm.evaluation.records import Record, RecordFile, prediction_from_json
 from vcm.evaluation.results import write_json
 from vcm.types import Detections
@@ -19,14 +20,9 @@ CONFIDENT = 0.5
 """Score from which a box counts as clearly seen."""
 
 
-def point_name(system: str, quality: float) -> str:
-    """Name of an operating point, such as "bpg-37"."""
-    return f"{system}-{quality:g}"
-
-
 def example_path(folder: Path, image_id: str, stem: str) -> Path:
     """Where one version of an example picture lies; `stem` is that of the records it belongs to."""
-    return folder / "examples" / image_id.replace("/", "_") / f"{stem}.png"
+    return folder / "examples" / file_name(image_id) / f"{stem}.png"
 
 
 def keep_example(folder: Path, image_id: str, stem: str, image: Tensor) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,11 @@ PACKAGES = (
 
 DECIDING_PACKAGES = ("vcm", "torch", "torchvision", "pillow", "timm", "pytorch-msssim")
 """Those that read pictures, run tasks or measure: another version of one makes records stale."""
+
+
+def now() -> str:
+    """The time in UTC, in ISO 8601, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def provenance(device: torch.device, workers: int) -> dict[str, Any]:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
 
 from vcm.codecs import CodecPool
-from vcm.codecs.pool import Failure
 from vcm.data.datasets import PictureDataset
 from vcm.errors import PictureError
-from vcm.evaluation.examples import ORIGINALS, choose_examples, example_path, keep_example, point_name
+from vcm.evaluation.examples import ORIGINALS, choose_examples, example_path, keep_example
+from vcm.evaluation.names import point_name
 from vcm.evaluation.records import Record, RecordFile, prediction_to_json
-from vcm.evaluation.systems import Answer, System, predict
+from vcm.evaluation.systems import Answer, Fault, System, attempt, predict
 from vcm.metrics.distortion import ms_ssim, psnr
 from vcm.tasks import Task
 from vcm.types import Settings
@@ -65,7 +66,10 @@ class Recorder:
         if not isinstance(image, Tensor):
             return Record(image_id, error=image)
         height, width = image.shape[1:]
-        return Record(image_id, height, width, prediction=prediction_to_json(predict(self.task, image)))
+        prediction = attempt("predict", partial(predict, self.task), image)
+        if isinstance(prediction, Fault):
+            return Record(image_id, error=str(prediction))
+        return Record(image_id, height, width, prediction=prediction_to_json(prediction.value))
 
     def keep_originals(self, originals: RecordFile, count: int) -> list[str]:
         """Choose example pictures, keep their originals, and return their ids."""
@@ -78,7 +82,7 @@ class Recorder:
         return examples
 
     def record_system(self, system: System, originals: RecordFile, examples: Sequence[str]) -> RecordFile:
-        """Run a system on every picture whose original could be read; keep the example pictures."""
+        """Run a system on every picture that the task could read and see; keep the example pictures."""
         point = point_name(system.name, system.quality)
         file = RecordFile(self.folder / "records", point, {**self.settings, **system.settings()})
         readable = [image_id for image_id in self.dataset.image_ids if not originals.records[image_id].error]
@@ -135,14 +139,13 @@ class Recorder:
             return str(error)
 
 
-def _record(image_id: str, image: Tensor | str, answer: Answer | Failure | None) -> Record:
+def _record(image_id: str, image: Tensor | str, answer: Answer | Fault | None) -> Record:
     """One picture's record; `image` is text where the picture could not be read, and then has no answer."""
     if not isinstance(image, Tensor):
         return Record(image_id, error=image)
     if not isinstance(answer, Answer):
         assert answer is not None, "a system answers for every picture"
-        error = f"{answer.stage} failed: {type(answer.error).__name__}: {answer.error}"
-        return Record(image_id, error=error)
+        return Record(image_id, error=str(answer))
     height, width = image.shape[1:]
     similarity = ms_ssim(answer.image, image) if answer.image is not None else math.nan
     return Record(

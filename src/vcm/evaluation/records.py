@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import os
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from vcm.errors import EvaluationError
+from vcm.evaluation.names import file_name
 from vcm.types import ClassScores, Detections, Prediction, Settings
 
 FORMAT = 1
@@ -84,7 +84,7 @@ class RecordFile:
             EvaluationError: If the folder cannot be written.
         """
         key = settings_key(settings)
-        self.stem = f"{re.sub(r'[^A-Za-z0-9._-]+', '_', name)}-{key[:16]}"
+        self.stem = f"{file_name(name)}-{key[:16]}"
         self.path = folder / f"{self.stem}.jsonl"
         self.timings_path = folder / f"{self.stem}.timings.jsonl"
         self._header = canonical_json({"format": FORMAT, **settings})

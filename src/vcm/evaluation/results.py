@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -71,10 +72,9 @@ class Results:
         return not self.failures and not self.problems
 
     def write(self, folder: Path) -> None:
-        """Write results.json and results.csv into `folder`."""
+        """Write results.csv, then results.json, into `folder`."""
+        write_csv(folder / RESULTS_CSV, [_row(point) for point in self.points])
         write_json(folder / RESULTS_JSON, asdict(self))
-        rows = [_row(point) for point in self.points]
-        write_csv(folder / RESULTS_CSV, rows)
 
     @classmethod
     def read(cls, folder: Path) -> Results:
@@ -85,7 +85,7 @@ class Results:
         """
         path = folder / RESULTS_JSON
         try:
-            content = json.loads(path.read_text())
+            content = json.loads(path.read_text(encoding="utf-8"))
             content["points"] = [Point.from_json(point) for point in content["points"]]
             content["failures"] = [ImageFailure(**failure) for failure in content["failures"]]
             return cls(**content)
@@ -113,7 +113,7 @@ def timing_row(name: str, quality: float, timings: Sequence[dict[str, float]]) -
 def write_json(path: Path, content: object) -> None:
     """Write strict JSON in one move; infinity becomes "inf", NaN null."""
     text = json.dumps(strict_numbers(content), indent=1, allow_nan=False, ensure_ascii=False)
-    _write(path, text + "\n")
+    write_text(path, text + "\n")
 
 
 def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -123,13 +123,20 @@ def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    _write(path, text.getvalue())
+    write_text(path, text.getvalue())
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in one move; what UTF-8 cannot hold becomes a backslash escape.
+
+    Raises:
+        EvaluationError: If it cannot be written; an older file of that name is then still whole.
+    """
     temporary = path.with_suffix(".tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
         temporary.replace(path)
     except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise EvaluationError(f"{path} cannot be written: {error.strerror or error}.") from error

@@ -7,12 +7,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from torch import Tensor
 
 from vcm.codecs import Codec, CodecPool
-from vcm.codecs.pool import Failure, RoundTrip
+from vcm.codecs.pool import RoundTrip
+from vcm.errors import ArgumentError
 from vcm.tasks import Task
 from vcm.types import Prediction, Settings
 
@@ -40,6 +41,30 @@ class Answer:
     predict_s: float
 
 
+@dataclass(frozen=True, eq=False)
+class Fault:
+    """Why a picture has no answer.
+
+    Attributes:
+        stage: What failed: "preprocess", "encode", "decode" or "predict".
+        error: What was raised.
+    """
+
+    stage: str
+    error: Exception
+
+    def __str__(self) -> str:
+        return f"{self.stage} failed: {type(self.error).__name__}: {self.error}"
+
+
+@dataclass(frozen=True, eq=False)
+class Timed(Generic[Result]):
+    """What a step gave, and the seconds it took by the clock."""
+
+    value: Result
+    seconds: float
+
+
 class Preprocessor(Protocol):
     """Changes a picture before a codec encodes it."""
 
@@ -64,8 +89,8 @@ class System(ABC):
     quality: float
 
     @abstractmethod
-    def run(self, images: Sequence[Tensor], pool: CodecPool) -> list[Answer | Failure]:
-        """One answer or failure a picture, in order; work may go to the pool's threads.
+    def run(self, images: Sequence[Tensor], pool: CodecPool) -> list[Answer | Fault]:
+        """One answer or fault a picture, in order; work may go to the pool's threads.
 
         A picture's answer does not depend on the others in `images`.
         """
@@ -90,32 +115,56 @@ class PictureSystem(System):
         self.quality = codec.quality
         self.title = codec.title if name == codec.name else f"{codec.title} ({name})"
 
-    def run(self, images: Sequence[Tensor], pool: CodecPool) -> list[Answer | Failure]:
+    def run(self, images: Sequence[Tensor], pool: CodecPool) -> list[Answer | Fault]:
         """See `System.run`."""
-        preprocess_s = [0.0] * len(images)
-        if self.preprocessor is not None:
-            prepared = [timed(self.preprocessor, image) for image in images]
-            images, preprocess_s = [image for image, _ in prepared], [seconds for _, seconds in prepared]
-        outcomes = pool.round_trip(self.codec, images)
+        prepared = pool.map(self._prepare, images)
+        coded = iter(
+            pool.round_trip(self.codec, [step.value for step in prepared if isinstance(step, Timed)])
+        )
+        outcomes = [step if isinstance(step, Fault) else next(coded) for step in prepared]
         decoded = [outcome.image for outcome in outcomes if isinstance(outcome, RoundTrip)]
-        predictions = iter(pool.map(lambda image: timed(partial(predict, self.task), image), decoded))
-        answers: list[Answer | Failure] = []
-        for outcome, extra_s in zip(outcomes, preprocess_s, strict=True):
-            if isinstance(outcome, Failure):
-                answers.append(outcome)
-                continue
-            prediction, predict_s = next(predictions)
-            answers.append(
-                Answer(
-                    num_bytes=len(outcome.data),
-                    image=outcome.image,
-                    prediction=prediction,
-                    encode_s=extra_s + outcome.encode_s,
-                    decode_s=outcome.decode_s,
-                    predict_s=predict_s,
+        predicted = iter(pool.map(partial(attempt, "predict", partial(predict, self.task)), decoded))
+        answers: list[Answer | Fault] = []
+        for step, outcome in zip(prepared, outcomes, strict=True):
+            if isinstance(step, Fault):
+                answers.append(step)
+            elif not isinstance(outcome, RoundTrip):
+                answers.append(Fault(outcome.stage, outcome.error))
+            elif isinstance(prediction := next(predicted), Fault):
+                answers.append(prediction)
+            else:
+                answers.append(
+                    Answer(
+                        num_bytes=len(outcome.data),
+                        image=outcome.image,
+                        prediction=prediction.value,
+                        encode_s=step.seconds + outcome.encode_s,
+                        decode_s=outcome.decode_s,
+                        predict_s=prediction.seconds,
+                    )
                 )
-            )
         return answers
+
+    def _prepare(self, image: Tensor) -> Timed[Tensor] | Fault:
+        return (
+            Timed(image, 0.0) if self.preprocessor is None else attempt("preprocess", self._preprocess, image)
+        )
+
+    def _preprocess(self, image: Tensor) -> Tensor:
+        assert self.preprocessor is not None, "asked for only where there is one"
+        result = self.preprocessor(image)
+        if not isinstance(result, Tensor) or result.shape != image.shape or result.dtype != image.dtype:
+            came = (
+                f"{tuple(result.shape)} {result.dtype}"
+                if isinstance(result, Tensor)
+                else type(result).__name__
+            )
+            raise ArgumentError(
+                "preprocessor",
+                expected=f"a callable that gives {tuple(image.shape)} {image.dtype} here",
+                got=came,
+            )
+        return result
 
     def settings(self) -> Settings:
         """See `System.settings`."""
@@ -132,8 +181,11 @@ def predict(task: Task, image: Tensor) -> Prediction:
     return task.predict([image.to(device).float() / 255])[0]
 
 
-def timed(function: Callable[[Tensor], Result], image: Tensor) -> tuple[Result, float]:
-    """What the function gives for a picture, and the seconds it took by the clock."""
+def attempt(stage: str, function: Callable[[Tensor], Result], image: Tensor) -> Timed[Result] | Fault:
+    """What the function gives for a picture and the seconds it took, or what it raised."""
     start = time.perf_counter()
-    result = function(image)
-    return result, time.perf_counter() - start
+    try:
+        result = function(image)
+    except Exception as error:  # one bad picture must not lose the others
+        return Fault(stage, error)
+    return Timed(result, time.perf_counter() - start)

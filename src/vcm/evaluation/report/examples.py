@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from vcm.evaluation.examples import EXAMPLES_JSON, ORIGINALS, point_name
+from vcm.evaluation.examples import EXAMPLES_JSON, ORIGINALS
+from vcm.evaluation.names import point_name
 from vcm.evaluation.points import Point
 from vcm.evaluation.records import prediction_from_json
 from vcm.evaluation.results import Results
