@@ -28,7 +28,7 @@ def test_picture_that_the_task_fails_on_does_not_lose_the_others(build, world):
         def features(self, images):
             raise RuntimeError("out of order")
 
-    with pytest.raises(EvaluationError, match="none of the 10 pictures.*out of order"):
+    with pytest.raises(EvaluationError, match=r"none of the 10 pictures.*out of order"):
         build("broken", task=Broken()).run()
 
 
