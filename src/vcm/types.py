@@ -119,6 +119,19 @@ Target: TypeAlias = BoxTarget | ClassTarget
 
 
 @dataclass(frozen=True, eq=False)
+class Prepared:
+    """Pictures as a task's network takes them: resized, letterboxed or cropped, not yet normalized.
+
+    Attributes:
+        inputs: (N, 3, H', W') float, RGB in [0, 1].
+        image_sizes: (height, width) of each original picture in pixels.
+    """
+
+    inputs: Tensor
+    image_sizes: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, eq=False)
 class Features:
     """A task network's state at its cut: what the tail needs, and nothing else.
 

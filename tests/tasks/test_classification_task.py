@@ -92,7 +92,8 @@ def test_second_weights_have_their_own_size(monkeypatch: pytest.MonkeyPatch, pho
     task = ClassificationTask("mobilenet_v2", "IMAGENET1K_V2")
     assert task.resize_size == 232
     expected = MobileNet_V2_Weights.IMAGENET1K_V2.transforms()(photos[0])
-    torch.testing.assert_close(task.preprocess(photos[0]), expected)
+    std, mean = (torch.tensor(v).view(3, 1, 1) for v in ([0.229, 0.224, 0.225], [0.485, 0.456, 0.406]))
+    torch.testing.assert_close(task.prepare(photos[:1]).inputs[0], expected * std + mean)
 
 
 def test_loss_is_cross_entropy_and_can_be_followed(photos: list[Tensor]) -> None:
@@ -122,8 +123,7 @@ def test_long_pictures_lose_nothing_that_the_crop_shows() -> None:
     task = ClassificationTask("mobilenet_v2", None)
     image = torch.rand(3, 64, 578, generator=torch.Generator().manual_seed(0))
     whole = transforms.center_crop(transforms.resize(image, [256], antialias=True), [224, 224])
-    ours = task.preprocess(image) * torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
-    ours += torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+    ours = task.prepare([image]).inputs[0]
     assert (ours - whole).abs().mean() < 0.02
 
 

@@ -106,6 +106,10 @@ def test_equals_torchvisions_own_network(pair: tuple[TorchvisionDetectionTask, A
             features = task.features(images())
         assert cut in (next(iter(features.tensors)), "fpn")
         assert features.image_sizes == ((60, 90), (120, 64))
+        with torch.no_grad():
+            prepared = task.encode(task.prepare(images()))
+        for name, tensor in prepared.tensors.items():
+            torch.testing.assert_close(tensor, features.tensors[name], atol=1e-3, rtol=1e-3)
         for ours, theirs in zip(task.tail(features), uncut, strict=True):
             assert torch.equal(ours.boxes, theirs.boxes), cut
             assert torch.equal(ours.scores, theirs.scores), cut

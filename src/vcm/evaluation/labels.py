@@ -10,7 +10,9 @@ import torch
 
 from vcm.categories import match_categories
 from vcm.errors import ArgumentError, EvaluationError
-from vcm.types import BoxTarget, ClassScores, ClassTarget, Detections, Prediction, Target
+from vcm.tasks.base import check_fraction
+from vcm.tasks.pseudo import pseudo_target
+from vcm.types import BoxTarget, Detections, Prediction, Target
 
 LabelKind = Literal["truth", "pseudo"]
 LABEL_KINDS: tuple[LabelKind, ...] = ("truth", "pseudo")
@@ -89,22 +91,8 @@ def pseudo_labels(predictions: Mapping[str, Prediction], min_score: float) -> La
     Raises:
         ArgumentError: If `min_score` is not in [0, 1].
     """
-    if not 0 <= min_score <= 1:
-        raise ArgumentError("pseudo_score", expected="a number from 0 to 1", got=min_score)
-    return LabelSet("pseudo", {image_id: _as_target(p, min_score) for image_id, p in predictions.items()})
-
-
-def _as_target(prediction: Prediction, min_score: float) -> Target:
-    if isinstance(prediction, ClassScores):
-        return ClassTarget(int(prediction.logits.argmax()))
-    kept = prediction.scores >= min_score
-    boxes = prediction.boxes[kept]
-    return BoxTarget(
-        boxes=boxes,
-        labels=prediction.labels[kept],
-        is_crowd=torch.zeros(len(boxes), dtype=torch.bool),
-        area=(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]),
-    )
+    check_fraction("pseudo_score", min_score)
+    return LabelSet("pseudo", {image_id: pseudo_target(p, min_score) for image_id, p in predictions.items()})
 
 
 def check_label_kinds(kinds: Iterable[str]) -> None:

@@ -117,7 +117,8 @@ class IntegerHyperSynthesis(nn.Module):
     """h_s of one width in exact arithmetic: symbols of z → indexes of the Gaussian tables for y.
 
     ```
-    z symbols ─► + median ─► deconv 5×5/2 ─► LeakyReLU ─► deconv 5×5/2 ─► LeakyReLU ─► deconv 3×3/1 ─► > thresholds ─► indexes
+    z symbols ─► + median ─► deconv 5×5/2 ─► LeakyReLU ─► deconv 5×5/2 ─► LeakyReLU ─► deconv 3×3/1
+                                                                    indexes ◄─ > thresholds? ◄──┘
     ```
 
     Its buffers are integers: they go into checkpoints, and stay what they are when the network is cast to

@@ -12,7 +12,17 @@ from torchmetrics import Metric
 from torchvision.ops import clip_boxes_to_image
 
 from vcm.errors import ArgumentError
-from vcm.types import BoxTarget, ClassTarget, Features, Prediction, Settings, Target, is_number, is_whole
+from vcm.types import (
+    BoxTarget,
+    ClassTarget,
+    Features,
+    Prediction,
+    Prepared,
+    Settings,
+    Target,
+    is_number,
+    is_whole,
+)
 
 MIN_BOX_SIDE = 0.01
 """Shortest side, in pixels, of a box that a loss takes; float32 resolves 0.001 at coordinate 10,000."""
@@ -24,7 +34,8 @@ class Task(nn.Module, ABC):
     """A frozen network with a loss, predictions, a metric, and a cut into `features` and `tail`.
 
     ```
-    images ──► features ──►(cut)──► tail ──► predictions
+    images ──► prepare ──► encode ──►(cut)──► tail ──► predictions
+               └──── features ────┘
     ```
 
     Its parameters do not require gradients and its normalization layers stay in evaluation mode, whatever
@@ -48,12 +59,29 @@ class Task(nn.Module, ABC):
         """Names of every place where the network can be cut, from input to output."""
 
     @abstractmethod
-    def features(self, images: Tensor | Sequence[Tensor]) -> Features:
-        """Run the network up to and including the layer named `cut`.
+    def prepare(self, images: Tensor | Sequence[Tensor]) -> Prepared:
+        """Bring pictures to the sizes that the network takes: what a codec for this task encodes.
 
         Args:
             images: (N, 3, H, W), or a sequence of (3, H, W) of any sizes; float32 RGB in [0, 1].
         """
+
+    @abstractmethod
+    def encode(self, prepared: Prepared) -> Features:
+        """Run the network on prepared pictures, up to and including the layer named `cut`.
+
+        Args:
+            prepared: What `prepare` gives; any inputs whose sides are multiples of the network's stride do,
+                such as training crops.
+        """
+
+    def features(self, images: Tensor | Sequence[Tensor]) -> Features:
+        """`encode(prepare(images))`.
+
+        Args:
+            images: As `prepare` takes them.
+        """
+        return self.encode(self.prepare(images))
 
     @abstractmethod
     def tail(self, features: Features) -> list[Prediction]:

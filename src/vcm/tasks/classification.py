@@ -19,7 +19,7 @@ from vcm.errors import ArgumentError, MissingToolError
 from vcm.metrics.classification import TopKAccuracy
 from vcm.tasks.base import Task, check_features, check_targets, image_list
 from vcm.tasks.weights import Published, load_weights, torchvision_weights
-from vcm.types import ClassScores, ClassTarget, Features, Prediction, Settings, Target
+from vcm.types import ClassScores, ClassTarget, Features, Prediction, Prepared, Settings, Target
 
 IMAGENET_CATEGORIES: tuple[str, ...] = tuple(ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
 """ImageNet-1k's class names in the order of the networks' outputs."""
@@ -108,14 +108,18 @@ class ClassificationTask(Task):
         """The network's stages."""
         return tuple(self.stages)
 
-    def features(self, images: Tensor | Sequence[Tensor]) -> Features:
-        """Preprocess `images` and run the stages up to and including `cut`; see `Task.features`."""
+    def prepare(self, images: Tensor | Sequence[Tensor]) -> Prepared:
+        """Resize and crop `images`; see `Task.prepare`."""
         pictures = image_list(images)
         sizes = tuple((picture.shape[-2], picture.shape[-1]) for picture in pictures)
-        x = torch.stack([self.preprocess(picture) for picture in pictures])
+        return Prepared(torch.stack([self.resize(picture) for picture in pictures]), sizes)
+
+    def encode(self, prepared: Prepared) -> Features:
+        """Normalize, and run the stages up to and including `cut`; see `Task.encode`."""
+        x = transforms.normalize(prepared.inputs, _MEAN, _STD)
         for name in self.cuts[: self.cuts.index(self.cut) + 1]:
             x = self.stages[name](x)
-        return Features({self.cut: x}, sizes)
+        return Features({self.cut: x}, prepared.image_sizes)
 
     def tail(self, features: Features) -> list[Prediction]:
         """Run the remaining stages and the head; see `Task.tail`. Logits keep their gradient."""
@@ -127,15 +131,14 @@ class ClassificationTask(Task):
         checked = check_targets(targets, ClassTarget, len(logits), len(self.categories))
         return F.cross_entropy(logits, torch.tensor([t.label for t in checked], device=logits.device))
 
-    def preprocess(self, image: Tensor) -> Tensor:
-        """(3, H, W) in [0, 1] → (3, crop_size, crop_size), normalized."""
+    def resize(self, image: Tensor) -> Tensor:
+        """(3, H, W) in [0, 1] → (3, crop_size, crop_size)."""
         height, width = image.shape[-2:]
         longest = _MAX_ASPECT * min(height, width)
         if max(height, width) > longest:
             image = transforms.center_crop(image, [min(height, longest), min(width, longest)])
         image = transforms.resize(image, [self.resize_size], antialias=True)
-        image = transforms.center_crop(image, [self.crop_size, self.crop_size])
-        return transforms.normalize(image, _MEAN, _STD)  # type: ignore[no-any-return]  # untyped
+        return transforms.center_crop(image, [self.crop_size, self.crop_size])  # type: ignore[no-any-return]  # untyped
 
     def metric(self) -> Metric:
         """Top-1 and top-5 accuracy."""

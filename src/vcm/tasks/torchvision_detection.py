@@ -34,7 +34,7 @@ from vcm.tasks.torchvision_models import (
     drop_mask_branch,
 )
 from vcm.tasks.weights import load_weights, torchvision_weights
-from vcm.types import BoxTarget, Detections, Features, Prediction, Settings, Target
+from vcm.types import BoxTarget, Detections, Features, Prediction, Prepared, Settings, Target
 
 
 class TorchvisionDetectionTask(Task):
@@ -117,17 +117,27 @@ class TorchvisionDetectionTask(Task):
         """The backbone's stages, and its feature pyramid."""
         return (*STAGES, "fpn")
 
-    def features(self, images: Tensor | Sequence[Tensor]) -> Features:
-        """Resize `images` and run the backbone up to and including `cut`; see `Task.features`."""
+    def prepare(self, images: Tensor | Sequence[Tensor]) -> Prepared:
+        """Resize `images`, and pad them to one size with the mean colour; see `Task.prepare`."""
         pictures = image_list(images)
         sizes = tuple((picture.shape[-2], picture.shape[-1]) for picture in pictures)
-        inputs, _ = self.model.transform(pictures)
-        outputs = self._stages(
-            {"input": inputs.tensors}, "input", STAGES[-1] if self.cut == "fpn" else self.cut
-        )
-        if self.cut == "fpn":
-            return Features(self._pyramid_levels(outputs), sizes)
-        return Features({name: outputs[name] for name in self._needed()}, sizes)
+        resized = [self.model.transform.resize(picture)[0] for picture in pictures]
+        height, width = self._batch_size(sizes)
+        mean = pictures[0].new_tensor(self.model.transform.image_mean)[:, None, None]
+        inputs = mean.expand(len(resized), 3, height, width).clone()
+        for number, picture in enumerate(resized):
+            inputs[number, :, : picture.shape[-2], : picture.shape[-1]] = picture
+        return Prepared(inputs, sizes)
+
+    def encode(self, prepared: Prepared) -> Features:
+        """Normalize, and run the backbone up to and including `cut`; see `Task.encode`."""
+        return self._backbone(self.model.transform.normalize(prepared.inputs), prepared.image_sizes)
+
+    def features(self, images: Tensor | Sequence[Tensor]) -> Features:
+        """As torchvision does, which normalizes before it resizes: `encode(prepare(images))` up to rounding."""
+        pictures = image_list(images)
+        sizes = tuple((picture.shape[-2], picture.shape[-1]) for picture in pictures)
+        return self._backbone(self.model.transform(pictures)[0].tensors, sizes)
 
     @torch.no_grad()
     def tail(self, features: Features) -> list[Prediction]:
@@ -137,7 +147,7 @@ class TorchvisionDetectionTask(Task):
         if self.cut != "fpn":
             levels = self._pyramid_levels(self._stages(features.tensors, self.cut, STAGES[-1]))
         resized = [self.model.transform.resized(*size) for size in features.image_sizes]
-        height, width = (-(-max(side) // 32) * 32 for side in zip(*resized, strict=True))
+        height, width = self._batch_size(features.image_sizes)
         # Anchors are laid out by the padded batch's size; its pixels are not needed any more.
         canvas = ImageList(torch.empty((len(resized), 3, height, width), device="meta"), resized)
         found = self._detect(OrderedDict(levels), canvas)
@@ -181,6 +191,18 @@ class TorchvisionDetectionTask(Task):
             "min_size": self.min_size,
             "max_size": self.max_size,
         }
+
+    def _backbone(self, normalized: Tensor, sizes: tuple[tuple[int, int], ...]) -> Features:
+        outputs = self._stages({"input": normalized}, "input", STAGES[-1] if self.cut == "fpn" else self.cut)
+        if self.cut == "fpn":
+            return Features(self._pyramid_levels(outputs), sizes)
+        return Features({name: outputs[name] for name in self._needed()}, sizes)
+
+    def _batch_size(self, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+        """(height, width) of the network's input for pictures of these sizes."""
+        resized = [self.model.transform.resized(*size) for size in sizes]
+        height, width = (-(-max(side) // 32) * 32 for side in zip(*resized, strict=True))
+        return height, width
 
     def _needed(self) -> list[str]:
         """Names of the tensors that are needed after the cut: its own first."""

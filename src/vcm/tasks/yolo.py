@@ -28,7 +28,7 @@ from vcm.tasks.base import (
 )
 from vcm.tasks.hashing import file_sha256, state_sha256
 from vcm.tasks.letterbox import Letterbox
-from vcm.types import BoxTarget, Detections, Features, Prediction, Settings, Target
+from vcm.types import BoxTarget, Detections, Features, Prediction, Prepared, Settings, Target
 
 _BUILTIN = {"yolov3": False, "yolov3-spp": True}
 _CUT_STRIDE = 8
@@ -125,15 +125,21 @@ class YOLOTask(Task):
         sums = [i for i in near if isinstance(self.network.layer(i), Shortcut)]
         return _name(sums[0] if sums else (near or alone or [0])[-1])
 
-    def features(self, images: Tensor | Sequence[Tensor]) -> Features:
-        """Letterbox `images` and run the network up to and including `cut`; see `Task.features`.
+    def prepare(self, images: Tensor | Sequence[Tensor]) -> Prepared:
+        """Letterbox `images`; see `Task.prepare`."""
+        pictures = image_list(images)
+        sizes = tuple((picture.shape[-2], picture.shape[-1]) for picture in pictures)
+        boxed = [Letterbox(size, self.input_size).apply(x) for size, x in zip(sizes, pictures, strict=True)]
+        return Prepared(torch.stack(boxed), sizes)
+
+    def encode(self, prepared: Prepared) -> Features:
+        """Run the network up to and including `cut`; see `Task.encode`.
 
         The tensors after the first are outputs of earlier layers, and raw outputs of detection heads, by
         name.
         """
-        inputs, sizes = self._inputs(images)
-        live = self.network.run({IMAGE: inputs}, 0, self._cut_index)
-        return Features({_name(index): tensor for index, tensor in live.items()}, sizes)
+        live = self.network.run({IMAGE: prepared.inputs}, 0, self._cut_index)
+        return Features({_name(index): tensor for index, tensor in live.items()}, prepared.image_sizes)
 
     @torch.no_grad()
     def tail(self, features: Features) -> list[Prediction]:
@@ -146,7 +152,7 @@ class YOLOTask(Task):
 
     def raw_outputs(self, images: Tensor | Sequence[Tensor]) -> list[Tensor]:
         """What goes into each `[yolo]` layer: (N, A·(5+C), H/s, W/s), in the cfg's order."""
-        outputs: list[Tensor] = self.network(self._inputs(images)[0])
+        outputs: list[Tensor] = self.network(self.prepare(images).inputs)
         return outputs
 
     def loss(self, images: Tensor | Sequence[Tensor], targets: Sequence[Target]) -> Tensor:
@@ -192,12 +198,6 @@ class YOLOTask(Task):
     @property
     def _cut_index(self) -> int:
         return _index(self.cut)
-
-    def _inputs(self, images: Tensor | Sequence[Tensor]) -> tuple[Tensor, tuple[tuple[int, int], ...]]:
-        pictures = image_list(images)
-        sizes = tuple((picture.shape[-2], picture.shape[-1]) for picture in pictures)
-        boxed = [Letterbox(size, self.input_size).apply(x) for size, x in zip(sizes, pictures, strict=True)]
-        return torch.stack(boxed), sizes
 
     def _detections(self, raw: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
         boxes, scores = [], []

@@ -167,7 +167,9 @@ class FeatureCodec(ModelStreams):
             CodecError: If it cannot be coded.
         """
         if x.ndim != 4 or x.shape[:2] != (1, 3) or 0 in x.shape or not x.is_floating_point():
-            raise ArgumentError("x", expected="float (1, 3, H, W) in [0, 1]", got=f"{tuple(x.shape)} {x.dtype}")
+            raise ArgumentError(
+                "x", expected="float (1, 3, H, W) in [0, 1]", got=f"{tuple(x.shape)} {x.dtype}"
+            )
         return self.streams.encode(x.to(self.device), size)
 
     def decode(self, data: bytes) -> tuple[Tensor, tuple[int, int]]:

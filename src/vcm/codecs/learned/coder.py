@@ -75,7 +75,9 @@ def decode_symbols(data: bytes, indexes: Tensor, table: CodingTable) -> Tensor:
         BitstreamError: If `data` cannot be what `encode_symbols` gave.
     """
     if len(data) < _WORD or len(data) % _WORD:
-        raise BitstreamError(f"a section of the stream has {len(data)} bytes; it must have a multiple of {_WORD}.")
+        raise BitstreamError(
+            f"a section of the stream has {len(data)} bytes; it must have a multiple of {_WORD}."
+        )
     flat = indexes.flatten()
     rows = table.upto(int(flat.max()))
     values = ans.RansDecoder().decode_with_indexes(data, flat.tolist(), *rows)

@@ -30,9 +30,7 @@ def in_tiles(
     for top, bottom in _spans(height, tile):
         for left, right in _spans(width, tile):
             above, before = max(top - halo, 0), max(left - halo, 0)
-            piece = transform(
-                x[..., above : min(bottom + halo, height), before : min(right + halo, width)]
-            )
+            piece = transform(x[..., above : min(bottom + halo, height), before : min(right + halo, width)])
             if out is None:
                 out = piece.new_empty(1, piece.shape[1], round(height * scale), round(width * scale))
             rows, columns = _scaled(top, bottom, scale), _scaled(left, right, scale)

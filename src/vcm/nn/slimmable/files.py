@@ -66,7 +66,7 @@ def load_network(path: str | Path) -> MultiTaskNetwork:
         ) from error
     if _KEY not in metadata:
         raise WeightsError(
-            f"{path} is a safetensors file, but not one that vcm wrote: it does not say what network it holds."
+            f"{path} is a safetensors file, but not a model that vcm wrote: its metadata names no network."
         )
     try:
         network = build_network(json.loads(metadata[_KEY]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +24,7 @@ def check_widths(argument: str, widths: Sequence[int]) -> tuple[int, ...]:
     if (
         not values
         or not all(is_whole(value) and value >= 1 for value in values)
-        or any(after <= before for before, after in zip(values, values[1:], strict=False))
+        or any(after <= before for before, after in pairwise(values))
     ):
         raise ArgumentError(
             argument,
@@ -78,13 +79,9 @@ class SlimmableConv2d(nn.Conv2d):
     def dense(self, index: int) -> nn.Conv2d:
         """A plain convolution with the weights of width `index`."""
         weight, bias = self.sliced(index)
+        (kernel, _), (stride, _) = self.kernel_size, self.stride
         plain = nn.Conv2d(
-            weight.shape[1],
-            weight.shape[0],
-            self.kernel_size,
-            self.stride,
-            self.padding,
-            bias=bias is not None,  # type: ignore[arg-type]  # torch's own tuples
+            weight.shape[1], weight.shape[0], kernel, stride, padding=kernel // 2, bias=bias is not None
         ).to(weight)
         _copy(plain, weight, bias)
         return plain

@@ -104,8 +104,8 @@ class MultiTaskNetwork(nn.Module, ABC):
             "fingerprints", torch.zeros(len(self.tasks), FINGERPRINT_BYTES, dtype=torch.uint8)
         )
         self._in_step_with: tuple[int, ...] | None = None
-        self.register_state_dict_pre_hook(_update_before_saving)
-        self.register_load_state_dict_post_hook(_trust_after_loading)
+        self.register_state_dict_pre_hook(_update_before_saving)  # type: ignore[no-untyped-call]  # torch
+        self.register_load_state_dict_post_hook(_trust_after_loading)  # type: ignore[no-untyped-call]  # torch
 
     # --- what each kind of network says of itself ---------------------------------------------------------
 
@@ -268,7 +268,7 @@ class MultiTaskNetwork(nn.Module, ABC):
         super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch's own
         self._in_step_with = self._versions() if state["_in_step_with"] else None
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any, **more: Any) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:  # noqa: ANN401  torch's own signature
         """Make room for tables of the sizes that come; children load theirs after this."""
         for name, module in self.named_modules():
             if isinstance(module, EntropyModel):
@@ -276,7 +276,7 @@ class MultiTaskNetwork(nn.Module, ABC):
                     saved = state_dict.get(f"{prefix}{name}.{buffer}")
                     if saved is not None:
                         setattr(module, buffer, getattr(module, buffer).new_empty(saved.shape))
-        super()._load_from_state_dict(state_dict, prefix, *rest, **more)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _trust_tables(self) -> None:
         """Take the tables that came with the weights as they are, if any came."""

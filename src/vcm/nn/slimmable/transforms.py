@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from compressai.layers import GDN
@@ -198,10 +197,6 @@ class DenseEncoder(nn.Module):
     def __init__(self, g_a: nn.Sequential, h_a: nn.Sequential | None) -> None:
         super().__init__()
         self.g_a, self.h_a = g_a, h_a
-
-    if TYPE_CHECKING:
-
-        def __call__(self, x: Tensor) -> tuple[Tensor, ...]: ...
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(N, 3, H, W) in [0, 1] → (y,) or (y, z); H and W multiples of 16, or of 64 with a hyperprior."""

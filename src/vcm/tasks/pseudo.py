@@ -1,0 +1,26 @@
+"""A prediction as a label: the protocol for pictures that nobody labelled."""
+
+from __future__ import annotations
+
+import torch
+
+from vcm.types import BoxTarget, ClassScores, ClassTarget, Prediction, Target
+
+
+def pseudo_target(prediction: Prediction, min_score: float) -> Target:
+    """A task's prediction on an original, as a target (Fischer et al., arXiv 2205.06519).
+
+    Args:
+        prediction: Of one original picture.
+        min_score: Boxes below this score are not taken as objects, in [0, 1].
+    """
+    if isinstance(prediction, ClassScores):
+        return ClassTarget(int(prediction.logits.argmax()))
+    kept = prediction.scores >= min_score
+    boxes = prediction.boxes[kept]
+    return BoxTarget(
+        boxes=boxes,
+        labels=prediction.labels[kept],
+        is_crowd=torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device),
+        area=(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]),
+    )
