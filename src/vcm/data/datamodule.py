@@ -45,8 +45,10 @@ class PictureDataModule(LightningDataModule):
         val: PictureDataset | None = None,
         test: PictureDataset | None = None,
         crop_size: int = 256,
+        smallest_scale: float = 1.0,
         batch_size: int = 8,
         num_workers: int = 0,
+        keep_in_memory: bool = False,
     ) -> None:
         """Take the data sets; each may be left out.
 
@@ -55,8 +57,11 @@ class PictureDataModule(LightningDataModule):
             val: What `val_dataloader` goes through.
             test: What `test_dataloader` goes through, and `vcm evaluate` evaluates on.
             crop_size: Side of the square training crops, in pixels.
+            smallest_scale: Training crops are shrunk by a random factor between this and 1, in (0, 1].
             batch_size: Training crops in a batch.
             num_workers: Processes that read pictures; 0 reads in the main process.
+            keep_in_memory: Whether each process keeps the training pictures that it has read, decoded, 3
+                bytes a pixel.
 
         Raises:
             ArgumentError: If a number is out of its range.
@@ -70,11 +75,15 @@ class PictureDataModule(LightningDataModule):
             if value < low:
                 raise ArgumentError(name, expected=f"a whole number from {low}", got=value)
         self.train_dataset, self.val_dataset, self.test_dataset = train, val, test
+        if not 0 < smallest_scale <= 1:
+            raise ArgumentError("smallest_scale", expected="a number above 0, up to 1", got=smallest_scale)
         self.crop_size, self.batch_size, self.num_workers = crop_size, batch_size, num_workers
+        self.smallest_scale, self.keep_in_memory = smallest_scale, keep_in_memory
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Shuffled batches of crops."""
-        crops = _Cropped(_need(self.train_dataset, "train"), RandomCrop(self.crop_size))
+        crop = RandomCrop(self.crop_size, smallest_scale=self.smallest_scale)
+        crops = _Cropped(_need(self.train_dataset, "train"), crop, keep=self.keep_in_memory)
         return DataLoader(
             crops,
             batch_size=self.batch_size,
@@ -100,11 +109,15 @@ class PictureDataModule(LightningDataModule):
 class _Cropped(Dataset[Sample]):
     """A data set seen through random crops."""
 
-    def __init__(self, dataset: PictureDataset, crop: RandomCrop) -> None:
-        self.dataset, self.crop = dataset, crop
+    def __init__(self, dataset: PictureDataset, crop: RandomCrop, *, keep: bool) -> None:
+        self.dataset, self.crop, self.keep = dataset, crop, keep
+        self._kept: dict[int, Sample] = {}
 
     def __getitem__(self, index: int) -> Sample:
-        return self.crop(self.dataset[index])
+        sample = self._kept.get(index) or self.dataset[index]
+        if self.keep:
+            self._kept[index] = sample
+        return self.crop(sample)
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.transforms.v2.functional import resize
 
 from vcm.types import BoxTarget, Sample
 
@@ -20,21 +23,40 @@ class RandomCrop:
     seeds reproduce.
     """
 
-    def __init__(self, size: int, *, mirror: bool = True) -> None:
-        """Take the crop's side in pixels, and whether half the crops are mirrored."""
-        self.size, self.mirror = size, mirror
+    def __init__(self, size: int, *, mirror: bool = True, smallest_scale: float = 1.0) -> None:
+        """Take the crop's side in pixels, whether half the crops are mirrored, and how far they shrink.
+
+        Args:
+            size: Side in pixels.
+            mirror: Whether half the crops are mirrored.
+            smallest_scale: Crops are shrunk by a factor between this and 1, log-uniform, as far as the
+                picture's size allows; in (0, 1].
+        """
+        self.size, self.mirror, self.smallest_scale = size, mirror, smallest_scale
 
     def __call__(self, sample: Sample) -> Sample:
         """Crop one sample to (3, size, size)."""
         image = _pad_to(sample.image, self.size)
-        top = int(torch.randint(image.shape[1] - self.size + 1, ()))
-        left = int(torch.randint(image.shape[2] - self.size + 1, ()))
-        image = image[:, top : top + self.size, left : left + self.size]
+        side = self._side(min(image.shape[1:]))
+        top = int(torch.randint(image.shape[1] - side + 1, ()))
+        left = int(torch.randint(image.shape[2] - side + 1, ()))
+        image = image[:, top : top + side, left : left + side]
+        if side > self.size:
+            image = resize(image, [self.size, self.size], antialias=True)
         mirrored = self.mirror and bool(torch.rand(()) < 0.5)
         target = sample.target
         if isinstance(target, BoxTarget):
-            target = crop_boxes(target, top, left, self.size, mirrored=mirrored)
+            target = crop_boxes(target, top, left, side, mirrored=mirrored)
+            shrunk = self.size / side
+            target = replace(target, boxes=target.boxes * shrunk, area=target.area * shrunk**2)
         return Sample(sample.image_id, (image.flip(2) if mirrored else image).contiguous(), target)
+
+    def _side(self, shorter: int) -> int:
+        """Side, in the picture's pixels, of what becomes the crop."""
+        if self.smallest_scale == 1:
+            return self.size
+        scale: float = max(self.smallest_scale, self.size / shorter) ** float(torch.rand(()))
+        return min(round(self.size / scale), shorter)
 
 
 def crop_boxes(target: BoxTarget, top: int, left: int, size: int, *, mirrored: bool) -> BoxTarget:

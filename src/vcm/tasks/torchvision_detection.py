@@ -134,7 +134,7 @@ class TorchvisionDetectionTask(Task):
         return self._backbone(self.model.transform.normalize(prepared.inputs), prepared.image_sizes)
 
     def features(self, images: Tensor | Sequence[Tensor]) -> Features:
-        """As torchvision does, which normalizes before it resizes: `encode(prepare(images))` up to rounding."""
+        """`encode(prepare(images))` up to rounding: as torchvision does, normalized before it is resized."""
         pictures = image_list(images)
         sizes = tuple((picture.shape[-2], picture.shape[-1]) for picture in pictures)
         return self._backbone(self.model.transform(pictures)[0].tensors, sizes)

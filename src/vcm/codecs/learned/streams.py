@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from vcm.codecs.learned.coder import CodingTable, decode_symbols, encode_symbols
 from vcm.codecs.learned.container import FINGERPRINT_BYTES, PURPOSES, Header, read_stream, write_stream
 from vcm.codecs.learned.tiling import in_tiles
 from vcm.errors import BitstreamError
+from vcm.nn.padding import pad_to_multiple
 from vcm.nn.slimmable import RECONSTRUCTION, MultiTaskNetwork
 from vcm.nn.slimmable.transforms import LATENT_STRIDE
 
@@ -107,9 +107,3 @@ class StreamCoder:
         stride = self.network.features[self.task].stride
         rows, columns = (-(-side // stride) for side in header.coded_size)
         return header, decoded[..., :rows, :columns]
-
-
-def pad_to_multiple(x: Tensor, stride: int) -> Tensor:
-    """Repeat the right and bottom edge of (N, C, H, W) until both sides are multiples of `stride`."""
-    bottom, right = -x.shape[-2] % stride, -x.shape[-1] % stride
-    return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
