@@ -109,7 +109,7 @@ def test_bd_rates_equal_bjontegaard_on_the_csv(run):
         )
         assert found[name].value == pytest.approx(expected, abs=1e-9)
     html = build_report([run], anchor="jpeg").read_text()
-    assert f"{found['avif'].value:+.1f} %" in html
+    assert f"{found['avif'].value:+.1f} %".replace("-", "−") in html
 
 
 def test_failures_are_shown(world, tmp_path):

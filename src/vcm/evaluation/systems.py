@@ -111,6 +111,12 @@ class PictureSystem(System):
     def __init__(
         self, name: str, codec: Codec, task: Task, *, preprocessor: Preprocessor | None = None
     ) -> None:
+        if preprocessor is not None and not (callable(preprocessor) and hasattr(preprocessor, "settings")):
+            raise ArgumentError(
+                "preprocessor",
+                expected="a callable with a method settings()",
+                got=type(preprocessor).__name__,
+            )
         self.name, self.codec, self.task, self.preprocessor = name, codec, task, preprocessor
         self.quality = codec.quality
         self.title = codec.title if name == codec.name else f"{codec.title} ({name})"
@@ -170,7 +176,7 @@ class PictureSystem(System):
         """See `System.settings`."""
         return {
             "system": "picture",
-            "preprocessor": self.preprocessor.settings() if self.preprocessor else None,
+            "preprocessor": None if self.preprocessor is None else self.preprocessor.settings(),
             "codec": self.codec.settings(),
         }
 

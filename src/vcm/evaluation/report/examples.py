@@ -18,22 +18,15 @@ from vcm.evaluation.examples import EXAMPLES_JSON, ORIGINALS
 from vcm.evaluation.names import point_name
 from vcm.evaluation.points import Point
 from vcm.evaluation.records import prediction_from_json
+from vcm.evaluation.report.boxes import LETTER_PX, Box, Count, place_boxes
 from vcm.evaluation.results import Results
 from vcm.types import Detections
 
-MAX_BOXES = 15
 WEBP_QUALITY = 90
-
-
-@dataclass(frozen=True)
-class Box:
-    """One detection, in pixels of the picture, and what it is called."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-    caption: str
+MAX_SIDE = 1280
+"""Longest side of an embedded picture, in pixels; WebP itself takes no more than 16,383."""
+LANDSCAPE_PX, PORTRAIT_PX = 360, 210
+"""Width on the screen that a view is laid out for, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +35,13 @@ class View:
 
     Attributes:
         title: Which system made it.
-        caption: Its quality, bytes and rate.
+        caption: Its quality, bytes and rate; empty for the original.
         width: In pixels.
         height: In pixels.
         data: The picture as a data URL.
+        letter: Height of a label's letters, in pixels of the picture.
         boxes: What the task finds in it; empty for classifiers.
+        counts: How many boxes of each category; empty for classifiers.
         answer: What a classifier says; empty for detectors.
     """
 
@@ -55,70 +50,93 @@ class View:
     width: int
     height: int
     data: str
+    letter: float
     boxes: list[Box]
+    counts: list[Count]
     answer: str
 
+    @property
+    def is_portrait(self) -> bool:
+        """Whether it is shown in a narrow column."""
+        return self.height > 1.1 * self.width
 
-def example_views(folder: Path, image_id: str, results: Results) -> list[View]:
-    """The original, then every system at its operating point nearest to one rate that all of them reach.
+
+def example_views(folders: Sequence[Path], results: Results) -> list[list[View]]:
+    """For each example the original, then every system at its point nearest to `matched_rate`.
 
     Args:
-        folder: The evaluation's folder.
-        image_id: Which example.
-        results: The evaluation's results.
+        folders: Of the evaluations that `results` were merged from.
+        results: What they measured.
     """
-    try:
-        versions: dict[str, Any] = json.loads((folder / EXAMPLES_JSON).read_text())[image_id]
-    except (OSError, ValueError, KeyError):  # an evaluation that kept no examples
-        return []
-    kind = results.points[0].labels
-    rates = {point_name(p.system, p.quality): p for p in results.points if p.labels == kind}
-    chosen = [ORIGINALS, *matched_points(list(rates.values()))]
-    views = []
-    for name in chosen:
-        if name not in versions or not (path := folder / versions[name]["picture"]).is_file():
-            continue
-        version = versions[name]
-        point = rates.get(name)
-        bpp = 8 * version["num_bytes"] / (version["height"] * version["width"])
-        prediction = prediction_from_json(version["prediction"])
-        views.append(
-            View(
-                title=point.title if point else "original",
-                caption=f"quality {point.quality:g}, {version['num_bytes']:,} bytes, {bpp:.3f} bpp"
-                if point
-                else "",
-                width=version["width"],
-                height=version["height"],
-                data=_data_url(path),
-                boxes=_boxes(prediction, results) if isinstance(prediction, Detections) else [],
-                answer="" if isinstance(prediction, Detections) else _answer(prediction.logits, results),
-            )
-        )
-    return views
+    points = [point for point in results.points if point.labels == results.points[0].labels]
+    shown = {point_name(point.system, point.quality): point for point in matched_points(points)}
+    every: dict[str, dict[str, View]] = {}
+    colours: dict[str, str] = {}
+    for folder in folders:
+        for image_id, versions in _read_examples(folder).items():
+            views = every.setdefault(image_id, {})
+            for name in (ORIGINALS, *shown):
+                if name in versions and name not in views:
+                    view = _view(folder, versions[name], shown.get(name), results, colours)
+                    views.update({name: view} if view else {})
+    return [list(views.values()) for views in every.values() if views]
 
 
-def matched_points(points: Sequence[Point]) -> list[str]:
-    """For each system its operating point nearest to the lowest rate that all of them reach."""
-    systems = list(dict.fromkeys(point.system for point in points))
-    target = max(min(point.bpp for point in points if point.system == system) for system in systems)
+def matched_rate(points: Sequence[Point]) -> float:
+    """The lowest rate that all systems reach, in bits per pixel."""
+    systems = {point.system for point in points}
+    return max(min(point.bpp for point in points if point.system == system) for system in systems)
+
+
+def matched_points(points: Sequence[Point]) -> list[Point]:
+    """For each system its operating point nearest to `matched_rate`."""
+    target = matched_rate(points)
     chosen = []
-    for system in systems:
+    for system in dict.fromkeys(point.system for point in points):
         own = [point for point in points if point.system == system]
-        nearest = min(own, key=lambda point: abs(math.log(point.bpp / target)))
-        chosen.append(point_name(system, nearest.quality))
+        chosen.append(min(own, key=lambda point: abs(math.log(point.bpp / target))))
     return chosen
 
 
-def _boxes(found: Detections, results: Results) -> list[Box]:
+def _read_examples(folder: Path) -> dict[str, dict[str, Any]]:
+    """What `write_examples` wrote; nothing where that is missing or damaged."""
+    try:
+        content = json.loads((folder / EXAMPLES_JSON).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _view(
+    folder: Path, version: dict[str, Any], point: Point | None, results: Results, colours: dict[str, str]
+) -> View | None:
+    """One version as it is shown; None where its picture is no longer there."""
+    data = _data_url(folder / version["picture"])
+    if data is None:
+        return None
+    height, width = version["height"], version["width"]
+    prediction = prediction_from_json(version["prediction"])
+    letter = LETTER_PX * width / (PORTRAIT_PX if height > 1.1 * width else LANDSCAPE_PX)
     boxes: list[Box] = []
-    for box, score, label in zip(
-        found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True
-    ):
-        if score >= results.pseudo_score and len(boxes) < MAX_BOXES:
-            x1, y1, x2, y2 = box
-            boxes.append(Box(x1, y1, x2 - x1, y2 - y1, f"{results.categories[label]} {score:.2f}"))
-    return boxes
+    counts: list[Count] = []
+    answer = ""
+    if isinstance(prediction, Detections):
+        boxes, counts = place_boxes(
+            prediction,
+            results.categories,
+            colours,
+            min_score=results.pseudo_score,
+            size=(height, width),
+            letter=letter,
+        )
+    else:
+        answer = _answer(prediction.logits, results)
+    caption = ""
+    if point is not None:
+        bpp = 8 * version["num_bytes"] / (height * width)
+        caption = f"quality {point.quality:g} · {version['num_bytes']:,} bytes · {bpp:.3f} bpp"
+    title = point.title if point else "original"
+    return View(title, caption, width, height, data, letter, boxes, counts, answer)
 
 
 def _answer(logits: torch.Tensor, results: Results) -> str:
@@ -126,8 +144,12 @@ def _answer(logits: torch.Tensor, results: Results) -> str:
     return f"{results.categories[int(label)]} {float(probability):.2f}"
 
 
-def _data_url(path: Path) -> str:
+def _data_url(path: Path) -> str | None:
     buffer = io.BytesIO()
-    with Image.open(path) as image:
-        image.save(buffer, "WEBP", quality=WEBP_QUALITY)
+    try:
+        with Image.open(path) as image:
+            image.thumbnail((MAX_SIDE, MAX_SIDE))
+            image.save(buffer, "WEBP", quality=WEBP_QUALITY)
+    except (OSError, SyntaxError, ValueError):  # removed or damaged since
+        return None
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,97 @@
+"""Detections as boxes to draw over a picture, with labels that do not cover each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vcm.types import Detections
+
+MAX_BOXES = 20
+COLOURS = ("#ffd400", "#4fe3ff", "#ff7ad9", "#8dff6b", "#ffa24d", "#c3b1ff", "#ffffff", "#ff7272")
+LETTER_PX = 11.0
+"""Height of a label's letters on the screen, in pixels."""
+_LETTER_WIDTH, _LABEL_HEIGHT = 0.62, 1.35  # of a label, in heights of its letters
+
+Area = tuple[float, float, float, float]
+"""x, y, width, height in pixels of the picture."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """One detection, in pixels of the picture.
+
+    Attributes:
+        area: Where it is.
+        caption: What it is, and the task's score.
+        colour: Of its category.
+        label: Where the caption stands; None where there is no room for it.
+    """
+
+    area: Area
+    caption: str
+    colour: str
+    label: Area | None
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many boxes of one category there are."""
+
+    category: str
+    colour: str
+    count: int
+
+
+def place_boxes(
+    found: Detections,
+    categories: Sequence[str],
+    colours: dict[str, str],
+    *,
+    min_score: float,
+    size: tuple[int, int],
+    letter: float,
+) -> tuple[list[Box], list[Count]]:
+    """Boxes by falling score, and how many there are of each category.
+
+    Args:
+        found: What the task found.
+        categories: Names that its labels index.
+        colours: By category; new ones are added.
+        min_score: Boxes below it are left out, in [0, 1].
+        size: The picture's (height, width) in pixels.
+        letter: Height of a label's letters, in pixels of the picture.
+    """
+    boxes: list[Box] = []
+    counts: dict[str, int] = {}
+    taken: list[Area] = []
+    order = found.scores.argsort(descending=True, stable=True)
+    for index in order[found.scores[order] >= min_score][:MAX_BOXES].tolist():
+        x1, y1, x2, y2 = found.boxes[index].tolist()
+        category, area = categories[int(found.labels[index])], (x1, y1, x2 - x1, y2 - y1)
+        colour = colours.setdefault(category, COLOURS[len(colours) % len(COLOURS)])
+        caption = f"{category} {float(found.scores[index]):.2f}"
+        label = _room(area, len(caption), taken, size, letter)
+        if label is not None:
+            taken.append(label)
+        boxes.append(Box(area, caption, colour, label))
+        counts[category] = counts.get(category, 0) + 1
+    return boxes, [Count(category, colours[category], count) for category, count in counts.items()]
+
+
+def _room(
+    area: Area, num_letters: int, taken: Sequence[Area], size: tuple[int, int], letter: float
+) -> Area | None:
+    """Where the label fits: above the box, inside its top, below it, inside its bottom, or nowhere."""
+    x, y, _, box_height = area
+    width, height = (num_letters * _LETTER_WIDTH + 0.5) * letter, _LABEL_HEIGHT * letter
+    left = max(min(x, size[1] - width), 0)
+    for top in (y - height, y, y + box_height, y + box_height - height):
+        label = (left, top, width, height)
+        if 0 <= top <= size[0] - height and not any(_overlap(label, other) for other in taken):
+            return label
+    return None
+
+
+def _overlap(a: Area, b: Area) -> bool:
+    return all(a[i] < b[i] + b[i + 2] and b[i] < a[i] + a[i + 2] for i in (0, 1))

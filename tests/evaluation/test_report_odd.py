@@ -1,0 +1,160 @@
+"""Reports on what is odd: names, pictures, curves without numbers, damaged folders, several runs."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from vcm.codecs import BPGCodec, JPEGCodec, WebPCodec
+from vcm.data import PictureFolderDataset
+from vcm.errors import EvaluationError
+from vcm.evaluation.report import build_report
+from vcm.evaluation.report.boxes import place_boxes
+from vcm.evaluation.results import Results
+from vcm.types import Detections
+
+
+def jpegs(*qualities, **options):
+    return [JPEGCodec(quality=quality, **options) for quality in qualities]
+
+
+def test_names_are_taken_literally(build, tmp_path):
+    names = ["$\\frac{a$", "<img src=x onerror=alert(1)>", "_hidden", "压缩", 'a"b&c', "x" * 150]
+    build(codecs={name: jpegs(20 + i) for i, name in enumerate(names)}).run()
+    html = build_report([tmp_path / "run"]).read_text(encoding="utf-8")
+    assert "<img src=x" not in html
+    for text in ("JPEG ($\\frac{a$)", "JPEG (&lt;img src=x", "JPEG (_hidden)", "JPEG (压缩)"):
+        assert html.count(text) >= 4, text  # the legends of the plots among them
+
+
+def test_nothing_found_and_nothing_finite_is_no_error(build, world, tmp_path):
+    class Blind(world.task):
+        threshold = 2.0
+
+        def __init__(self):
+            super().__init__(threshold=2.0)
+
+    lossless = BPGCodec(quality=20, lossless=True, chroma="444", preset="ultrafast")
+    build(codecs={"lossless": [lossless]}, task=Blind(), labels=["pseudo"]).run()
+    html = build_report([tmp_path / "run"]).read_text()
+    assert "no finite number to draw" in html
+    assert "nothing found" in html
+    build("mixed", codecs={"jpeg": jpegs(50)}, task=Blind()).run()
+    html = build_report([tmp_path / "mixed"]).read_text()
+    assert 'id="rate_psnr"' in html
+    assert "rate_map_pseudo" not in html
+
+
+def test_one_codec_at_one_quality_on_one_picture(build, world, tmp_path):
+    build(codecs={"jpeg": jpegs(50)}, dataset=world.dataset(limit=1)).run()
+    html = build_report([tmp_path / "run"]).read_text()
+    assert "1 picture, 1 codec." in html
+    assert 'id="bd"' not in html
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (17000, 2)])
+def test_pictures_of_odd_shapes_are_shown_small(build, tmp_path, size):
+    (tmp_path / "odd").mkdir()
+    Image.new("RGB", size, "white").save(tmp_path / "odd/a.png")
+    build(codecs={"jpeg": jpegs(50)}, dataset=PictureFolderDataset(tmp_path / "odd")).run()
+    html = build_report([tmp_path / "run"]).read_text()
+    assert f"aspect-ratio: {size[0]} / {size[1]}; width: min(100%, calc(420px" in html
+    assert html.count("data:image/webp") == 2
+
+
+def test_example_pictures_that_are_gone_or_damaged(build, tmp_path):
+    build(codecs={"jpeg": jpegs(50)}).run()
+    first, second = sorted((tmp_path / "run/examples").glob("*/jpeg-50*.png"))
+    first.unlink()
+    second.write_bytes(second.read_bytes()[:50])
+    html = build_report([tmp_path / "run"]).read_text()
+    assert html.count("data:image/webp") == 2  # the originals
+    (tmp_path / "run/examples/examples.json").write_text("{")
+    assert "data:image/webp" not in build_report([tmp_path / "run"]).read_text()
+
+
+def test_damaged_provenance_is_told(build, tmp_path):
+    build(codecs={"jpeg": jpegs(50)}).run()
+    (tmp_path / "run/provenance.json").write_text('{"started":')
+    with pytest.raises(EvaluationError, match=r"provenance\.json is damaged"):
+        build_report([tmp_path / "run"])
+    (tmp_path / "run/provenance.json").unlink()
+    assert "Where this comes from" not in build_report([tmp_path / "run"]).read_text()
+
+
+def test_output_that_cannot_be_written(build, tmp_path):
+    build(codecs={"jpeg": jpegs(50)}).run()
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(EvaluationError, match="cannot be written"):
+        build_report([tmp_path / "run"], output=tmp_path / "file")
+
+
+def test_runs_are_shown_side_by_side_with_all_kinds_of_labels(build, tmp_path):
+    build("a", codecs={"jpeg": jpegs(20, 60)}, labels=["truth"]).run()
+    build("b", codecs={"webp": [WebPCodec(quality=q) for q in (20, 60)]}).run()
+    html = build_report([tmp_path / "a", tmp_path / "b"], output=tmp_path / "both").read_text()
+    assert "rate_map_truth" in html
+    assert "rate_map_pseudo" in html
+    assert html.count('<div class="views') == 2  # two examples, each with both codecs
+    assert html.count("data:image/webp") == 2 * 3
+    build("c", codecs={"other": jpegs(30)}, pseudo_score=0.5).run()
+    with pytest.raises(EvaluationError, match="against different pseudo-labels"):
+        build_report([tmp_path / "b", tmp_path / "c"])
+
+
+def test_runs_that_passed_different_pictures_say_so(build, world, tmp_path):
+    class Fails(JPEGCodec):
+        def encode_array(self, pixels):
+            if pixels.shape[1] == 173:
+                raise ValueError("no")
+            return super().encode_array(pixels)
+
+    build("a", codecs={"jpeg": jpegs(20)}).run()
+    build("b", codecs={"picky": [Fails(quality=20)]}).run()
+    html = build_report([tmp_path / "a", tmp_path / "b"]).read_text()
+    assert "different numbers of pictures with truth labels: 7 and 8" in html
+
+
+def test_chosen_accuracy_is_in_the_table(build, tmp_path):
+    build(codecs={"jpeg": jpegs(20)}).run()
+    html = build_report([tmp_path / "run"], accuracy="mar_100").read_text()
+    assert '<th scope="col">mAR 100 (%)</th>' in html
+
+
+def test_long_lists_of_failures_are_cut(build, tmp_path):
+    build(codecs={"jpeg": jpegs(20)}).run()
+    path = tmp_path / "run/results.json"
+    content = json.loads(path.read_text())
+    content["failures"] = [
+        {"image_id": f"{i}", "point": point, "error": "bad"} for i in range(60) for point in ("a-1", "a-2")
+    ]
+    path.write_text(json.dumps(content))
+    html = build_report([tmp_path / "run"]).read_text()
+    assert html.count("left out: ") == 50
+    assert "left out: 7 at a-1, a-2 – bad" in html
+    assert "and 10 more pictures left out" in html
+
+
+def test_labels_of_boxes_do_not_cover_each_other():
+    import torch
+
+    boxes = torch.tensor([[10.0, 40.0, 60.0, 90.0]]).repeat(8, 1)
+    found = Detections(boxes, torch.linspace(0.2, 0.9, 8), torch.zeros(8, dtype=torch.int64))
+    placed, counts = place_boxes(found, ["thing"], {}, min_score=0.3, size=(100, 100), letter=8.0)
+    assert [count.count for count in counts] == [7]
+    assert [box.caption for box in placed][:2] == ["thing 0.90", "thing 0.80"]
+    areas = [box.label for box in placed if box.label]
+    assert len(areas) == 3
+    for i, (x, y, w, h) in enumerate(areas):
+        assert x >= 0
+        assert 0 <= y <= 100 - h
+        for other in areas[i + 1 :]:
+            assert y + h <= other[1] or other[1] + other[3] <= y or x + w <= other[0]
+
+
+def test_results_of_another_shape_are_damaged_results(build, tmp_path):
+    build(codecs={"jpeg": jpegs(50)}).run()
+    for wrong in ("[]", "null", '{"points": 3}', '{"name": "a", "points": [], "failures": []}'):
+        (tmp_path / "run/results.json").write_text(wrong)
+        with pytest.raises(EvaluationError, match="damaged"):
+            Results.read(tmp_path / "run")
