@@ -48,3 +48,28 @@ class EvaluateConfig:
     examples: int = 3
     workers: int | None = None
     device: str = "auto"
+
+
+@dataclass
+class TrainConfig:
+    """conf/train.yaml.
+
+    Attributes:
+        module: How to build the LightningModule.
+        data: How to build the datamodule.
+        trainer: How to build Lightning's Trainer.
+        network: How to build the network; the module takes it by interpolation.
+        tasks: How to build the frozen tasks, by name; likewise.
+        name: The run's name.
+        run_dir: Folder of its checkpoints, figures and model.
+        seed: Of every random generator.
+    """
+
+    module: dict[str, Any]
+    data: dict[str, Any]
+    trainer: dict[str, Any]
+    network: dict[str, Any]
+    tasks: dict[str, Any]
+    name: str = "train"
+    run_dir: str = "runs/train"
+    seed: int = 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -15,6 +16,7 @@ COMMANDS = {
     "fetch": "get published weights and pictures into the cache",
     "codecs": "list the codecs, their quality scales, and whether they can run here",
     "evaluate": "measure real bytes against a task's accuracy (takes Hydra overrides: experiment=demo, …)",
+    "train": "train a network (takes Hydra overrides: experiment=slimmable/two_task_small, …)",
     "report": "turn an evaluation's results into one HTML file with curves, BD-rates and example pictures",
 }
 
@@ -36,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     known = parser.parse_args(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names that the terminal has no letters for
+    # torch_geometric, which compressai imports, uses what torch is about to drop.
+    warnings.filterwarnings("ignore", message=".*torch.jit.* is deprecated")
     command = import_module(f"vcm.cli.{known.command}")
     try:
         return int(command.run(known.arguments))

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -23,7 +24,7 @@ from vcm.losses.rate_distortion import RateDistortion, check_weight, rate_distor
 from vcm.metrics.distortion import ms_ssim, psnr
 from vcm.modules.randomness import RandomState, random_state, restore_random_state
 from vcm.nn.padding import pad_to_multiple
-from vcm.nn.slimmable import RECONSTRUCTION, CodecOutput, MultiTaskNetwork
+from vcm.nn.slimmable import RECONSTRUCTION, CodecOutput, MultiTaskNetwork, save_network
 from vcm.tasks import Task
 from vcm.tasks.pseudo import pseudo_target
 from vcm.types import Features, Prepared
@@ -56,6 +57,7 @@ class SlimmableModule(LightningModule):
         tasks: The task, cut where its feature map is, for every one of the network's tasks but
             "reconstruction".
         weights: λ of every one of the network's tasks.
+        weight_scale: Multiplies every λ: one number moves a model along its rate–accuracy curve.
         learning_rate: Of Adam.
         auxiliary_learning_rate: Of Adam for the quantiles.
         max_norm: Largest gradient norm; larger gradients are scaled down to it.
@@ -75,6 +77,7 @@ class SlimmableModule(LightningModule):
         tasks: Mapping[str, Task],
         weights: Mapping[str, float],
         *,
+        weight_scale: float = 1.0,
         learning_rate: float = 1e-4,
         auxiliary_learning_rate: float = 1e-3,
         max_norm: float = 1.0,
@@ -99,7 +102,8 @@ class SlimmableModule(LightningModule):
             )
         if stepping not in ("per_width", "accumulated"):
             raise ArgumentError("stepping", expected="per_width or accumulated", got=stepping)
-        self.weights = {task: check_weight(f"weights.{task}", weights[task]) for task in network.tasks}
+        scale = check_weight("weight_scale", weight_scale)
+        self.weights = {t: scale * check_weight(f"weights.{t}", weights[t]) for t in network.tasks}
         for name, value in (
             ("learning_rate", learning_rate),
             ("auxiliary_learning_rate", auxiliary_learning_rate),
@@ -282,6 +286,10 @@ class SlimmableModule(LightningModule):
 
     def _figures_of(self, task: str) -> dict[str, Metric]:
         return {name: _metric(module) for name, module in self.figures[task].named_children()}
+
+    def save_model(self, path: Path) -> None:
+        """Write the network to a file that `vcm.codecs.LearnedCodec` takes."""
+        save_network(self.network, path)
 
     # --- Lightning's plumbing -----------------------------------------------------------------------------
 

@@ -1,0 +1,77 @@
+"""`vcm train`: compose a configuration, build what it names, train, write the model."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from lightning import LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from omegaconf import DictConfig, OmegaConf
+
+from vcm.cli.job import run_job
+from vcm.config import TrainConfig
+from vcm.errors import ArgumentError
+from vcm.modules.progress import MetricsFile
+
+MODEL_FILE = "model.safetensors"
+_NOT_RESUMED = ("trainer", "name", "run_dir", "hydra")
+"""Settings that may change when a run is picked up: how long, on which devices."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Train; with `--multirun`, once for every combination."""
+    return run_job("train", arguments, train)
+
+
+def train(composed: DictConfig) -> int:
+    """Build and run the training that a composed configuration describes; goes on where it stopped."""
+    config = OmegaConf.merge(OmegaConf.structured(TrainConfig), composed)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    last = folder / "checkpoints" / "last.ckpt"
+    _check_same_settings(composed, folder / "config.yaml", last)
+    seed_everything(config.seed, workers=True, verbose=False)
+    data = instantiate(config.data)
+    module: LightningModule = instantiate(config.module)
+    callbacks: list[Callback] = [
+        ModelCheckpoint(last.parent, save_last=True, save_top_k=0),
+        MetricsFile(folder / "metrics.jsonl", print),
+    ]
+    if sys.stderr.isatty():
+        callbacks.append(RichProgressBar())
+    trainer: Trainer = instantiate(
+        config.trainer,
+        callbacks=callbacks,
+        default_root_dir=str(folder),
+        enable_progress_bar=sys.stderr.isatty(),
+    )
+    OmegaConf.save(composed, folder / "config.yaml")
+    trainer.fit(module, data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+    if trainer.is_global_zero:
+        trainer.save_checkpoint(last)
+        save = getattr(module, "save_model", None)
+        if save is not None:
+            save(folder / MODEL_FILE)
+            print(f"the model: {folder / MODEL_FILE}")
+    return 130 if trainer.interrupted else 0
+
+
+def _check_same_settings(composed: DictConfig, saved: Path, last: Path) -> None:
+    """Refuse to go on with another network, other data or another loss than a run began with."""
+    if not (saved.exists() and last.exists()):
+        return
+    before, now = (
+        {key: value for key, value in OmegaConf.to_container(config).items() if key not in _NOT_RESUMED}  # type: ignore[union-attr]  # a mapping
+        for config in (OmegaConf.load(saved), composed)
+    )
+    changed = sorted(str(key) for key in {**before, **now} if before.get(key) != now.get(key))
+    if changed:
+        raise ArgumentError(
+            "run_dir",
+            expected=f"the folder of a run with the same {', '.join(changed)}, or a new one",
+            got=str(saved.parent),
+            remedy="Choose another run_dir= or name=, or remove the folder to begin anew.",
+        )
