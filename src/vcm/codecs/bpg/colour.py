@@ -1,12 +1,13 @@
 """Colour conversion and chroma resampling as libbpg does them, to the bit.
 
-Coefficients: ITU-R BT.601, BT.709 and BT.2020 in fixed point; b is the bit depth. Everything here works on
-whole planes in int32 (int64 where 32 bits do not hold the sum).
+Coefficients: ITU-R BT.601, BT.709 and BT.2020 in fixed point; b is the bit depth. The arithmetic is int32
+(int64 where 32 bits do not hold the sum), on bands of rows, so that it needs little more memory than the
+picture.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 _DOWN_TAPS = (2, -4, -8, 17, 57, 57, 17, -8, -4, 2)  # /128, from -4 to +5
 _UP_TAPS = (2, -6, 18, 57, -10, 4, -1)  # /64, from -3 to +3; odd outputs take them reversed
 _UP_HALF_TAPS = (-1, 4, -11, 40, 40, -11, 4, -1)  # /64, from -3 to +4: between two samples
+_BEFORE_DOWN, _AFTER_DOWN = 4, 4  # rows or columns that halving wants around an even number of them
+_BEFORE_UP, _AFTER_UP = 3, 4  # and doubling
+_BAND_PIXELS = 1 << 16  # stays in a processor's cache
+_MIN_BAND_ROWS = 32  # even; neighbouring bands share some rows of chroma
 
 
 class ColourSpace(IntEnum):
@@ -52,47 +57,97 @@ def rgb_to_planes(pixels: Pixels, chroma_format: int, colour_space: ColourSpace)
 
     if colour_space is ColourSpace.RGB:
         return [pixels[:, :, channel] for channel in (1, 2, 0)]
+    height, width, _ = pixels.shape
+    size = (
+        -(-height // 2) if chroma_format == 1 else height,
+        -(-width // 2) if chroma_format < 3 else width,
+    )
+    planes: list[Array] = [np.empty(shape, np.uint8) for shape in ((height, width), size, size)]
+    for top, bottom in _bands(height, width):
+        if chroma_format == 1:
+            out = slice(top // 2, -(-bottom // 2))
+            rows = _rows(pixels, top - _BEFORE_DOWN, 2 * out.stop + _AFTER_DOWN)
+            own = slice(_BEFORE_DOWN, _BEFORE_DOWN + bottom - top)
+        else:
+            out, rows, own = slice(top, bottom), pixels[top:bottom], slice(None)
+        channels = [rows[:, :, channel].astype(np.int32) for channel in range(3)]
+        luma, *weights = _rgb_weights(colour_space)
+        planes[0][top:bottom] = _weigh([channel[own] for channel in channels], luma, 0)
+        for plane, row in zip(planes[1:], weights, strict=True):
+            chroma = _weigh(channels, row, 128)
+            if chroma_format == 1:
+                # 4:2:0: the intermediate is neither clipped nor rounded to 8 bits.
+                chroma = _shift(_down(_shift(_down(_widen(chroma)), 1), axis=0), 13)
+                np.clip(chroma, 0, 255, out=chroma)
+            elif chroma_format == 2:
+                chroma = _shift(_down(_widen(chroma)), 7)
+                np.clip(chroma, 0, 255, out=chroma)
+            plane[out] = chroma
+    return planes
+
+
+def _bands(height: int, width: int) -> Iterator[tuple[int, int]]:
+    """First and last (exclusive) row of each band; the first is even."""
+    rows = max(_MIN_BAND_ROWS, _BAND_PIXELS // width & ~1)
+    return ((top, min(top + rows, height)) for top in range(0, height, rows))
+
+
+def _rows(plane: Array, start: int, stop: int) -> Array:
+    """A copy of some rows; beyond the edges, the first and the last are repeated."""
+    import numpy as np
+
+    rows: Array = plane[np.arange(start, stop).clip(0, len(plane) - 1)]
+    return rows
+
+
+def _shift(plane: Array, bits: int) -> Array:
+    """Divide by 2^bits, rounding, in place."""
+    plane += 1 << (bits - 1)
+    plane >>= bits
+    return plane
+
+
+def _rgb_weights(colour_space: ColourSpace) -> list[tuple[float, float, float]]:
+    """What R, G and B weigh in Y, Cb and Cr."""
     k_r, k_b = _LUMA_WEIGHTS[colour_space]
     k_g = 1 - k_r - k_b
-    matrix = [
+    return [
         (k_r, k_g, k_b),
         (-0.5 * k_r / (1 - k_b), -0.5 * k_g / (1 - k_b), 0.5),
         (0.5, -0.5 * k_g / (1 - k_r), -0.5 * k_b / (1 - k_r)),
     ]
-    channels = [pixels[:, :, channel].astype(np.int32) for channel in range(3)]
-    planes = []
-    for row, offset in zip(matrix, (0, 128, 128), strict=True):
-        total = np.full(channels[0].shape, 1 << 22, np.int32)
-        for channel, weight in zip(channels, row, strict=True):
-            total += channel * np.int32(round(weight * (1 << 23)))
-        total >>= 23
-        total += offset
-        planes.append(np.clip(total, 0, 255, out=total))
-    luma, *chroma = planes
-    if chroma_format == 1:
-        # 4:2:0: the intermediate is neither clipped nor rounded to 8 bits.
-        chroma = [_down((_down(c) + 1) >> 1, axis=0, shift=13) for c in chroma]
-    elif chroma_format == 2:
-        chroma = [np.clip((_down(c) + 64) >> 7, 0, 255) for c in chroma]
-    return [plane.astype(np.uint8) for plane in (luma, *chroma)]
 
 
-def _down(plane: Array, *, axis: int = 1, shift: int = 0) -> Array:
-    """Halve one axis with the 10-tap filter; with `shift`, round, shift and clip to 8 bits."""
+def _weigh(channels: Sequence[Array], weights: Sequence[float], offset: int) -> Array:
+    """One plane from int32 R, G and B: their weighted sum plus `offset`, rounded and clipped to 8 bits."""
     import numpy as np
 
-    size = plane.shape[axis]
-    half = -(-size // 2)
-    padded = np.pad(plane, [(4, 6) if a == axis else (0, 0) for a in (0, 1)], mode="edge")
-    phases = [np.ascontiguousarray(padded[p::2] if axis == 0 else padded[:, p::2]) for p in (0, 1)]
+    total: Array = channels[0] * np.int32(round(weights[0] * (1 << 23)))
+    for channel, weight in zip(channels[1:], weights[1:], strict=True):
+        total += channel * np.int32(round(weight * (1 << 23)))
+    _shift(total, 23)
+    total += offset
+    return np.clip(total, 0, 255, out=total)
+
+
+def _widen(plane: Array) -> Array:
+    """Repeat the first and the last column as `_down` wants it."""
+    import numpy as np
+
+    after = _AFTER_DOWN + plane.shape[1] % 2
+    return np.pad(plane, ((0, 0), (_BEFORE_DOWN, after)), mode="edge")
+
+
+def _down(plane: Array, *, axis: int = 1) -> Array:
+    """Halve one axis with the 10-tap filter, times 128; its ends are used up."""
+    import numpy as np
+
+    phases = [np.ascontiguousarray(plane[p::2] if axis == 0 else plane[:, p::2]) for p in (0, 1)]
+    half = phases[0].shape[axis] - 4
     total: Array = np.zeros(phases[0][_window(axis, 0, half)].shape, np.int32)
     for tap in range(5):  # the filter is symmetric
         first, last = (phases[i % 2][_window(axis, i // 2, half)] for i in (tap, 9 - tap))
         total += (first + last) * np.int32(_DOWN_TAPS[tap])
-    if shift:
-        total += 1 << (shift - 1)
-        total >>= shift
-        np.clip(total, 0, 255, out=total)
     return total
 
 
@@ -123,11 +178,29 @@ def planes_to_rgb(
     import numpy as np
 
     height, width = planes[0].shape
+    rgb = np.empty((height, width, 3), np.uint8)
+    for top, bottom in _bands(height, width):
+        band = [planes[0][top:bottom]]
+        for plane in planes[1:]:
+            if chroma_format == 1:
+                rows = _rows(plane, top // 2 - _BEFORE_UP, -(-bottom // 2) + _AFTER_UP)
+            else:
+                rows = plane[top:bottom]
+            band.append(_upsample(rows, (bottom - top, width), chroma_format, bit_depth, cosited))
+        _fill(rgb[top:bottom], band, bit_depth, colour_space, limited_range)
+    return rgb
+
+
+def _fill(
+    out: Pixels, planes: Sequence[Array], bit_depth: int, colour_space: ColourSpace, limited_range: bool
+) -> None:
+    """Put planes of one size into `out`, (H, W, 3) uint8 RGB."""
+    import numpy as np
+
     wide: Any = np.int32 if bit_depth == 8 and not limited_range else np.int64
     scale = 255 * (1 << 22)
     one = round(scale / ((219 << bit_depth - 8) if limited_range else (1 << bit_depth) - 1))
     offset = (1 << 21) - (one * (16 << bit_depth - 8) if limited_range else 0)
-    out = np.empty((height, width, 3), np.uint8)
 
     def put(channel: int, total: Array) -> None:
         total >>= 22
@@ -140,15 +213,12 @@ def planes_to_rgb(
                 out[:, :, channel] = planes[index]
             else:
                 put(channel, planes[index].astype(wide) * one + offset)
-        return out
+        return
 
     luma = planes[0].astype(wide) * wide(one)
     luma += wide(offset)
     center = 1 << (bit_depth - 1)
-    first, second = (
-        np.subtract(_upsample(plane, (height, width), chroma_format, bit_depth, cosited), center, dtype=wide)
-        for plane in planes[1:]
-    )
+    first, second = (np.subtract(plane, center, dtype=wide) for plane in planes[1:])
     if colour_space is ColourSpace.YCGCO:  # libbpg scales Cg and Co as luma, in the limited range too
         first *= wide(one)
         second *= wide(one)
@@ -157,7 +227,7 @@ def planes_to_rgb(
         put(0, luma + second)
         luma -= second
         put(2, luma)
-        return out
+        return
     per_chroma = scale / ((224 << bit_depth - 8) if limited_range else (1 << bit_depth) - 1)
     k_r, k_b = _LUMA_WEIGHTS[colour_space]
     k_g = 1 - k_r - k_b
@@ -169,47 +239,42 @@ def planes_to_rgb(
     second *= wide(round(red * k_r / k_g * per_chroma))
     luma -= second
     put(1, luma)
-    return out
 
 
 def _upsample(
     plane: Array, size: tuple[int, int], chroma_format: int, bit_depth: int, cosited: bool
 ) -> Array:
-    """Bring one chroma plane to `size` (height, width), int32, clipped to b bits."""
+    """Bring a band of one chroma plane, with the rows around it for 4:2:0, to `size` (height, width)."""
     import numpy as np
 
-    top = (1 << bit_depth) - 1
     height, width = size
-    chroma = plane.astype(np.int32)
     if chroma_format == 3:
-        return chroma
+        return plane
+    chroma = plane.astype(np.int32)
     shift = 6
     if chroma_format == 1:
-        extra = bit_depth - 8
-        chroma = _up(chroma, height, 0)
-        if extra:
-            chroma += (1 << extra) >> 1
-            chroma >>= extra
+        chroma = _up(chroma, height, axis=0)
+        if bit_depth > 8:
+            chroma = _shift(chroma, bit_depth - 8)
         shift = 20 - bit_depth
-    chroma = _up(chroma, width, 1, cosited)
-    chroma += 1 << (shift - 1)
-    chroma >>= shift
-    return np.clip(chroma, 0, top, out=chroma)
+    chroma = np.pad(chroma, ((0, 0), (_BEFORE_UP, _AFTER_UP)), mode="edge")
+    chroma = _shift(_up(chroma, width, axis=1, cosited=cosited), shift)
+    return np.clip(chroma, 0, (1 << bit_depth) - 1, out=chroma)
 
 
-def _up(plane: Array, size: int, axis: int, cosited: bool = False) -> Array:
-    """Double one axis to `size` samples, times 64."""
+def _up(plane: Array, size: int, *, axis: int, cosited: bool = False) -> Array:
+    """Double one axis to `size` samples, times 64; its ends are used up."""
     import numpy as np
 
-    length = plane.shape[axis]
-    padded = np.pad(plane, [(3, 4) if a == axis else (0, 0) for a in (0, 1)], mode="edge")
+    length = plane.shape[axis] - _BEFORE_UP - _AFTER_UP
+    inner = plane[_window(axis, 0, length)]
     shape = (2 * length, plane.shape[1]) if axis == 0 else (plane.shape[0], 2 * length)
     out = np.empty(shape, np.int32)
     phases = ((0, 0, 0, 64), _UP_HALF_TAPS) if cosited else (_UP_TAPS, _UP_TAPS[::-1])
     for parity, taps in enumerate(phases):
-        total = np.zeros(plane.shape, np.int32)
+        total = np.zeros(inner.shape, np.int32)
         for start, tap in enumerate(taps):
             if tap:
-                total += padded[_window(axis, start, length)] * np.int32(tap)
+                total += plane[_window(axis, start, length)] * np.int32(tap)
         out[(slice(parity, None, 2),) if axis == 0 else (slice(None), slice(parity, None, 2))] = total
     return out[_window(axis, 0, size)]

@@ -177,6 +177,10 @@ def decode_picture(
     Raises:
         BitstreamError: If the stream does not hold exactly one such picture, whole.
     """
+    # Each coding tree block of an intra picture has a coding block at least, and its prediction mode a bypass
+    # bin, which takes a whole bit.
+    if 8 * len(stream) < -(-width // parameters.ctb) * -(-height // parameters.ctb):
+        raise BitstreamError(f"BPG: {len(stream)} bytes cannot hold a picture of {width}x{height}.")
     nals = _picture_nals(stream)
     sps = parameters.to_sps(width=width, height=height, chroma_format=chroma_format, bit_depth=bit_depth)
     packet = b"".join(_START + nal for nal in (VPS, sps, *nals))

@@ -69,6 +69,11 @@ class CodingParameters:
         """Side of the smallest coding block, in pixels; HEVC codes whole ones."""
         return 1 << self.log2_min_cb
 
+    @property
+    def ctb(self) -> int:
+        """Side of a coding tree block, in pixels."""
+        return 1 << (self.log2_min_cb + self.log2_diff_cb)
+
     def check(self, bit_depth: int) -> None:
         """Check the ranges of ITU-T H.265 section 7.4.3.2.
 
