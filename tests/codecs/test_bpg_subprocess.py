@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -84,7 +86,7 @@ def test_a_working_pair_gives_what_the_codec_in_process_gives(
     data = codec.encode(image)
     assert data == BPGCodec(30, preset="fast").encode(image)
     assert torch.equal(codec.decode(data), BPGCodec().decode(data))
-    assert codec.settings()["implementation"] == "BPG Image Encoder version 0.9.8"
+    assert codec.settings()["implementation"].startswith("BPG Image Encoder version 0.9.8, bpgenc ")
     lossless = BPGSubprocessCodec(chroma="444", lossless=True, bpgenc=codec.bpgenc, bpgdec=codec.bpgdec)
     assert torch.equal(lossless.decode(lossless.encode(image)), image)
 
@@ -99,6 +101,42 @@ def test_programs_are_found_on_path(
     image = photo(8, 9)
     codec = BPGSubprocessCodec(20)
     assert codec.decode(codec.encode(image)).shape == image.shape
+
+
+@pytest.mark.parametrize("name", ["bpgenc", "bpgdec"])
+def test_another_program_of_the_same_version_is_another_implementation(
+    name: str, program: Callable[..., str]
+) -> None:
+    codec = BPGSubprocessCodec(
+        bpgenc=program("bpgenc", "echo BPG 1; exit 1"), bpgdec=program("bpgdec", "exit 0")
+    )
+    before = codec.implementation()
+    assert re.fullmatch(r"BPG 1, bpgenc [0-9a-f]{12}, bpgdec [0-9a-f]{12}", before)
+    path = Path(program(name, Path(getattr(codec, name)).read_text().split("\n", 1)[1] + "# rebuilt"))
+    assert codec.implementation() != before
+    path.unlink()
+    assert "missing" in codec.implementation()
+
+
+@pytest.mark.parametrize("redirection", ["", ">&2"])
+def test_endless_printing_fills_no_memory(
+    redirection: str, program: Callable[..., str], photo: Photo
+) -> None:
+    bpgenc = program("bpgenc", f"yes {'x' * 70} {redirection}")
+    tracemalloc.start()
+    try:
+        with pytest.raises(CodecError, match="ran longer than"):
+            BPGSubprocessCodec(timeout_s=1, bpgenc=bpgenc).encode(photo(8, 8))
+        assert tracemalloc.get_traced_memory()[1] < 1e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_last_of_much_printing_is_told(program: Callable[..., str], photo: Photo) -> None:
+    """Both outputs are read side by side: neither may fill its pipe and stop the program."""
+    bpgenc = program("bpgenc", "yes | head -c 300000; yes | head -c 300000 >&2; echo at last >&2; exit 1")
+    with pytest.raises(CodecError, match=r"exit status 1: y\n(y\n)+at last$"):
+        BPGSubprocessCodec(timeout_s=20, bpgenc=bpgenc).encode(photo(8, 8))
 
 
 def test_the_arguments_are_bpgencs(program: Callable[..., str], photo: Photo, tmp_path: Path) -> None:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import selectors
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Sequence
+from typing import IO
 
 from vcm.errors import CodecError
 
 _MAX_MESSAGE = 2000
+_MAX_OUTPUT = 1 << 14
+_CHUNK = 1 << 16
 
 
 class ProgramRunner:
@@ -29,7 +34,7 @@ class ProgramRunner:
     def run(
         self, command: Sequence[str], *, accept: Sequence[int] = (0,), failure: type[CodecError] = CodecError
     ) -> str:
-        """Run a program to its end and return what it printed on its standard output.
+        """Run a program to its end and return what it printed on its standard output, the last 16 kB of it.
 
         Args:
             command: The program's path and its arguments.
@@ -53,7 +58,7 @@ class ProgramRunner:
         with self._lock:
             self._running.add(process)
         try:
-            out, err = process.communicate(timeout=self.timeout_s)
+            out, err = _collect(process, self.timeout_s)
         except subprocess.TimeoutExpired as error:
             _end(process)
             raise CodecError(
@@ -66,9 +71,10 @@ class ProgramRunner:
         finally:
             with self._lock:
                 self._running.discard(process)
+            _close_pipes(process)
         if process.returncode not in accept:
             message = (
-                err.decode(errors="replace").strip()[-_MAX_MESSAGE:] or "(nothing on its standard error)"
+                err.decode(errors="replace")[-_MAX_MESSAGE:].strip() or "(nothing on its standard error)"
             )
             raise failure(f"{command[0]} failed with exit status {process.returncode}: {message}")
         return out.decode(errors="replace")
@@ -85,6 +91,43 @@ class ProgramRunner:
         return ProgramRunner, (self.timeout_s,)
 
 
+def _collect(process: subprocess.Popen[bytes], timeout_s: float) -> tuple[bytes, bytes]:
+    """Wait for a program's end, and return the last of its standard output and of its standard error.
+
+    Raises:
+        subprocess.TimeoutExpired: If it, or what it started and left with its pipes, is not done by then.
+    """
+    deadline = time.monotonic() + timeout_s
+    tails = (bytearray(), bytearray())
+    with selectors.DefaultSelector() as selector:
+        for pipe, tail in zip(_pipes(process), tails, strict=True):
+            selector.register(pipe, selectors.EVENT_READ, tail)
+        while selector.get_map():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise subprocess.TimeoutExpired(process.args, timeout_s)
+            for key, _ in selector.select(left):
+                if chunk := os.read(key.fd, _CHUNK):
+                    key.data.extend(chunk)
+                    del key.data[:-_MAX_OUTPUT]
+                else:
+                    selector.unregister(key.fileobj)
+    process.wait(max(0.0, deadline - time.monotonic()))
+    out, err = map(bytes, tails)
+    return out, err
+
+
+def _pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:
+    assert process.stdout is not None
+    assert process.stderr is not None
+    return process.stdout, process.stderr
+
+
+def _close_pipes(process: subprocess.Popen[bytes]) -> None:
+    for pipe in _pipes(process):
+        pipe.close()
+
+
 def _kill_session(process: subprocess.Popen[bytes]) -> None:
     """Kill a program that has not been collected yet, and all that it started."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -92,12 +135,9 @@ def _kill_session(process: subprocess.Popen[bytes]) -> None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill a program with all that it started, collect it, and close its pipes.
+    """Kill a program with all that it started, and collect it.
 
     What it started in another session lives on and may keep the pipes open: they are not read to their end.
     """
     _kill_session(process)
     process.wait()
-    for pipe in (process.stdout, process.stderr):
-        if pipe is not None:
-            pipe.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import shutil
 import tempfile
@@ -148,12 +149,25 @@ class BPGSubprocessCodec(ArrayCodec):
         return _remedy(", ".join(missing)) if missing else ""
 
     def implementation(self) -> str:
-        """The version that bpgenc states of itself, or that it is missing."""
+        """The version that bpgenc states of itself and both programs' SHA-256, or what is missing."""
         try:
-            text = self._runner.run([_find(self.bpgenc), "-h"], accept=(0, 1))
+            version = self._runner.run([_find(self.bpgenc), "-h"], accept=(0, 1)).strip().partition("\n")[0]
         except CodecError:
             return f"{self.bpgenc} (missing or failing)"
-        return text.strip().partition("\n")[0]
+        return ", ".join(
+            [version, *(f"{Path(name).name} {_hash(name)}" for name in (self.bpgenc, self.bpgdec))]
+        )
+
+
+def _hash(program: str) -> str:
+    """The first 12 digits of a program file's SHA-256."""
+    path = shutil.which(program)
+    if path is None:
+        return "(missing)"
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12]
+    except OSError:
+        return "(unreadable)"
 
 
 def _find(program: str) -> str:
