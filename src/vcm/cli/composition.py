@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import resources
 
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
-from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
 from vcm.errors import VCMError
 
@@ -40,6 +40,10 @@ def _told_cause(link: BaseException) -> str | None:
             f"there is no setting {link.full_key}. `vcm evaluate --cfg job`, with the same codec=, task= "
             f"and data=, shows all there are; +{link.full_key}=… adds one that a class takes beyond them."
         )
+    if isinstance(link, ValidationError) and link.full_key:
+        if "not a ListConfig" in str(link):
+            return f"{link.full_key} must be a list: {link.full_key}=[…]"
+        return f"{link.full_key}: {str(link).splitlines()[0]}"
     return None
 
 

@@ -24,7 +24,7 @@ from vcm.evaluation.names import point_name
 from vcm.evaluation.points import Point, accuracy_of, measure, shared_images
 from vcm.evaluation.provenance import DECIDING_PACKAGES, now, package_versions, provenance
 from vcm.evaluation.recording import Progress, Recorder
-from vcm.evaluation.records import RecordFile, prediction_from_json
+from vcm.evaluation.records import RecordFile, prediction_from_json, unwritable
 from vcm.evaluation.results import (
     PROVENANCE_JSON,
     RESULTS_JSON,
@@ -121,7 +121,7 @@ class Evaluation:
                 f"another evaluation is writing to {self.folder}; wait for it, or choose another run_dir."
             ) from error
         except OSError as error:
-            raise EvaluationError(f"{self.folder} cannot be written: {error.strerror or error}.") from error
+            raise unwritable(self.folder, error) from error
 
     def _run(self, progress: Progress) -> Results:
         started, data = now(), self.dataset.settings()

@@ -92,7 +92,7 @@ class RecordFile:
             folder.mkdir(parents=True, exist_ok=True)
             self.records = self._load()
         except OSError as error:
-            raise _unwritable(self.path, error) from error
+            raise unwritable(self.path, error) from error
 
     def _load(self) -> dict[str, Record]:
         """Keep the whole, valid lines of an earlier run, and cut off the rest."""
@@ -132,7 +132,7 @@ class RecordFile:
                 os.fsync(file.fileno())
         except OSError as error:
             os.truncate(self.path, size)
-            raise _unwritable(self.path, error) from error
+            raise unwritable(self.path, error) from error
         self.records.update({record.image_id: record for record in records})
 
     def timings(self) -> list[dict[str, float]]:
@@ -149,7 +149,8 @@ class RecordFile:
         return [latest[image_id] for image_id in self.records if image_id in latest]
 
 
-def _unwritable(path: Path, error: OSError) -> EvaluationError:
+def unwritable(path: Path, error: OSError) -> EvaluationError:
+    """What to tell where an evaluation cannot write: why, and what to do."""
     return EvaluationError(
         f"{path} cannot be written: {error.strerror or error}. Free some space or choose another run_dir; "
         "what is recorded so far is kept, and the same command goes on from there."

@@ -83,7 +83,9 @@ def build_report(
         )
         write_text(target / REPORT_HTML, html)
     except OSError as error:
-        raise EvaluationError(f"{target} cannot be written: {error.strerror or error}.") from error
+        raise EvaluationError(
+            f"{target} cannot be written: {error.strerror or error}. Choose another folder with --output."
+        ) from error
     return target / REPORT_HTML
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -39,7 +40,9 @@ def draw(drawn: Sequence[Curve], axis: Axis, original: float | None) -> Figure:
         original: The value on uncompressed pictures in the axis' unit, drawn as a dashed line; None for none.
     """
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]  # matplotlib lists every key; these are some
-        figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+        columns = _legend_columns([_short(curve.title) for curve in drawn])
+        rows = math.ceil((len(drawn) + (original is not None)) / columns)
+        figure = Figure(figsize=(6.4, 4.15 + 0.23 * rows), layout="constrained")
         FigureCanvasAgg(figure)
         plot = figure.add_subplot()
         for place, curve in enumerate(drawn):
@@ -63,12 +66,14 @@ def draw(drawn: Sequence[Curve], axis: Axis, original: float | None) -> Figure:
         plot.tick_params(length=0)
         plot.set_axisbelow(True)
         plot.spines[["top", "right", "left"]].set_visible(False)
-        longest = max(len(_short(curve.title)) for curve in drawn)
-        columns = max(1, min(len(drawn) + 1, LEGEND_LETTERS // (longest + 4)))
         figure.legend(
             loc="outside upper left", ncols=columns, frameon=False, columnspacing=1.6, handlelength=1.8
         )
     return figure
+
+
+def _legend_columns(titles: Sequence[str]) -> int:
+    return max(1, min(len(titles) + 1, LEGEND_LETTERS // (max(map(len, titles)) + 4)))
 
 
 def _short(title: str) -> str:
