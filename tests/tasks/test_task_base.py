@@ -60,8 +60,18 @@ def test_targets_that_do_not_fit() -> None:
         ([torch.zeros(3, 0, 4)], r"\(3, 0, 4\)"),
         ([torch.zeros(3, 2, 2), torch.full((3, 2, 2), NAN)], "NaN or infinite"),
         (torch.full((1, 3, 2, 2), float("inf")), "NaN or infinite"),
+        (torch.full((1, 3, 2, 2), 200.0), "pixels from 200 to 200'. Divide"),
+        ([torch.zeros(3, 2, 2), torch.full((3, 2, 2), -0.6)], "pixels from -0.6 to -0.6"),
+        (torch.linspace(0, 1.6, 12).reshape(1, 3, 2, 2).half(), "pixels from 0 to 1.6"),
     ],
 )
 def test_pictures_that_are_refused(images: list[torch.Tensor], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         image_list(images)
+
+
+def test_a_little_overshoot_is_taken_with_its_gradient() -> None:
+    images = torch.linspace(-0.5, 1.5, 24).reshape(2, 3, 2, 2).requires_grad_()
+    torch.stack(image_list(images)).sum().backward()
+    assert images.grad is not None
+    assert (images.grad == 1).all()

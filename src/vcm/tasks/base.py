@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, Literal, TypeVar
@@ -26,6 +27,9 @@ from vcm.types import (
 
 MIN_BOX_SIDE = 0.01
 """Shortest side, in pixels, of a box that a loss takes; float32 resolves 0.001 at coordinate 10,000."""
+
+PIXEL_OVERSHOOT = 0.5
+"""How far outside [0, 1] a pixel may be: a network's output overshoots a little."""
 
 TargetT = TypeVar("TargetT", BoxTarget, ClassTarget)
 
@@ -232,7 +236,8 @@ def image_list(images: Tensor | Sequence[Tensor]) -> list[Tensor]:
     """Split a batch into a list of (3, H, W) pictures.
 
     Raises:
-        ArgumentError: If any is not a float (3, H, W) tensor or has NaN or infinite pixels, or there is none.
+        ArgumentError: If any is not a float (3, H, W) tensor or has pixels that are NaN, infinite, or far
+            outside [0, 1]; or there is none.
     """
     pictures = list(images)
     for picture in pictures:
@@ -249,8 +254,16 @@ def image_list(images: Tensor | Sequence[Tensor]) -> list[Tensor]:
                 expected="float (N, 3, H, W), or a sequence of (3, H, W), RGB in [0, 1]",
                 got=f"{tuple(picture.shape)} {picture.dtype}",
             )
-        if not picture.isfinite().all():
+        low, high = (value.item() for value in picture.detach().aminmax())
+        if not (math.isfinite(low) and math.isfinite(high)):
             raise ArgumentError("images", expected="finite, RGB in [0, 1]", got="NaN or infinite pixels")
+        if low < -PIXEL_OVERSHOOT or high > 1 + PIXEL_OVERSHOOT:
+            raise ArgumentError(
+                "images",
+                expected=f"RGB in [0, 1], {PIXEL_OVERSHOOT} beyond it at most",
+                got=f"pixels from {low:.4g} to {high:.4g}",
+                remedy="Divide pixels of 0 to 255 by 255; clamp a network's output.",
+            )
     if not pictures:
         raise ArgumentError("images", expected="at least one picture", got="none")
     return pictures
