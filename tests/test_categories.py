@@ -1,7 +1,8 @@
 import pytest
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
-from vcm.categories import COCO_CATEGORIES, canonical, match_categories
+from vcm.categories import COCO_CATEGORIES, canonical, match_categories, read_names
+from vcm.errors import ArgumentError
 
 VOC = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
@@ -41,3 +42,18 @@ def test_unknown_names_and_no_names():
     assert match_categories(["unicorn", "cat"], ["dog", "cat"]) == [-1, 1]
     assert match_categories([], ["dog"]) == []
     assert match_categories(["dog"], []) == [-1]
+
+
+def test_names_come_from_a_file_without_blank_lines(tmp_path):
+    path = tmp_path / "my.names"
+    path.write_bytes("\ufeffcat\r\n\n traffic light \nüzüm".encode())
+    assert read_names(path) == read_names(str(path)) == ("cat", "traffic light", "üzüm")
+
+
+@pytest.mark.parametrize("content", [None, b"", b" \n\n", b"\xff\xfe\x00\xd8"])
+def test_a_file_that_holds_no_names_is_told(content, tmp_path):
+    path = tmp_path / "my.names"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ArgumentError, match=r"names must be .* one class name a line; got .*my\.names: "):
+        read_names(path)

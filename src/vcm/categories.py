@@ -1,8 +1,11 @@
-"""Class names that networks and data sets share, and the matching of one list to another."""
+"""Class names that networks and data sets share: COCO's, those in a file, and the matching of two lists."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+
+from vcm.errors import ArgumentError
 
 COCO_CATEGORIES: tuple[str, ...] = (
     "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
@@ -41,3 +44,20 @@ def match_categories(source: Sequence[str], target: Sequence[str]) -> list[int]:
     """
     index = {canonical(name): i for i, name in enumerate(target)}
     return [index.get(canonical(name), -1) for name in source]
+
+
+def read_names(path: str | Path) -> tuple[str, ...]:
+    """Class names from a text file with one a line, in the order of their indices.
+
+    Raises:
+        ArgumentError: If the file is missing, no text, or holds no name.
+    """
+    expected = "a readable text file with one class name a line"
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        raise ArgumentError("names", expected=expected, got=f"{path}: {error}") from error
+    names = tuple(line.strip() for line in lines if line.strip())
+    if not names:
+        raise ArgumentError("names", expected=expected, got=f"{path}: no name in it")
+    return names

@@ -210,7 +210,7 @@ class TestYOLOFolder:
         with pytest.raises(DatasetError, match="no folder"):
             YOLOFolderDataset(folder / "images", folder / "nowhere", folder / "names")
         (folder / "names").write_text("\n")
-        with pytest.raises(DatasetError, match="category name"):
+        with pytest.raises(ArgumentError, match="no name in it"):
             YOLOFolderDataset(folder / "images", folder / "labels", folder / "names")
 
 

@@ -135,20 +135,3 @@ def check_limit(limit: int | None) -> None:
     """Raise ArgumentError unless `limit` is None or a whole number from 1."""
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise ArgumentError("limit", expected="a whole number from 1, or null for all", got=limit)
-
-
-def read_names(path: Path) -> tuple[str, ...]:
-    """Category names, one a line, in the order of their indices.
-
-    Raises:
-        DatasetError: If the file is missing or empty.
-    """
-    try:
-        names = tuple(
-            line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()
-        )
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path}: cannot be read as a file of category names: {error}.") from error
-    if not names:
-        raise DatasetError(f"{path}: holds no category name; write one a line.")
-    return names

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path, PurePosixPath
 
+from vcm.categories import read_names
 from vcm.data.boxes import BoxReader
-from vcm.data.datasets import Part, PictureDataset, choose, pictures_below, read_names
+from vcm.data.datasets import Part, PictureDataset, choose, pictures_below
 from vcm.data.reading import picture_id, picture_size, printable
 from vcm.errors import DatasetError, PictureError
 from vcm.types import BoxTarget, ClassTarget, Settings
@@ -40,12 +41,13 @@ class YOLOFolderDataset(PictureDataset):
             limit: Take only this many pictures.
 
         Raises:
+            ArgumentError: If `names` cannot be read or is empty.
             DatasetError: If a folder is missing, a label file cannot be read, or no picture has one.
         """
         root, label_root = Path(images), Path(labels)
         if not label_root.is_dir():
             raise DatasetError(f"labels: there is no folder {label_root}.")
-        self.categories = read_names(Path(names))
+        self.categories = read_names(names)
         self.paths = choose(pictures_below(root), root, part=part, limit=limit)
         self.image_ids = [picture_id(path, root) for path in self.paths]
         reader = BoxReader({index: index for index in range(len(self.categories))})
@@ -128,6 +130,7 @@ class ClassFolderDataset(PictureDataset):
             limit: Take only this many pictures.
 
         Raises:
+            ArgumentError: If `names` cannot be read or is empty.
             DatasetError: If the folder is missing, has no class folder or no picture, or `names` has not as
                 many names.
         """
@@ -139,7 +142,7 @@ class ClassFolderDataset(PictureDataset):
         if not folders:
             raise DatasetError(f"{root}: has no class folders; expected {root}/CLASS/picture.jpg.")
         stray = [path.name for path in every if path.parent == root]
-        self.categories = tuple(map(printable, folders)) if names is None else read_names(Path(names))
+        self.categories = tuple(map(printable, folders)) if names is None else read_names(names)
         if len(self.categories) != len(folders):
             raise DatasetError(
                 f"names: {names} has {len(self.categories)} names, {root} has {len(folders)} class folders; "

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchvision.ops import clip_boxes_to_image, nms
 
-from vcm.categories import COCO_CATEGORIES
+from vcm.categories import COCO_CATEGORIES, read_names
 from vcm.errors import ArgumentError
 from vcm.losses.yolo import yolo_loss
 from vcm.metrics.detection import DetectionAccuracy
@@ -80,7 +80,10 @@ class YOLOTask(Task):
         max_detections: int = 100,
     ) -> None:
         super().__init__()
-        self.categories = COCO_CATEGORIES if names is None else _read_names(names)
+        if isinstance(names, (str, Path)):
+            self.categories = read_names(names)
+        else:
+            self.categories = COCO_CATEGORIES if names is None else tuple(names)
         if builtin := str(cfg) in _BUILTIN:
             text = yolov3_cfg(len(self.categories), spp=_BUILTIN[str(cfg)])
         else:
@@ -232,16 +235,3 @@ def _name(index: int) -> str:
 
 def _index(name: str) -> int:
     return int(name.removeprefix("layer"))
-
-
-def _read_names(names: str | Path | Sequence[str]) -> tuple[str, ...]:
-    """Class names from a file with one a line, or as they are."""
-    if not isinstance(names, (str, Path)):
-        return tuple(names)
-    try:
-        lines = Path(names).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ArgumentError(
-            "names", expected="a readable text file, one class a line", got=f"{error}"
-        ) from error
-    return tuple(line.strip() for line in lines if line.strip())
