@@ -261,7 +261,8 @@ def test_categories_without_a_common_name(build, world):
         categories = ("zebra",)
 
     with pytest.raises(EvaluationError, match="no name in common"):
-        build(task=Other()).run()
+        build(task=Other())
+    assert {p.labels for p in build(task=Other(), labels=["pseudo"]).run().points} == {"pseudo"}
 
 
 def test_folder_in_use(build, tmp_path):

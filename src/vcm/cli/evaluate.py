@@ -218,7 +218,8 @@ def print_results(results: Results, folder: Path) -> None:
     for problem in results.problems:
         console.print(f"label mended or left out: {problem}", markup=False)
     for failure in results.failures:
-        console.print(f"left out: {failure.image_id} {failure.point}: {failure.error}", markup=False)
+        where = f"{failure.image_id} at {failure.point}" if failure.point else failure.image_id
+        console.print(f"left out: {where}: {failure.error}", markup=False)
     if not results.complete:
         left_out = len({failure.image_id for failure in results.failures})
         console.print(

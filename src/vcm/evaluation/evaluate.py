@@ -78,7 +78,7 @@ class Evaluation:
         Raises:
             ArgumentError: If a number or a kind of labels is not what it may be.
             EvaluationError: If true labels are asked for and there are none that the task could be held
-                against.
+                against, or if its categories and the data set's have no name in common.
         """
         if examples < 0:
             raise ArgumentError("examples", expected="a whole number from 0", got=examples)
@@ -97,13 +97,15 @@ class Evaluation:
     def _label_kinds(self, labels: Sequence[LabelKind] | None) -> list[LabelKind]:
         has_truth = self.dataset.kind == self.task.kind
         if labels is None:
-            return list(LABEL_KINDS) if has_truth else ["pseudo"]
+            labels = LABEL_KINDS if has_truth else ["pseudo"]
         check_label_kinds(labels)
         if "truth" in labels and not has_truth:
             raise EvaluationError(
                 f"labels=truth needs a data set with {self.task.kind} labels; this one holds "
                 f"{self.dataset.kind}. Evaluate with labels=[pseudo], or choose a data set or task that fits."
             )
+        if "truth" in labels:
+            true_labels({}, self.dataset.categories, self.task.categories)  # told now, not after the work
         return list(labels)
 
     def run(self, progress: Progress | None = None) -> Results:

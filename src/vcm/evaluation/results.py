@@ -91,7 +91,7 @@ class Results:
             return cls(**content)
         except FileNotFoundError as error:
             raise EvaluationError(
-                f"{folder} holds no results; run `vcm evaluate` first, with run_dir={folder}."
+                f"{folder} holds no results; run `vcm evaluate` to its end first, with run_dir={folder}."
             ) from error
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise EvaluationError(
