@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from functools import cache
 
 import torch
 from compressai.entropy_models import EntropyBottleneck, GaussianConditional
@@ -28,6 +29,14 @@ SCALE_TABLE = [
     _LOWEST * math.exp(step / (_NUM_SCALES - 1) * math.log(_HIGHEST / _LOWEST)) for step in range(_NUM_SCALES)
 ]
 """Standard deviations that have a table of their own: CompressAI's, from 0.11 to 256."""
+
+
+@cache
+def _gaussian_tables() -> dict[str, Tensor]:
+    """The Gaussian tables' buffers, which do not depend on weights."""
+    model = GaussianConditional(SCALE_TABLE)
+    model.update()
+    return {name: getattr(model, name) for name in ("_quantized_cdf", "_offset", "_cdf_length")}
 
 
 class SlimmableHyperprior(MultiTaskNetwork):
@@ -114,7 +123,8 @@ class SlimmableHyperprior(MultiTaskNetwork):
     def update_tables(self) -> None:
         """The bottlenecks' tables, the Gaussian ones, and h_s in integers."""
         super().update_tables()
-        self.gaussian_conditional.update_scale_table(SCALE_TABLE, force=True)
+        for name, table in _gaussian_tables().items():
+            setattr(self.gaussian_conditional, name, table.to(self.fingerprints.device, copy=True))
         for index, exact in enumerate(self.integer_h_s):
             assert isinstance(exact, IntegerHyperSynthesis)
             layers = [d.sliced(index) for d in self.h_s.deconvs if isinstance(d, SlimmableConvTranspose2d)]
