@@ -20,10 +20,18 @@ def run(*command, **options):
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
+def build(tmp_path_factory):
+    """The wheel, and what its making printed."""
     folder = tmp_path_factory.mktemp("dist")
-    run(sys.executable, "-m", "build", "--outdir", folder, ROOT)
-    return next(folder.glob("*.whl"))
+    command = [sys.executable, "-m", "build", "--outdir", str(folder), str(ROOT)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    return next(folder.glob("*.whl")), done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(build):
+    return build[0]
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +53,10 @@ def vcm(wheel, tmp_path_factory):
         wheel,
     )
     return folder / "bin/vcm"
+
+
+def test_no_folder_of_data_passes_for_a_forgotten_package(build):
+    assert "absent from" not in build[1]
 
 
 def test_wheel_holds_configuration_templates_and_type_marker(wheel):
