@@ -19,16 +19,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from vcm.cli.composition import told_error
-from vcm.codecs import Codec, CodecPool
+from vcm.codecs import Codec, CodecPool, FeatureCodec
 from vcm.config import CodecPlan, EvaluateConfig
 from vcm.data import PictureDataModule
 from vcm.data.assets import asset_file
 from vcm.data.datasets import PictureDataset
 from vcm.errors import ArgumentError, EvaluationError, MissingToolError
 from vcm.evaluation.evaluate import Evaluation
+from vcm.evaluation.features import FeatureSystem
 from vcm.evaluation.names import file_name
 from vcm.evaluation.results import Results
-from vcm.evaluation.systems import PictureSystem
+from vcm.evaluation.systems import PictureSystem, Preprocessor, System
 from vcm.tasks import Task
 
 _worst_status = 0
@@ -90,7 +91,7 @@ def evaluate(composed: DictConfig) -> Results:
     with ExitStack() as stack:
         pool = stack.enter_context(CodecPool(workers=workers))
         systems = [
-            PictureSystem(name, codec, task, preprocessor=preprocessor)
+            _system(name, codec, task, preprocessor)
             for name, versions in codecs.items()
             for codec in versions
         ]
@@ -112,7 +113,9 @@ def evaluate(composed: DictConfig) -> Results:
     return results
 
 
-def build(name: str, plan: Mapping[str, Any], kind: type = object, **settings: object) -> Any:  # noqa: ANN401  a `kind`
+def build(
+    name: str, plan: Mapping[str, Any], kind: type | tuple[type, ...] = object, **settings: object
+) -> Any:  # noqa: ANN401  a `kind`
     """What the configuration's part called `name` describes.
 
     Raises:
@@ -120,15 +123,22 @@ def build(name: str, plan: Mapping[str, Any], kind: type = object, **settings: o
     """
     built = instantiate(plan, **settings)
     if not isinstance(built, kind):
+        first = kind[0] if isinstance(kind, tuple) else kind
         raise ArgumentError(
             name,
-            expected=f"settings whose _target_ gives a {kind.__module__}.{kind.__name__}",
+            expected=f"settings whose _target_ gives a {first.__module__}.{first.__name__}",
             got=f"_target_={plan.get('_target_')}",
         )
     return built
 
 
-def build_codecs(name: str, plan: CodecPlan) -> list[Codec]:
+def _system(name: str, codec: Codec | FeatureCodec, task: Task, preprocessor: Preprocessor | None) -> System:
+    if isinstance(codec, FeatureCodec):
+        return FeatureSystem(name, codec, task)
+    return PictureSystem(name, codec, task, preprocessor=preprocessor)
+
+
+def build_codecs(name: str, plan: CodecPlan) -> list[Codec | FeatureCodec]:
     """One codec a quality, all of them checked before anything runs.
 
     Raises:
@@ -139,8 +149,8 @@ def build_codecs(name: str, plan: CodecPlan) -> list[Codec]:
     if not plan.qualities:
         raise ArgumentError(f"codecs.{name}.qualities", expected="a list of at least one quality", got=[])
     try:
-        codecs: list[Codec] = [
-            build("codec", plan.codec, Codec, quality=quality) for quality in plan.qualities
+        codecs: list[Codec | FeatureCodec] = [
+            build("codec", plan.codec, (Codec, FeatureCodec), quality=quality) for quality in plan.qualities
         ]
     except Exception as error:
         cause = told_error(error)

@@ -40,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # names that the terminal has no letters for
     # torch_geometric, which compressai imports, uses what torch is about to drop.
     warnings.filterwarnings("ignore", message=".*torch.jit.* is deprecated")
+    # Lightning 2.6 with torch 2.15.
+    warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*is deprecated")
     command = import_module(f"vcm.cli.{known.command}")
     try:
         return int(command.run(known.arguments))

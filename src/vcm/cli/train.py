@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,7 +55,8 @@ def train(composed: DictConfig) -> int:
         trainer.save_checkpoint(last)
         save = getattr(module, "save_model", None)
         if save is not None:
-            save(folder / MODEL_FILE)
+            tasks = OmegaConf.to_container(config.tasks, resolve=False)
+            save(folder / MODEL_FILE, tasks=json.dumps(tasks))
             print(f"the model: {folder / MODEL_FILE}")
     return 130 if trainer.interrupted else 0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from lightning import LightningDataModule
@@ -101,6 +101,13 @@ class PictureDataModule(LightningDataModule):
     def test_dataloader(self) -> DataLoader[Sample]:
         """Whole pictures, one a batch, in order."""
         return self._whole(_need(self.test_dataset, "test"))
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Move the pictures; labels stay."""
+        del dataloader_idx
+        images = batch.images
+        moved = images.to(device) if isinstance(images, Tensor) else [image.to(device) for image in images]
+        return replace(batch, images=moved)
 
     def _whole(self, dataset: PictureDataset) -> DataLoader[Sample]:
         return DataLoader(dataset, batch_size=1, num_workers=self.num_workers, collate_fn=collate)

@@ -17,6 +17,7 @@ from vcm.errors import ArgumentError
 from vcm.tasks import Task
 from vcm.types import Prediction, Settings
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
@@ -187,11 +188,11 @@ def predict(task: Task, image: Tensor) -> Prediction:
     return task.predict([image.to(device).float() / 255])[0]
 
 
-def attempt(stage: str, function: Callable[[Tensor], Result], image: Tensor) -> Timed[Result] | Fault:
-    """What the function gives for a picture and the seconds it took, or what it raised."""
+def attempt(stage: str, function: Callable[[Item], Result], item: Item) -> Timed[Result] | Fault:
+    """What the function gives for a picture or stream and the seconds it took, or what it raised."""
     start = time.perf_counter()
     try:
-        result = function(image)
+        result = function(item)
     except Exception as error:  # one bad picture must not lose the others
         return Fault(stage, error)
     return Timed(result, time.perf_counter() - start)

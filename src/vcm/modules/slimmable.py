@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -287,9 +286,9 @@ class SlimmableModule(LightningModule):
     def _figures_of(self, task: str) -> dict[str, Metric]:
         return {name: _metric(module) for name, module in self.figures[task].named_children()}
 
-    def save_model(self, path: Path) -> None:
-        """Write the network to a file that `vcm.codecs.LearnedCodec` takes."""
-        save_network(self.network, path)
+    def save_model(self, path: Path, **notes: str) -> None:
+        """Write the network to a file that `vcm.codecs.LearnedCodec` takes; see `save_network`."""
+        save_network(self.network, path, **notes)
 
     # --- Lightning's plumbing -----------------------------------------------------------------------------
 
@@ -298,13 +297,6 @@ class SlimmableModule(LightningModule):
         del stage
         for task in self.tasks.values():
             task.to(self.device)
-
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Move the pictures."""
-        del dataloader_idx
-        images = batch.images
-        moved = images.to(device) if isinstance(images, Tensor) else [image.to(device) for image in images]
-        return replace(batch, images=moved)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the random generators' states, so that a resumed run takes the same next step."""

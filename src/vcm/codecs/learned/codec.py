@@ -61,6 +61,11 @@ class ModelStreams:
 
         return StreamCoder(self.network, self.task)
 
+    @classmethod
+    def unavailable(cls) -> str:
+        """Empty: what a learned codec needs comes with vcm."""
+        return ""
+
     def settings(self) -> Settings:
         """What decides the bytes: the model's weights, wherever its file lies."""
         return {

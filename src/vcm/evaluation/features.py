@@ -1,0 +1,113 @@
+"""A system that sends no picture: the task's own features, coded by a learned codec."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from vcm.codecs import CodecPool, FeatureCodec
+from vcm.errors import ArgumentError
+from vcm.evaluation.systems import Answer, Fault, System, attempt
+from vcm.tasks import Task
+from vcm.types import Features, Prediction, Settings
+
+
+class FeatureSystem(System):
+    """Picture → the task's input → narrow stream → features → the rest of the task's network.
+
+    ```
+    x ─► task.prepare ─► codec.encode ─► bytes ─► codec.decode ─► f̂ ─► task.tail ─► prediction
+    ```
+
+    Its rate is over the original picture's pixels, like every other system's.
+
+    Args:
+        name: The curve's name.
+        codec: For the task's features.
+        task: Cut where the codec's model was trained for.
+
+    Raises:
+        ArgumentError: If the task's features at its cut are not those that the codec decodes to.
+    """
+
+    def __init__(self, name: str, codec: FeatureCodec, task: Task) -> None:
+        check_fit(codec, task)
+        self.name, self.codec, self.task = name, codec, task
+        self.quality = codec.quality
+        self.title = codec.title if name == codec.name else f"{codec.title} ({name})"
+
+    def run(self, images: Sequence[Tensor], pool: CodecPool) -> list[Answer | Fault]:
+        """See `System.run`."""
+        return pool.map(self._answer, images)
+
+    def settings(self) -> Settings:
+        """See `System.settings`."""
+        return {"system": "features", "codec": self.codec.settings()}
+
+    def _answer(self, image: Tensor) -> Answer | Fault:
+        size = (image.shape[1], image.shape[2])
+        encoded = attempt("encode", partial(self._encode, size), image)
+        if isinstance(encoded, Fault):
+            return encoded
+        decoded = attempt("decode", self.codec.decode, encoded.value)
+        if isinstance(decoded, Fault):
+            return decoded
+        predicted = attempt("predict", partial(predict_from, self.task), decoded.value)
+        if isinstance(predicted, Fault):
+            return predicted
+        return Answer(
+            num_bytes=len(encoded.value),
+            image=None,
+            prediction=predicted.value,
+            encode_s=encoded.seconds,
+            decode_s=decoded.seconds,
+            predict_s=predicted.seconds,
+        )
+
+    def _encode(self, size: tuple[int, int], image: Tensor) -> bytes:
+        device = next(self.task.parameters()).device
+        prepared = self.task.prepare([image.to(device).float() / 255])
+        return self.codec.encode(prepared.inputs, size)
+
+
+def predict_from(task: Task, decoded: tuple[Tensor, tuple[int, int]]) -> Prediction:
+    """The task's prediction from decoded features.
+
+    Args:
+        task: Cut where the features belong.
+        decoded: What `FeatureCodec.decode` gives: features, and the original picture's (height, width).
+    """
+    features, size = decoded
+    device = next(task.parameters()).device
+    return task.tail(Features({task.cut: features.to(device).float()}, (size,)))[0]
+
+
+@torch.no_grad()
+def check_fit(codec: FeatureCodec, task: Task) -> None:
+    """Check that a task's features at its cut are those that the codec's model was trained for.
+
+    Raises:
+        ArgumentError: If the tail needs several tensors, or channels or stride differ.
+    """
+    device = next(task.parameters()).device
+    prepared = task.prepare(torch.zeros(1, 3, 64, 64, device=device))
+    tensors = task.encode(prepared).tensors
+    target = codec.network.features[codec.task]
+    if len(tensors) != 1:
+        raise ArgumentError(
+            "task.cut",
+            expected="a cut after which one tensor is needed",
+            got=f"{task.cut}, after which {', '.join(tensors)} are",
+        )
+    features = next(iter(tensors.values()))
+    channels, stride = features.shape[1], prepared.inputs.shape[-1] / features.shape[-1]
+    if (channels, stride) != (target.channels, target.stride):
+        raise ArgumentError(
+            "task.cut",
+            expected=f"a cut with {target.channels} channels at stride {target.stride}, as the model gives",
+            got=f"{task.cut} of {task.name}, with {channels} channels at stride {stride:g}",
+            remedy="Take the task and the cut that the model was trained for.",
+        )
