@@ -16,7 +16,7 @@ from vcm.evaluation.evaluate import Evaluation
 from vcm.evaluation.systems import PictureSystem
 from vcm.metrics.detection import DetectionAccuracy
 from vcm.tasks import Task
-from vcm.types import BoxTarget, Detections, Features
+from vcm.types import BoxTarget, Detections, Features, Prepared
 
 
 class BrightTask(Task):
@@ -40,9 +40,12 @@ class BrightTask(Task):
     def cuts(self):
         return ("blur",)
 
-    def features(self, images):
+    def prepare(self, images):
+        return Prepared(images[0][None], (images[0].shape[1:],))
+
+    def encode(self, prepared):
         self.predictions += 1
-        return Features({"blur": self.blur(images[0][None])}, (images[0].shape[1:],))
+        return Features({"blur": self.blur(prepared.inputs)}, prepared.image_sizes)
 
     def tail(self, features):
         grey = features.tensors["blur"][0, 0]

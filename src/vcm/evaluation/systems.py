@@ -67,7 +67,7 @@ class Timed(Generic[Result]):
 
 
 class Preprocessor(Protocol):
-    """Changes a picture before a codec encodes it."""
+    """Changes a picture before a codec encodes it; called from several threads at once."""
 
     def __call__(self, image: Tensor) -> Tensor:
         """(3, H, W) uint8 RGB in, and out in the same size."""
