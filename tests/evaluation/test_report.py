@@ -24,6 +24,9 @@ CHROMIUM = (
     *("--virtual-time-budget=5000", "--allow-file-access-from-files", "--dump-dom"),
 )
 
+NAME = "<script>alert(1)</script>" + 200 * "n"
+"""Told as it is, and no wider than the page."""
+
 PROBE = """<script>addEventListener("load", () => {
   const box = element => {
     const r = element.getBoundingClientRect();
@@ -49,9 +52,7 @@ def evaluate(world, folder, codecs, **options):
         systems = [
             PictureSystem(name, codec, task) for name, versions in codecs.items() for codec in versions
         ]
-        return Evaluation(
-            "<script>alert(1)</script>", task, world.dataset(), systems, folder=folder, pool=pool, **options
-        ).run()
+        return Evaluation(NAME, task, world.dataset(), systems, folder=folder, pool=pool, **options).run()
 
 
 @pytest.fixture

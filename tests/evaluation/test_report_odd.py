@@ -1,6 +1,7 @@
 """Reports on what is odd: names, pictures, curves without numbers, damaged folders, several runs."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -8,9 +9,11 @@ from PIL import Image
 from vcm.codecs import BPGCodec, JPEGCodec, WebPCodec
 from vcm.data import PictureFolderDataset
 from vcm.errors import EvaluationError
+from vcm.evaluation.evaluate import Evaluation
 from vcm.evaluation.report import build_report
 from vcm.evaluation.report.boxes import place_boxes
 from vcm.evaluation.results import Results
+from vcm.evaluation.systems import PictureSystem
 from vcm.types import Detections
 
 
@@ -158,3 +161,23 @@ def test_results_of_another_shape_are_damaged_results(build, tmp_path):
         (tmp_path / "run/results.json").write_text(wrong)
         with pytest.raises(EvaluationError, match="damaged"):
             Results.read(tmp_path / "run")
+
+
+def test_system_that_sends_no_picture_is_shown_over_the_original(build, world, pool, tmp_path):
+    class Features(PictureSystem):
+        def run(self, images, pool):
+            return [replace(answer, image=None) for answer in super().run(images, pool)]
+
+        def settings(self):
+            return {"system": "features"}
+
+    task = world.task()
+    systems = [
+        Features("features", JPEGCodec(quality=30), task),
+        PictureSystem("jpeg", JPEGCodec(quality=30), task),
+    ]
+    folder = tmp_path / "run"
+    Evaluation("test", task, world.dataset(), systems, folder=folder, pool=pool, examples=1).run()
+    html = build_report([folder]).read_text()
+    assert html.count("data:image/webp") == 3
+    assert html.count("sends no picture; over the original") == 2  # in the caption and the alt text

@@ -35,7 +35,7 @@ class View:
 
     Attributes:
         title: Which system made it.
-        caption: Its quality, bytes and rate; empty for the original.
+        caption: Its quality, bytes and rate, and whether it sends a picture; empty for the original.
         width: In pixels.
         height: In pixels.
         data: The picture as a data URL.
@@ -77,7 +77,10 @@ def example_views(folders: Sequence[Path], results: Results) -> list[list[View]]
             views = every.setdefault(image_id, {})
             for name in (ORIGINALS, *shown):
                 if name in versions and name not in views:
-                    view = _view(folder, versions[name], shown.get(name), results, colours)
+                    point = shown.get(name)
+                    sends_picture = point is None or point.psnr is not None
+                    picture = folder / versions[name if sends_picture else ORIGINALS]["picture"]
+                    view = _view(picture, versions[name], point, results, colours)
                     views.update({name: view} if view else {})
     return [list(views.values()) for views in every.values() if views]
 
@@ -108,10 +111,10 @@ def _read_examples(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _view(
-    folder: Path, version: dict[str, Any], point: Point | None, results: Results, colours: dict[str, str]
+    picture: Path, version: dict[str, Any], point: Point | None, results: Results, colours: dict[str, str]
 ) -> View | None:
-    """One version as it is shown; None where its picture is no longer there."""
-    data = _data_url(folder / version["picture"])
+    """One version as it is shown, over `picture`; None where that is no longer there."""
+    data = _data_url(picture)
     if data is None:
         return None
     height, width = version["height"], version["width"]
@@ -135,6 +138,7 @@ def _view(
     if point is not None:
         bpp = 8 * version["num_bytes"] / (height * width)
         caption = f"quality {point.quality:g} · {version['num_bytes']:,} bytes · {bpp:.3f} bpp"
+        caption += "" if point.psnr is not None else " · sends no picture; over the original"
     title = point.title if point else "original"
     return View(title, caption, width, height, data, letter, boxes, counts, answer)
 
