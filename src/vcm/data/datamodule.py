@@ -79,6 +79,8 @@ class PictureDataModule(LightningDataModule):
             raise ArgumentError("smallest_scale", expected="a number above 0, up to 1", got=smallest_scale)
         self.crop_size, self.batch_size, self.num_workers = crop_size, batch_size, num_workers
         self.smallest_scale, self.keep_in_memory = smallest_scale, keep_in_memory
+        # Apart from torch's global generator, of which others take numbers between a checkpoint and its use.
+        self._order = torch.Generator().manual_seed(torch.initial_seed())
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Shuffled batches of crops."""
@@ -88,6 +90,7 @@ class PictureDataModule(LightningDataModule):
             crops,
             batch_size=self.batch_size,
             shuffle=True,
+            generator=self._order,
             drop_last=len(crops) >= self.batch_size,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
@@ -101,6 +104,14 @@ class PictureDataModule(LightningDataModule):
     def test_dataloader(self) -> DataLoader[Sample]:
         """Whole pictures, one a batch, in order."""
         return self._whole(_need(self.test_dataset, "test"))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What decides the order of the next training epoch; Lightning keeps it in checkpoints."""
+        return {"order": self._order.get_state()}
+
+    def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:
+        """Go on with that order."""
+        self._order.set_state(state_dict["order"].cpu())
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Move the pictures; labels stay."""

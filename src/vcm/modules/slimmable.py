@@ -243,8 +243,9 @@ class SlimmableModule(LightningModule):
         figures["bpp"].update(outcome.bpp, height * width)
         figures["loss"].update(outcome.loss)
         figures["psnr"].update(psnr(*pair))
-        if not math.isnan(similarity := ms_ssim(*pair)):
-            figures["ms_ssim"].update(similarity)
+        similarity = ms_ssim(*pair)  # NaN for small pictures, which do not count
+        defined = not math.isnan(similarity)
+        figures["ms_ssim"].update(similarity if defined else 0.0, float(defined))
 
     def _validate_task(self, image: Tensor, name: str) -> None:
         task = self.tasks[name]

@@ -1,0 +1,87 @@
+"""Small pictures, and a task whose features are local means: enough to train on in seconds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from vcm.data import PictureDataModule, PictureFolderDataset
+from vcm.metrics.detection import DetectionAccuracy
+from vcm.tasks import Task
+from vcm.types import Detections, Features, Prepared
+
+
+class MeanTask(Task):
+    """Sees means of 8 × 8 pixels; finds one box around those that are bright."""
+
+    kind = "detection"
+    name = "mean"
+    categories = ("bright",)
+    cut = "pool"
+    cuts = ("pool",)
+
+    def __init__(self):
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.tensor(2.0))
+        self.freeze()
+
+    def prepare(self, images):
+        (image,) = images
+        padded = F.pad(image[None], (0, -image.shape[2] % 8, 0, -image.shape[1] % 8))
+        return Prepared(padded, (tuple(image.shape[1:]),))
+
+    def encode(self, prepared):
+        return Features({"pool": self.gain * F.avg_pool2d(prepared.inputs, 8)}, prepared.image_sizes)
+
+    def tail(self, features):
+        found = []
+        for cells in features.tensors["pool"]:
+            ys, xs = torch.nonzero(cells.mean(0) > 1.2, as_tuple=True)
+            if len(ys) == 0:
+                found.append(Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64)))
+                continue
+            box = 8.0 * torch.stack([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
+            found.append(Detections(box[None], torch.ones(1), torch.zeros(1, dtype=torch.int64)))
+        return found
+
+    def loss(self, images, targets):
+        raise AssertionError("the codec's training does not ask for it")
+
+    def metric(self):
+        return DetectionAccuracy()
+
+    def settings(self):
+        return {"name": self.name}
+
+
+def write_pictures(folder, count, size=64, seed=0):
+    """A bright rectangle on a dark gradient each."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    for number in range(count):
+        picture = np.linspace(0, 90, size)[None, :, None] * rng.random((1, 1, 3)) + np.zeros((size, size, 1))
+        top, left = rng.integers(0, size - 24, 2)
+        picture[top : top + 24, left : left + 24] = rng.integers(190, 256, 3)
+        picture += rng.normal(0, 3, picture.shape)
+        Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(folder / f"{number:02}.png")
+    return folder
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A datamodule of 12 training and 4 validation pictures."""
+
+    def data(**settings):
+        for part, count, seed in (("train", 12, 0), ("val", 4, 1)):
+            if not (tmp_path / part).exists():
+                write_pictures(tmp_path / part, count, seed=seed)
+        return PictureDataModule(
+            train=PictureFolderDataset(tmp_path / "train"),
+            val=PictureFolderDataset(tmp_path / "val"),
+            **{"crop_size": 64, "batch_size": 4, **settings},
+        )
+
+    return data

@@ -1,0 +1,299 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from lightning import Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from conftest import MeanTask
+from vcm.errors import ArgumentError
+from vcm.modules import SlimmableModule
+from vcm.modules.progress import MetricsFile
+from vcm.nn.slimmable import (
+    FeatureMap,
+    LatentScalable,
+    SlimmableFactorized,
+    SlimmableHyperprior,
+    load_network,
+)
+
+WEIGHTS = {"detection": 0.001, "reconstruction": 0.01}
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*does not have many workers",
+    "ignore:.*LeafSpec",
+    "ignore:.*log_every_n_steps",
+    "ignore:Checkpoint directory",
+)
+
+
+def make(kind=SlimmableFactorized, **settings):
+    seed_everything(3, verbose=False)
+    network = kind({"detection": 6, "reconstruction": 10}, features={"detection": FeatureMap(3, 8)})
+    return SlimmableModule(
+        network,
+        {"detection": MeanTask()},
+        settings.pop("weights", WEIGHTS),
+        **{"learning_rate": 3e-3, **settings},
+    )
+
+
+def trainer(folder, **settings):
+    return Trainer(
+        default_root_dir=folder,
+        **{
+            "accelerator": "cpu",
+            "max_epochs": 1,
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "num_sanity_val_steps": 0,
+            **settings,
+        },
+    )
+
+
+@pytest.mark.parametrize("kind", [SlimmableFactorized, SlimmableHyperprior, LatentScalable])
+@pytest.mark.parametrize("stepping", ["per_width", "accumulated"])
+def test_held_out_losses_fall(kind, stepping, pictures, tmp_path):
+    module, data = make(kind, stepping=stepping), pictures()
+    run = trainer(tmp_path, max_epochs=25, check_val_every_n_epoch=25)
+    (before,) = run.validate(module, data, verbose=False)
+    run.fit(module, data)
+    after = {name: float(value) for name, value in run.callback_metrics.items()}
+    assert after["val/loss"] < 0.6 * before["val/loss"]
+    assert after["val/detection/feature_mse"] < 0.7 * before["val/detection/feature_mse"]
+    assert after["val/reconstruction/psnr"] > before["val/reconstruction/psnr"] + 1
+    assert {"val/detection/bpp", "val/detection/map", "val/reconstruction/bpp"} <= set(after)
+
+
+def test_a_machine_step_moves_only_the_narrow_slice(pictures, tmp_path, monkeypatch):
+    module = make()
+    monkeypatch.setattr(module.network, "tasks", ("detection",))
+    before = {name: p.detach().clone() for name, p in module.network.named_parameters()}
+    trainer(tmp_path, limit_train_batches=1, limit_val_batches=0).fit(module, pictures())
+    moved = {n: p.detach() != before[n] for n, p in module.network.named_parameters()}
+    weight = moved["g_a.convs.1.weight"]
+    assert weight[:6, :6].float().mean() > 0.9
+    assert not weight[6:].any()
+    assert not weight[:, 6:].any()
+    still = ("decoders.reconstruction", "entropy_bottlenecks.1", "g_a.gdns.0.at.1")
+    assert not any(mask.any() for name, mask in moved.items() if name.startswith(still))
+    assert moved["entropy_bottlenecks.0.quantiles"].any()
+
+
+def test_gradients_are_clipped_before_the_step(pictures, tmp_path, monkeypatch):
+    norms = []
+    plain = torch.optim.Adam.step
+
+    def measured(optimizer, *arguments, **more):
+        gradients = [
+            p.grad.flatten() for g in optimizer.param_groups for p in g["params"] if p.grad is not None
+        ]
+        norms.append((len(optimizer.param_groups[0]["params"]), float(torch.cat(gradients).norm())))
+        return plain(optimizer, *arguments, **more)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", measured)
+    trainer(tmp_path, limit_train_batches=1, limit_val_batches=0).fit(make(max_norm=1e-3), pictures())
+    assert len(norms) == 4  # two widths, two optimizers
+    most = max(count for count, _ in norms)
+    assert all(norm <= 1.01e-3 for count, norm in norms if count == most)
+
+
+def fit(folder, data, epochs, resume=None):
+    module = make()
+    run = trainer(
+        folder,
+        max_epochs=epochs,
+        enable_checkpointing=True,
+        callbacks=[ModelCheckpoint(folder / "checkpoints", save_last=True, save_top_k=0)],
+    )
+    run.fit(module, data, ckpt_path=resume, weights_only=True)
+    return module
+
+
+def test_a_resumed_run_takes_the_same_steps(pictures, tmp_path):
+    unbroken = fit(tmp_path / "a", pictures(), 4)
+    fit(tmp_path / "b", pictures(), 2)
+    resumed = fit(tmp_path / "b", pictures(), 4, resume=tmp_path / "b" / "checkpoints" / "last.ckpt")
+    for (name, ours), (_, theirs) in zip(
+        resumed.state_dict().items(), unbroken.state_dict().items(), strict=True
+    ):
+        assert torch.equal(ours, theirs), name
+
+
+def test_checkpoints_hold_tables_and_no_task(pictures, tmp_path):
+    module = fit(tmp_path, pictures(), 1)
+    saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert not any("gain" in name for name in saved)
+    other = make()
+    other.load_state_dict(saved)
+    assert other.network.fingerprint("detection") == module.network.fingerprint("detection")
+    module.save_model(tmp_path / "model.safetensors", tasks="{}")
+    assert load_network(tmp_path / "model.safetensors").tasks == ("detection", "reconstruction")
+
+
+def test_mixed_precision_trains(pictures, tmp_path):
+    module = make(SlimmableHyperprior)
+    run = trainer(tmp_path, precision="bf16-mixed", max_epochs=2)
+    run.fit(module, pictures())
+    assert run.callback_metrics["val/loss"].isfinite()
+    assert all(p.dtype == torch.float32 for p in module.network.parameters())
+
+
+@pytest.mark.slow
+def test_compiled_network_trains(pictures, tmp_path):
+    module = make(compile=True)
+    trainer(tmp_path, limit_train_batches=2).fit(module, pictures())
+    assert not any("_orig_mod" in name for name in module.state_dict())
+
+
+def test_plateau_lowers_the_learning_rate(pictures, tmp_path):
+    nothing = {"max_norm": 1e-30, "auxiliary_learning_rate": 1e-30}
+    module = make(plateau_epochs=0, plateau_factor=0.1, **nothing)
+    run = trainer(tmp_path, max_epochs=3)
+    run.fit(module, pictures())
+    assert run.optimizers[0].param_groups[0]["lr"] == pytest.approx(3e-3 * 0.1**2)
+    assert run.optimizers[1].param_groups[0]["lr"] == 1e-30
+
+
+def test_figures_are_written_line_by_line(pictures, tmp_path):
+    told = []
+    run = trainer(
+        tmp_path, max_epochs=2, callbacks=[MetricsFile(tmp_path / "deep" / "metrics.jsonl", told.append)]
+    )
+    run.fit(make(), pictures())
+    lines = [json.loads(line) for line in (tmp_path / "deep" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [0, 1]
+    assert {"val/loss", "val/reconstruction/psnr", "seconds", "lr0"} <= set(lines[0])
+    assert len(told) == 2
+    assert "reconstruction/psnr" in told[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"weights": {"detection": 0, "reconstruction": 1}},
+            r"weights\.detection must be a number above 0; got 0",
+        ),
+        ({"weights": {"detection": -1, "reconstruction": 1}}, r"weights\.detection must be"),
+        ({"weights": {"detection": 1}}, "weights must be one λ each for detection, reconstruction"),
+        ({"weight_scale": 0}, "weight_scale must be"),
+        ({"stepping": "all"}, "stepping must be per_width or accumulated"),
+        ({"learning_rate": float("nan")}, "learning_rate must be"),
+    ],
+)
+def test_settings_that_cannot_be_are_told(settings, message):
+    with pytest.raises(ArgumentError, match=message):
+        make(**settings)
+
+
+def test_missing_tasks_are_told():
+    network = SlimmableFactorized(
+        {"detection": 2, "reconstruction": 3}, features={"detection": FeatureMap(3, 8)}
+    )
+    with pytest.raises(ArgumentError, match="tasks must be one each for detection"):
+        SlimmableModule(network, {}, WEIGHTS)
+
+
+def test_a_cut_of_other_channels_is_told(pictures, tmp_path):
+    network = SlimmableFactorized(
+        {"detection": 2, "reconstruction": 3}, features={"detection": FeatureMap(4, 8)}
+    )
+    module = SlimmableModule(network, {"detection": MeanTask()}, WEIGHTS)
+    with pytest.raises(ArgumentError, match=r"decoded must be of the target's shape \(4, 3, 8, 8\)"):
+        trainer(tmp_path).fit(module, pictures())
+
+
+def test_losses_that_are_not_finite_stop_the_training(pictures, tmp_path):
+    module = make()
+    with torch.no_grad():
+        module.network.g_a.convs[0].weight.fill_(float("nan"))
+    with pytest.raises(ArgumentError, match=r"loss must be finite; got nan\. .* the batch was .*png"):
+        trainer(tmp_path).fit(module, pictures())
+
+
+SCRIPT = '''
+import sys
+from pathlib import Path
+
+import torch
+from compressai.entropy_models.entropy_models import EntropyModel
+from lightning import Trainer, seed_everything
+from torch.utils.data import DataLoader, DistributedSampler
+
+sys.path.insert(0, {here!r})
+from conftest import MeanTask
+from vcm.data import PictureDataModule, PictureFolderDataset
+from vcm.data.datamodule import collate
+from vcm.modules import SlimmableModule
+from vcm.nn.slimmable import FeatureMap, SlimmableFactorized
+
+folder, processes = Path(sys.argv[1]), int(sys.argv[2])
+plain = EntropyModel.quantize
+
+
+def quantize(self, inputs, mode, means=None):
+    """Noise that a picture has wherever it is processed."""
+    if mode == "noise":
+        return inputs + 0.5 * torch.sin(7 * inputs.detach())
+    return plain(self, inputs, mode, means)
+
+
+class Data(PictureDataModule):
+    def train_dataloader(self):
+        sampler = DistributedSampler(self.train_dataset, processes, self.trainer.global_rank, shuffle=False)
+        return DataLoader(self.train_dataset, self.batch_size, sampler=sampler, collate_fn=collate)
+
+
+EntropyModel.quantize = quantize
+seed_everything(0, verbose=False)
+network = SlimmableFactorized(
+    {{"detection": 6, "reconstruction": 10}}, features={{"detection": FeatureMap(3, 8)}}
+)
+module = SlimmableModule(
+    network, {{"detection": MeanTask()}}, {{"detection": 0.001, "reconstruction": 0.01}}, learning_rate=1e-3
+)
+data = Data(
+    train=PictureFolderDataset(folder / "train"),
+    val=PictureFolderDataset(folder / "val"),
+    batch_size=4 // processes,
+)
+trainer = Trainer(
+    accelerator="cpu", devices=processes, strategy="ddp" if processes > 1 else "auto", max_epochs=2,
+    logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+)
+trainer.fit(module, data)
+if trainer.is_global_zero:
+    figures = {{n: float(v) for n, v in trainer.callback_metrics.items() if n.startswith("val/")}}
+    torch.save({{"state": module.state_dict(), "figures": figures}}, folder / f"{{processes}}.pt")
+'''
+
+
+def test_two_processes_train_as_one_with_the_doubled_batch(pictures, tmp_path):
+    pictures()
+    script = tmp_path / "train.py"
+    script.write_text(SCRIPT.format(here=str(Path(__file__).parent)))
+    for processes in (1, 2):
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", str(script), str(tmp_path), str(processes)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+            env=environment,
+        )
+        assert done.returncode == 0, done.stderr
+    one, two = (torch.load(tmp_path / f"{n}.pt", weights_only=True) for n in (1, 2))
+    for name, value in one["figures"].items():
+        assert two["figures"][name] == pytest.approx(value, rel=1e-4, nan_ok=True), name
+    assert one["figures"]["val/detection/bpp"] > 0
+    for name, tensor in one["state"].items():
+        if tensor.is_floating_point():
+            torch.testing.assert_close(two["state"][name], tensor, atol=1e-5, rtol=1e-4, msg=name)
