@@ -1,7 +1,7 @@
 """What `vcm evaluate` is made of, on settings and names that a hostile user would give."""
 
 import pytest
-from hydra.errors import InstantiationException
+from hydra.errors import InstantiationException, MissingConfigException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -70,3 +70,8 @@ def test_names_are_no_markup(capsys, tmp_path):
     assert "[/x]: [red]t" in printed.out
     assert "[/jpeg]" in printed.out
     assert "[/i].png" in printed.err
+
+
+def test_unknown_option_is_told_with_those_there_are():
+    error = MissingConfigException("In 'evaluate': Could not find 'codec/jpg'", "codec/jpg")
+    assert told_error(error).startswith("codec must be one of avif, bpg")

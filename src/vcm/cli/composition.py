@@ -20,7 +20,7 @@ def told_error(error: BaseException) -> str | None:
         if cause := _told_cause(link):
             return cause
         link = link.__cause__ or link.__context__
-    if isinstance(error, OSError):  # the run's folder, which Hydra makes
+    if isinstance(error, OSError) and error.filename:  # the run's folder, which Hydra makes
         return f"{error.filename}: {error.strerror}; choose another run_dir."
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _unknown_option(error.missing_cfg_file) or _first_lines(error)
