@@ -34,7 +34,9 @@ lint: $(STAMP)  ## ruff, mypy, import-linter
 	$(BIN)/lint-imports
 
 bench: $(STAMP)  ## the benchmarks behind the README's numbers
+	$(BIN)/vcm fetch yolov3-tiny yolov4-tiny coco-sample
 	$(BIN)/python benchmarks/codec_in_loop.py
+	$(BIN)/python benchmarks/standard_codecs.py
 
 clean:  ## remove the virtual environment and build leftovers
 	rm -rf $(VENV) build dist *.egg-info src/*.egg-info
