@@ -21,6 +21,11 @@ COCO_CATEGORIES: tuple[str, ...] = (
 )  # fmt: skip
 """COCO's 80 object categories in the order of their ids."""
 
+COCO_IDS: tuple[int, ...] = tuple(
+    number for number in range(1, 91) if number not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
+)
+"""The ids of `COCO_CATEGORIES` in COCO's own files, which leave some numbers out."""
+
 _ALIASES = {
     "motorbike": "motorcycle",
     "aeroplane": "airplane",
@@ -44,6 +49,14 @@ def match_categories(source: Sequence[str], target: Sequence[str]) -> list[int]:
     """
     index = {canonical(name): i for i, name in enumerate(target)}
     return [index.get(canonical(name), -1) for name in source]
+
+
+def category_ids(categories: Sequence[str]) -> list[int]:
+    """The number of each category in COCO's form: the official one, if they are COCO's 80; else from 1 on."""
+    indexes = match_categories(categories, COCO_CATEGORIES)
+    if sorted(indexes) == list(range(len(COCO_CATEGORIES))):
+        return [COCO_IDS[index] for index in indexes]
+    return list(range(1, len(categories) + 1))
 
 
 def read_names(path: str | Path) -> tuple[str, ...]:

@@ -51,5 +51,9 @@ class BitstreamError(CodecError):
     """The bytes are not a stream that this decoder can decode: wrong kind, truncated, or corrupted."""
 
 
+class OutputError(VCMError):
+    """A file cannot be written: something is there already, or the place takes none."""
+
+
 class EvaluationError(VCMError):
     """An evaluation cannot go on, or cannot be picked up where it stopped."""

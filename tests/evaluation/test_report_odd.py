@@ -11,7 +11,7 @@ from vcm.data import PictureFolderDataset
 from vcm.errors import EvaluationError
 from vcm.evaluation.evaluate import Evaluation
 from vcm.evaluation.report import build_report
-from vcm.evaluation.report.boxes import place_boxes
+from vcm.evaluation.boxes import place_boxes
 from vcm.evaluation.results import Results
 from vcm.evaluation.systems import PictureSystem
 from vcm.types import Detections

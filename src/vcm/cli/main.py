@@ -17,6 +17,9 @@ COMMANDS = {
     "codecs": "list the codecs, their quality scales, and whether they can run here",
     "evaluate": "measure real bytes against a task's accuracy (takes Hydra overrides: experiment=demo, …)",
     "train": "train a network (takes Hydra overrides: experiment=slimmable/two_task_small, …)",
+    "compress": "turn pictures into streams by a trained model, for a detector or for people",
+    "decompress": "turn such streams into pictures or predictions",
+    "info": "describe streams, without any model",
     "report": "turn an evaluation's results into one HTML file with curves, BD-rates and example pictures",
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -38,11 +39,21 @@ _SIDEWAYS = (5, 6, 7, 8)
 
 
 def find_pictures(folder: Path) -> list[Path]:
-    """Every picture file below `folder`, by suffix, sorted by path; hidden files and folders are left out."""
+    """Every picture file below `folder`, by suffix; see `find_files`."""
+    return find_files(folder, PICTURE_SUFFIXES)
+
+
+def find_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    """Every file below `folder` with one of the suffixes, sorted by path; nothing that is hidden.
+
+    Args:
+        folder: Where to look, at any depth.
+        suffixes: In lower case, each with its dot.
+    """
     return sorted(
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in PICTURE_SUFFIXES
+        if path.suffix.lower() in suffixes
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
         and path.is_file()
     )

@@ -48,8 +48,7 @@ class FeatureSystem(System):
         return {"system": "features", "codec": self.codec.settings()}
 
     def _answer(self, image: Tensor) -> Answer | Fault:
-        size = (image.shape[1], image.shape[2])
-        encoded = attempt("encode", partial(self._encode, size), image)
+        encoded = attempt("encode", partial(encode_for, self.task, self.codec), image)
         if isinstance(encoded, Fault):
             return encoded
         decoded = attempt("decode", self.codec.decode, encoded.value)
@@ -67,10 +66,18 @@ class FeatureSystem(System):
             predict_s=predicted.seconds,
         )
 
-    def _encode(self, size: tuple[int, int], image: Tensor) -> bytes:
-        device = next(self.task.parameters()).device
-        prepared = self.task.prepare([image.to(device).float() / 255])
-        return self.codec.encode(prepared.inputs, size)
+
+def encode_for(task: Task, codec: FeatureCodec, image: Tensor) -> bytes:
+    """A picture's stream for a task.
+
+    Args:
+        task: As `check_fit` takes it.
+        codec: For the task's features.
+        image: (3, H, W) uint8 RGB.
+    """
+    device = next(task.parameters()).device
+    prepared = task.prepare([image.to(device).float() / 255])
+    return codec.encode(prepared.inputs, (image.shape[1], image.shape[2]))
 
 
 def predict_from(task: Task, decoded: tuple[Tensor, tuple[int, int]]) -> Prediction:

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from PIL import Image
 
+from vcm.evaluation.boxes import LETTER_PX, Box, Count, place_boxes
 from vcm.evaluation.examples import EXAMPLES_JSON, ORIGINALS
 from vcm.evaluation.names import point_name
 from vcm.evaluation.points import Point
 from vcm.evaluation.records import prediction_from_json
-from vcm.evaluation.report.boxes import LETTER_PX, Box, Count, place_boxes
 from vcm.evaluation.results import Results
 from vcm.types import Detections
 

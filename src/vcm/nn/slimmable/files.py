@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -56,21 +59,38 @@ def load_network(path: str | Path) -> MultiTaskNetwork:
     Raises:
         WeightsError: If the file is missing, damaged or something else.
     """
+    with _opened(path) as file:
+        architecture = file.metadata()[_KEY]
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(
-            f"{path} cannot be read as a model: {error}. Give a .safetensors file that `vcm train` wrote."
-        ) from error
-    if _KEY not in metadata:
-        raise WeightsError(
-            f"{path} is a safetensors file, but not a model that vcm wrote: its metadata names no network."
-        )
-    try:
-        network = build_network(json.loads(metadata[_KEY]))
+        network = build_network(json.loads(architecture))
         network.load_state_dict(state)
     except (ArgumentError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{path} does not hold the network that it says it holds: {error}") from error
     return network.eval()
+
+
+def read_notes(path: str | Path) -> dict[str, str]:
+    """The notes that `save_network` wrote with a network.
+
+    Raises:
+        WeightsError: If the file is missing, damaged or something else.
+    """
+    with _opened(path) as file:
+        return {name: note for name, note in file.metadata().items() if name != _KEY}
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            if _KEY not in (file.metadata() or {}):
+                raise WeightsError(
+                    f"{path} is a safetensors file, but not a model that vcm wrote: its metadata names no "
+                    "network."
+                )
+            yield file
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(
+            f"{path} cannot be read as a model: {error}. Give a .safetensors file that `vcm train` wrote."
+        ) from error

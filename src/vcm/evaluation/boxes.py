@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from PIL import Image, ImageDraw, ImageFont
+
 from vcm.types import Detections
 
 MAX_BOXES = 20
+"""So many at most are shown in a small picture."""
 COLOURS = ("#ffd400", "#4fe3ff", "#ff7ad9", "#8dff6b", "#ffa24d", "#c3b1ff", "#ffffff", "#ff7272")
 LETTER_PX = 11.0
 """Height of a label's letters on the screen, in pixels."""
 _LETTER_WIDTH, _LABEL_HEIGHT = 0.62, 1.35  # of a label, in heights of its letters
+_HALO, _INK = "#000000", "#111111"
 
 Area = tuple[float, float, float, float]
 """x, y, width, height in pixels of the picture."""
@@ -51,6 +55,7 @@ def place_boxes(
     min_score: float,
     size: tuple[int, int],
     letter: float,
+    max_boxes: int = MAX_BOXES,
 ) -> tuple[list[Box], list[Count]]:
     """Boxes by falling score, and how many there are of each category.
 
@@ -61,12 +66,13 @@ def place_boxes(
         min_score: Boxes below it are left out, in [0, 1].
         size: The picture's (height, width) in pixels.
         letter: Height of a label's letters, in pixels of the picture.
+        max_boxes: The others, those of the lowest scores, are left out.
     """
     boxes: list[Box] = []
     counts: dict[str, int] = {}
     taken: list[Area] = []
     order = found.scores.argsort(descending=True, stable=True)
-    for index in order[found.scores[order] >= min_score][:MAX_BOXES].tolist():
+    for index in order[found.scores[order] >= min_score][:max_boxes].tolist():
         x1, y1, x2, y2 = found.boxes[index].tolist()
         category, area = categories[int(found.labels[index])], (x1, y1, x2 - x1, y2 - y1)
         colour = colours.setdefault(category, COLOURS[len(colours) % len(COLOURS)])
@@ -77,6 +83,30 @@ def place_boxes(
         boxes.append(Box(area, caption, colour, label))
         counts[category] = counts.get(category, 0) + 1
     return boxes, [Count(category, colours[category], count) for category, count in counts.items()]
+
+
+def draw_boxes(image: Image.Image, boxes: Sequence[Box], letter: float) -> None:
+    """Draw placed boxes, and their labels over them, into an RGB picture.
+
+    Args:
+        image: Is changed.
+        boxes: What `place_boxes` gave for its size.
+        letter: As it was given to `place_boxes`.
+    """
+    draw = ImageDraw.Draw(image)
+    line = max(1, round(letter / 7))
+    for box in boxes:
+        x, y, width, height = box.area
+        for colour, thickness in ((_HALO, 2 * line), (box.colour, line)):
+            draw.rectangle((x, y, x + width, y + height), outline=colour, width=thickness)
+    for box in boxes:
+        if box.label is None:
+            continue
+        x, y, width, height = box.label
+        draw.rectangle((x, y, x + width, y + height), fill=box.colour)
+        length = ImageFont.load_default(letter).getlength(box.caption)
+        font = ImageFont.load_default(letter * min(1, (width - 0.3 * letter) / length))
+        draw.text((x + width / 2, y + height / 2), box.caption, fill=_INK, font=font, anchor="mm")
 
 
 def _room(

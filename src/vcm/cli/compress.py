@@ -1,0 +1,84 @@
+"""`vcm compress`: pictures into streams."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from vcm.cli.files import (
+    RECONSTRUCTION,
+    STREAM_SUFFIX,
+    VIEWING,
+    Batch,
+    Input,
+    Outputs,
+    find_inputs,
+    names_a_file,
+)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Compress each picture; returns 0 if all are done, 1 if some are, 2 if nothing could begin."""
+    parser = argparse.ArgumentParser(
+        prog="vcm compress",
+        description="Turn pictures into streams by a trained model. A narrow stream carries what a detector "
+        "or classifier needs; the one for viewing, a picture for people.",
+    )
+    parser.add_argument(
+        "pictures", nargs="+", type=Path, metavar="IMG", help="pictures, and folders to search for pictures"
+    )
+    parser.add_argument(
+        "--model", required=True, type=Path, metavar="M", help="model.safetensors, as `vcm train` wrote it"
+    )
+    parser.add_argument(
+        "--for",
+        required=True,
+        dest="purpose",
+        metavar="PURPOSE",
+        help=f"detection, {VIEWING}, or another task that the model has a width for",
+    )
+    add_output_options(
+        parser, "the streams' folder, which mirrors that of the pictures, or one stream's name"
+    )
+    known = parser.parse_args(arguments)
+    from vcm.data.reading import find_pictures, read_picture
+
+    batch = Batch("compress")
+    inputs, problems = find_inputs(known.pictures, find_pictures, "pictures")
+    for problem in problems:
+        batch.tell(problem)
+    if not inputs:
+        return 2
+    from vcm.cli.models import Model
+
+    model = Model(known.model, known.device)
+    task = model.task_for(known.purpose)
+    if task != RECONSTRUCTION:
+        model.features(task)  # what is missing is told before any work
+    outputs = Outputs([known.model, *(source.path for source in inputs)], overwrite=known.overwrite)
+    one_name = known.output if names_a_file(known.output, known.pictures) else None
+
+    def compress(source: Input) -> tuple[int, int]:
+        place = source.below(known.output)
+        target = one_name or place.with_name(place.name + STREAM_SUFFIX)
+        outputs.claim(target, source.path)
+        image = read_picture(source.path)
+        data = model.encode(image, task)
+        with outputs.write(target) as file:
+            file.write(data)
+        return len(data), image.shape[1] * image.shape[2]
+
+    batch.run(inputs, compress)
+    return batch.finish()
+
+
+def add_output_options(parser: argparse.ArgumentParser, output: str) -> None:
+    """The options that `compress` and `decompress` share."""
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="OUT", help=f"{output}; beside the inputs by default"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace files that are there already")
+    parser.add_argument(
+        "--device", default="cpu", help="where the networks run: cpu, cuda, or auto; cpu by default"
+    )

@@ -1,0 +1,223 @@
+"""`vcm decompress`: streams into pictures and predictions."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from vcm.cli.compress import add_output_options
+from vcm.cli.files import (
+    RECONSTRUCTION,
+    STREAM_SUFFIX,
+    Batch,
+    Input,
+    Outputs,
+    find_inputs,
+    names_a_file,
+    read_stream_file,
+)
+from vcm.errors import ArgumentError, OutputError
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Decode each stream; returns 0 if all are done, 1 if some are, 2 if nothing could begin."""
+    known = _parser().parse_args(arguments)
+    from vcm.data.reading import find_files
+    from vcm.tasks.base import check_fraction
+
+    check_fraction("--min-score", known.min_score)
+    batch = Batch("decompress")
+    inputs, problems = find_inputs(
+        known.streams, lambda folder: find_files(folder, [STREAM_SUFFIX]), "streams"
+    )
+    for problem in problems:
+        batch.tell(problem)
+    if not inputs:
+        return 2
+    decompression = Decompression(known, inputs)
+    batch.run(inputs, decompression.decode)
+    for problem in decompression.write_predictions():
+        batch.tell(problem)
+    return batch.finish()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vcm decompress",
+        description="Turn streams into what they are for. A stream for viewing gives a PNG; one for "
+        "detection a JSON file in COCO's results form, and a PNG with the boxes drawn; one for "
+        "classification a JSON file with the five best classes. Several streams share detections.json and "
+        "classifications.json.",
+    )
+    parser.add_argument(
+        "streams", nargs="+", type=Path, metavar="STREAM", help="streams, and folders to search for *.vcm"
+    )
+    parser.add_argument(
+        "--model",
+        required=True,
+        type=Path,
+        metavar="M",
+        help="the model file that the streams were made with",
+    )
+    add_output_options(
+        parser, "the outputs' folder, which mirrors that of the streams, or a .png's or .json's name"
+    )
+    parser.add_argument(
+        "--original",
+        type=Path,
+        metavar="PATH",
+        help="original picture, or folder of them, to draw boxes on; by default an empty canvas",
+    )
+    parser.add_argument(
+        "--min-score", type=float, default=0.3, help="lowest score of a box that is drawn; 0.3 by default"
+    )
+    return parser
+
+
+class Decompression:
+    """One call's work.
+
+    Args:
+        known: The call's arguments.
+        inputs: The streams.
+
+    Raises:
+        ArgumentError: If they do not fit each other.
+        WeightsError: If the model file is no model.
+    """
+
+    def __init__(self, known: argparse.Namespace, inputs: Sequence[Input]) -> None:
+        from vcm.cli.models import Model
+
+        self.known = known
+        self.several = len(known.streams) > 1 or known.streams[0].is_dir()
+        self.one_name: Path | None = known.output if names_a_file(known.output, known.streams) else None
+        if self.one_name and self.one_name.suffix.lower() not in (".png", ".json"):
+            raise ArgumentError(
+                "--output", expected="a folder, or a name that ends in .png or .json", got=str(known.output)
+            )
+        original: Path | None = known.original
+        if original is not None and not (original.is_dir() or (original.exists() and not self.several)):
+            expected = "a folder of pictures" if self.several else "a picture or a folder of pictures"
+            raise ArgumentError("--original", expected=expected, got=str(original))
+        self.model = Model(known.model, known.device)
+        kept = [known.model, *(source.path for source in inputs), *([original] if original else [])]
+        self.outputs = Outputs(kept, overwrite=known.overwrite)
+        self.folder: Path = known.output or inputs[0].root
+        self._found: dict[Path, list[dict[str, object]]] = {}
+        self._ids: dict[tuple[Path, int | str], Path] = {}
+
+    def decode(self, source: Input) -> tuple[int, int]:
+        """Write what a stream gives; predictions are kept for `write_predictions`.
+
+        Returns:
+            The stream's bytes and the original picture's pixels.
+        """
+        from vcm.codecs.learned.container import read_stream
+
+        data = read_stream_file(source.path)
+        header = read_stream(data).header
+        task = self.model.task_of(header)
+        if task == RECONSTRUCTION:
+            self._picture(source, data)
+        elif self.model.features(task)[1].kind == "detection":
+            self._detections(source, data, task, header.size)
+        else:
+            self._classes(source, data, task)
+        return len(data), header.size[0] * header.size[1]
+
+    def write_predictions(self) -> list[str]:
+        """Write the JSON files; returns what went wrong."""
+        problems = []
+        for path, entries in self._found.items():
+            try:
+                with self.outputs.write(path) as file:
+                    file.write(json.dumps(entries).encode())
+            except OutputError as error:
+                problems.append(str(error))
+        return problems
+
+    def _picture(self, source: Input, data: bytes) -> None:
+        if self.one_name and self.one_name.suffix.lower() != ".png":
+            raise OutputError(f"{self.one_name}: this stream gives a picture; name it .png.")
+        target = self._target(source, ".png")
+        self.outputs.claim(target, source.path)
+        pixels = self.model.pictures.decode(data).permute(1, 2, 0).contiguous().numpy()
+        self._write_png(target, Image.fromarray(pixels))
+
+    def _detections(self, source: Input, data: bytes, task: str, size: tuple[int, int]) -> None:
+        from vcm.categories import category_ids
+        from vcm.cli.predictions import coco_results, draw
+        from vcm.types import Detections
+
+        target = self._target(source, ".png")
+        self.outputs.claim(target, source.path)
+        path, image_id = self._claim_predictions(source, "detections.json")
+        canvas = self._canvas(source, size)
+        found = self.model.predict(data, task)
+        assert isinstance(found, Detections)
+        categories = self.model.features(task)[1].categories
+        draw(canvas, found, categories, min_score=self.known.min_score)
+        self._write_png(target, canvas)
+        results = coco_results(found, image_id, category_ids(categories))
+        self._found.setdefault(path, []).extend(results)
+
+    def _classes(self, source: Input, data: bytes, task: str) -> None:
+        from vcm.cli.predictions import best_classes
+        from vcm.types import ClassScores
+
+        path, image_id = self._claim_predictions(source, "classifications.json")
+        scores = self.model.predict(data, task)
+        assert isinstance(scores, ClassScores)
+        classes = best_classes(scores, self.model.features(task)[1].categories)
+        self._found.setdefault(path, []).append({"image_id": image_id, "classes": classes})
+
+    def _target(self, source: Input, suffix: str) -> Path:
+        """Where something that comes of one stream goes: photo.jpg.vcm becomes photo.jpg.png."""
+        if self.one_name is not None:
+            return self.one_name.with_suffix(suffix)
+        place = source.below(self.known.output)
+        return place.with_name(place.name.removesuffix(STREAM_SUFFIX) + suffix)
+
+    def _claim_predictions(self, source: Input, shared_name: str) -> tuple[Path, int | str]:
+        """The JSON file that a stream's predictions go to, and the picture's id in it."""
+        from vcm.cli.predictions import image_id_of
+
+        path = self.folder / shared_name if self.several else self._target(source, ".json")
+        self.outputs.claim(path, path if self.several else source.path)
+        image_id = image_id_of(source.path)
+        first = self._ids.setdefault((path, image_id), source.path)
+        if first != source.path:
+            raise OutputError(
+                f"{path} has a picture {image_id!r} already, from {first}; give streams of the same name one "
+                "call each, with another -o."
+            )
+        return path, image_id
+
+    def _canvas(self, source: Input, size: tuple[int, int]) -> Image.Image:
+        """What boxes are drawn on: the original where it was given."""
+        from vcm.cli.predictions import empty_canvas
+        from vcm.data.reading import read_picture
+
+        original: Path | None = self.known.original
+        if original is None:
+            return empty_canvas(size)
+        if original.is_dir():
+            place = source.below(original)
+            original = place.with_name(place.name.removesuffix(STREAM_SUFFIX))
+        image = read_picture(original)
+        if tuple(image.shape[1:]) != size:
+            raise ArgumentError(
+                "--original",
+                expected=f"the picture that was compressed, of {size[1]} × {size[0]} pixels",
+                got=f"{original} of {image.shape[2]} × {image.shape[1]}",
+            )
+        return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+
+    def _write_png(self, target: Path, image: Image.Image) -> None:
+        with self.outputs.write(target) as file:
+            image.save(file, "PNG")

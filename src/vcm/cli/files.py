@@ -1,0 +1,208 @@
+"""What the commands share that turn files into files. Imports no torch."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from vcm.codecs.learned.container import MAGIC
+from vcm.errors import BitstreamError, OutputError, VCMError
+
+VIEWING, RECONSTRUCTION = "viewing", "reconstruction"
+"""The word for a person, and the word in streams and models, for a picture that people look at."""
+STREAM_SUFFIX = ".vcm"
+_HEAD_BYTES = 64
+
+
+@dataclass(frozen=True)
+class Input:
+    """One file to work on.
+
+    Attributes:
+        path: The file.
+        root: The folder that was given, or the file's own; the output mirrors what lies below it.
+    """
+
+    path: Path
+    root: Path
+
+    def below(self, folder: Path | None) -> Path:
+        """The same place below another folder; the file's own path where that is None."""
+        return self.path if folder is None else folder / self.path.relative_to(self.root)
+
+
+def find_inputs(
+    paths: Sequence[Path], find: Callable[[Path], list[Path]], what: str
+) -> tuple[list[Input], list[str]]:
+    """The files that were given, and those in the folders that were given; and what is wrong with the rest.
+
+    Args:
+        paths: Files and folders.
+        find: Gives the files below a folder.
+        what: Word for them.
+    """
+    inputs: list[Input] = []
+    problems: list[str] = []
+    for path in paths:
+        try:
+            path.stat()
+        except OSError as error:
+            problems.append(f"{path}: cannot be read: {error.strerror}.")
+            continue
+        if not path.is_dir():
+            inputs.append(Input(path, path.parent))
+        elif found := find(path):
+            inputs += [Input(file, path) for file in found]
+        else:
+            problems.append(f"{path}: there are no {what} in this folder.")
+    return list(dict.fromkeys(inputs)), problems
+
+
+def names_a_file(output: Path | None, paths: Sequence[Path]) -> bool:
+    """Whether OUT is one file's name and not a folder's: for one input file, a name with a suffix."""
+    only = paths[0] if len(paths) == 1 else None
+    return bool(only and not only.is_dir() and output and output.suffix and not output.is_dir())
+
+
+def shown_task(task: str) -> str:
+    """A task's name as `--for` takes it."""
+    return VIEWING if task == RECONSTRUCTION else task
+
+
+def read_stream_file(path: Path) -> bytes:
+    """A file's bytes; of a file that is no stream only the first few, which tell what it is.
+
+    Raises:
+        BitstreamError: If it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+            return head + file.read() if head.startswith(MAGIC) else head
+    except OSError as error:
+        raise BitstreamError(f"{path}: cannot be read: {error.strerror}.") from error
+
+
+class Outputs:
+    """The files that one call writes: each once, in one move, and over nothing that has to stay.
+
+    Args:
+        keep: Files that the call reads.
+        overwrite: Whether other files may be replaced.
+    """
+
+    def __init__(self, keep: Iterable[Path], *, overwrite: bool) -> None:
+        self.overwrite = overwrite
+        self._keep = {os.path.realpath(path) for path in keep}
+        self._sources: dict[str, Path] = {}
+
+    def claim(self, path: Path, source: Path) -> None:
+        """Make sure, before any work, that a file may be written.
+
+        Raises:
+            OutputError: If it is an input, comes of another input too, exists, or its folder takes no files.
+        """
+        real = os.path.realpath(path)
+        if real in self._keep:
+            raise OutputError(
+                f"{path} is read by this command, so it cannot be its output; choose another -o."
+            )
+        if self._sources.setdefault(real, source) != source:
+            raise OutputError(
+                f"{path} comes of {self._sources[real]} already; give inputs of the same name one call each, "
+                "with another -o."
+            )
+        if path.exists() and not self.overwrite:
+            raise OutputError(f"{path} exists already; --overwrite replaces it.")
+        folder = next(parent for parent in Path(real).parents if parent.exists())
+        if not folder.is_dir():
+            raise OutputError(f"{path} cannot be written: {folder} is a file; choose another -o.")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise OutputError(
+                f"{path} cannot be written: no files can be made in {folder}; choose another -o."
+            )
+
+    @contextmanager
+    def write(self, path: Path) -> Iterator[BinaryIO]:
+        """A file that takes its name when all is written; until then, and if that fails, there is none.
+
+        Raises:
+            OutputError: If the disk is full, or the folder takes no files.
+        """
+        partial = path.with_name(f".vcm-{os.getpid()}.partial")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as file:
+                yield file
+            partial.replace(path)
+        except OSError as error:
+            raise OutputError(f"{path} cannot be written: {error.strerror or error}.") from error
+        finally:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+
+@dataclass
+class Batch:
+    """Work on many files, of which one that fails does not stop the rest.
+
+    Attributes:
+        command: Whose work.
+        num_files: How many are done.
+        num_bytes: Of their streams.
+        num_pixels: Of their pictures.
+        num_failures: What was told on standard error.
+    """
+
+    command: str
+    num_files: int = 0
+    num_bytes: int = 0
+    num_pixels: int = 0
+    num_failures: int = 0
+
+    def tell(self, problem: str) -> None:
+        """Say on standard error what is left out."""
+        print(f"vcm {self.command}: left out: {problem}", file=sys.stderr)
+        self.num_failures += 1
+
+    def run(self, inputs: Sequence[Input], work: Callable[[Input], tuple[int, int]]) -> None:
+        """Work through the files, with a bar on standard error where that is a terminal.
+
+        Args:
+            inputs: The files.
+            work: Gives a file's stream's bytes and its picture's pixels.
+        """
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        console = Console(stderr=True)
+        columns = (TextColumn(self.command), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bars:
+            for source in bars.track(inputs):
+                try:
+                    num_bytes, num_pixels = work(source)
+                except Exception as error:  # one bad file must not lose the others
+                    self.tell(f"{source.path}: {_told(error, source.path)}")
+                else:
+                    self.num_files += 1
+                    self.num_bytes += num_bytes
+                    self.num_pixels += num_pixels
+
+    def finish(self) -> int:
+        """Print the line that sums up; returns the exit status."""
+        bpp = f", {8 * self.num_bytes / self.num_pixels:.4f} bpp" if self.num_pixels else ""
+        left_out = f"; {self.num_failures} left out" if self.num_failures else ""
+        files = "1 file" if self.num_files == 1 else f"{self.num_files} files"
+        print(f"{files}, {self.num_bytes:,} bytes{bpp}{left_out}")
+        return 1 if self.num_failures else 0
+
+
+def _told(error: Exception, path: Path) -> str:
+    if isinstance(error, VCMError):
+        return str(error).removeprefix(f"{path}: ")
+    return f"{type(error).__name__}: {error}"

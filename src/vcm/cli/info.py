@@ -1,0 +1,74 @@
+"""`vcm info`: what streams say of themselves. Imports no torch."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vcm.cli.files import read_stream_file, shown_task
+from vcm.codecs.learned.container import read_stream
+from vcm.errors import BitstreamError
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Describe each file; returns 1 if one of them is no whole stream."""
+    parser = argparse.ArgumentParser(prog="vcm info", description="Describe streams, without any model.")
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="what `vcm compress` wrote")
+    parser.add_argument("--json", action="store_true", help="print a list of objects, one a file")
+    known = parser.parse_args(arguments)
+    entries = []
+    for path in known.files:
+        try:
+            entries.append(describe(path))
+        except BitstreamError as error:
+            message = str(error).removeprefix(f"{path}: ")
+            print(f"vcm info: {path}: {message}", file=sys.stderr)
+            entries.append({"file": str(path), "error": message})
+    if known.json:
+        print(json.dumps(entries, indent=2))
+    else:
+        print("\n\n".join(_text(entry) for entry in entries if "error" not in entry))
+    return int(any("error" in entry for entry in entries))
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """What a stream says of itself, as plain JSON values.
+
+    Raises:
+        BitstreamError: If it is no whole, undamaged stream; the message says what it is.
+    """
+    data = read_stream_file(path)
+    stream = read_stream(data)
+    header = stream.header
+    return {
+        "file": str(path),
+        "purpose": shown_task(header.purpose),
+        "fingerprint": header.fingerprint.hex(),
+        "channels": header.channels,
+        "height": header.size[0],
+        "width": header.size[1],
+        "coded_height": header.coded_size[0],
+        "coded_width": header.coded_size[1],
+        "num_bytes": len(data),
+        "header_bytes": stream.overhead,
+        "bpp": 8 * len(data) / (header.size[0] * header.size[1]),
+    }
+
+
+def _text(entry: dict[str, Any]) -> str:
+    return "\n".join(
+        (
+            entry["file"],
+            f"  for          {entry['purpose']}",
+            f"  picture      {entry['width']} × {entry['height']} pixels (width × height)",
+            f"  coded as     {entry['coded_width']} × {entry['coded_height']} pixels",
+            f"  channels     {entry['channels']}",
+            f"  fingerprint  {entry['fingerprint']} (of the model, for this purpose)",
+            f"  bytes        {entry['num_bytes']:,}, {entry['header_bytes']} of them header and checksum",
+            f"  rate         {entry['bpp']:.4f} bpp",
+        )
+    )

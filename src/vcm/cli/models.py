@@ -1,0 +1,161 @@
+"""A model file with the task networks that it was trained for."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from vcm import tasks
+from vcm.cli.composition import told_error
+from vcm.cli.evaluate import choose_device
+from vcm.cli.files import RECONSTRUCTION, VIEWING, shown_task
+from vcm.codecs import FeatureCodec, LearnedCodec
+from vcm.codecs.base import check_image
+from vcm.codecs.learned.container import FINGERPRINT_BYTES, Header
+from vcm.data.assets import asset_file
+from vcm.errors import ArgumentError, BitstreamError, WeightsError
+from vcm.evaluation.features import check_fit, encode_for, predict_from
+from vcm.nn.slimmable import load_network
+from vcm.nn.slimmable.files import read_notes
+from vcm.tasks import Task
+from vcm.types import Prediction
+
+_KINDS = {
+    f"vcm.tasks.{kind.__name__}": kind
+    for kind in (tasks.ClassificationTask, tasks.TorchvisionDetectionTask, tasks.YOLOTask)
+}
+"""What a model file may name: whoever sends one must not choose what runs here."""
+
+
+def load_task(path: str | Path, name: str) -> Task:
+    """The task network that one of a model's widths was trained for, as `vcm train` noted it in the file.
+
+    Raises:
+        WeightsError: If the file is no model, notes no such task, or the network cannot be built; where its
+            weights are missing, the message says how to fetch them.
+    """
+    plan = _plans(path).get(name)
+    if not isinstance(plan, dict):
+        raise WeightsError(
+            f"{path} does not say which network its width for {name} serves. `vcm train` notes it; from "
+            "Python, use vcm.codecs.FeatureCodec with a task of your own."
+        )
+    kind = _KINDS.get(plan.pop("_target_", None))
+    if kind is None:
+        raise WeightsError(
+            f"{path}: its width for {name} serves a network that is not vcm's own; only "
+            f"{', '.join(_KINDS)} are built from model files. Use vcm.codecs.FeatureCodec from Python."
+        )
+    OmegaConf.register_new_resolver("asset", lambda asset, file: str(asset_file(asset, file)), replace=True)
+    try:
+        settings = OmegaConf.to_container(OmegaConf.create(plan), resolve=True)
+        task: Task = kind(**settings)  # type: ignore[arg-type]  # a mapping
+    except Exception as error:
+        cause = str(error) if isinstance(error, TypeError) else told_error(error)
+        if cause is None:
+            raise
+        raise WeightsError(f"{path}: the network that its width for {name} serves: {cause}") from error
+    return task
+
+
+def _plans(path: str | Path) -> dict[str, Any]:
+    try:
+        plans = json.loads(read_notes(path).get("tasks", "{}"))
+    except ValueError as error:
+        raise WeightsError(f"{path}: its note of tasks is damaged: {error}.") from error
+    return plans if isinstance(plans, dict) else {}
+
+
+class Model:
+    """A model file, and what its widths need beside it, loaded when first used.
+
+    Args:
+        path: What `vcm train` wrote.
+        device: "cpu", "cuda", … or "auto".
+
+    Raises:
+        WeightsError: If the file is no model.
+        ArgumentError: If there is no such device.
+    """
+
+    def __init__(self, path: Path, device: str) -> None:
+        self.path = path
+        self.device = choose_device(device)
+        self.network = load_network(path)
+        self._features: dict[str, tuple[FeatureCodec, Task]] = {}
+
+    @cached_property
+    def pictures(self) -> LearnedCodec:
+        """The codec for people."""
+        return LearnedCodec(model=self.network, device=str(self.device))
+
+    def features(self, task: str) -> tuple[FeatureCodec, Task]:
+        """The codec for a task, and the task's network.
+
+        Raises:
+            WeightsError: As `load_task` does.
+            ArgumentError: If they do not fit each other.
+        """
+        if task not in self._features:
+            codec = FeatureCodec(model=self.network, task=task, device=str(self.device))
+            network = load_task(self.path, task).to(self.device)
+            check_fit(codec, network)
+            self._features[task] = codec, network
+        return self._features[task]
+
+    def task_for(self, purpose: str) -> str:
+        """The task that `--for` names.
+
+        Raises:
+            ArgumentError: If the model has no width for it.
+        """
+        task = RECONSTRUCTION if purpose == VIEWING else purpose
+        if task not in self.network.tasks:
+            expected = f"one that {self.path} has a width for: {self._purposes()}"
+            raise ArgumentError("--for", expected=expected, got=purpose)
+        return task
+
+    def task_of(self, header: Header) -> str:
+        """The task whose stream it is.
+
+        Raises:
+            BitstreamError: If it is of another model.
+        """
+        known = {self.network.fingerprint(task)[:FINGERPRINT_BYTES]: task for task in self.network.tasks}
+        if header.fingerprint in known:
+            return known[header.fingerprint]
+        if header.purpose in self.network.tasks:
+            lacks = ""
+        else:
+            lacks = f", and for {shown_task(header.purpose)}, for which {self.path} has no width"
+        having = ", ".join(f"{key.hex()} for {shown_task(task)}" for key, task in known.items())
+        raise BitstreamError(
+            f"the stream is of another model: it has fingerprint {header.fingerprint.hex()}{lacks}; "
+            f"{self.path} has {having}."
+        )
+
+    def encode(self, image: Tensor, task: str) -> bytes:
+        """A picture's stream.
+
+        Args:
+            image: (3, H, W) uint8 RGB.
+            task: One of the model's.
+        """
+        check_image(image)
+        if task == RECONSTRUCTION:
+            return self.pictures.encode(image)
+        codec, network = self.features(task)
+        return encode_for(network, codec, image)
+
+    def predict(self, data: bytes, task: str) -> Prediction:
+        """What the task's network finds in a stream."""
+        codec, network = self.features(task)
+        return predict_from(network, codec.decode(data))
+
+    def _purposes(self) -> str:
+        return ", ".join(shown_task(task) for task in self.network.tasks)

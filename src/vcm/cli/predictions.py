@@ -1,0 +1,69 @@
+"""Predictions as JSON values, and drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from vcm.cli.files import STREAM_SUFFIX
+from vcm.data.reading import PICTURE_SUFFIXES, printable
+from vcm.evaluation.boxes import draw_boxes, place_boxes
+from vcm.types import ClassScores, Detections
+
+NUM_CLASSES = 5
+_CANVAS_COLOUR = "#303030"
+_MIN_LETTER, _LETTERS = 10, 45
+"""Height of a label's letters in pixels, at least; how many letters high the longer side is, else."""
+
+
+def image_id_of(stream: Path) -> int | str:
+    """The stem of the picture's name, as a whole number where it is one: 000000000139.jpg.vcm is 139."""
+    name = Path(stream.name.removesuffix(STREAM_SUFFIX))
+    stem = name.stem if name.suffix.lower() in PICTURE_SUFFIXES else name.name
+    return int(stem) if stem.isascii() and stem.isdigit() else printable(stem)
+
+
+def coco_results(found: Detections, image_id: int | str, ids: Sequence[int]) -> list[dict[str, object]]:
+    """Detections in COCO's results form, best first.
+
+    Args:
+        found: In one picture.
+        image_id: The picture's.
+        ids: For each of the task's categories its number in COCO's form.
+    """
+    results: list[dict[str, object]] = []
+    for box, score, label in zip(
+        found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True
+    ):
+        x1, y1, x2, y2 = box
+        bbox = [round(value, 3) for value in (x1, y1, x2 - x1, y2 - y1)]
+        results.append(
+            {"image_id": image_id, "category_id": ids[label], "bbox": bbox, "score": round(score, 6)}
+        )
+    return results
+
+
+def best_classes(scores: ClassScores, categories: Sequence[str]) -> list[dict[str, object]]:
+    """Names and probabilities of the classes that a classifier finds most likely."""
+    best = scores.logits.float().softmax(0).topk(min(NUM_CLASSES, len(categories)))
+    return [
+        {"name": categories[index], "probability": round(probability, 6)}
+        for probability, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    ]
+
+
+def empty_canvas(size: tuple[int, int]) -> Image.Image:
+    """A plain picture of this (height, width)."""
+    return Image.new("RGB", (size[1], size[0]), _CANVAS_COLOUR)
+
+
+def draw(image: Image.Image, found: Detections, categories: Sequence[str], *, min_score: float) -> None:
+    """Draw every box of at least this score into a picture."""
+    letter = max(_MIN_LETTER, max(image.size) / _LETTERS)
+    size = (image.height, image.width)
+    boxes, _ = place_boxes(
+        found, categories, {}, min_score=min_score, size=size, letter=letter, max_boxes=len(found.scores)
+    )
+    draw_boxes(image, boxes, letter)
