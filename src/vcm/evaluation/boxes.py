@@ -102,10 +102,11 @@ def draw_boxes(image: Image.Image, boxes: Sequence[Box], letter: float) -> None:
     for box in boxes:
         if box.label is None:
             continue
-        x, y, width, height = box.label
-        draw.rectangle((x, y, x + width, y + height), fill=box.colour)
+        x, y, room, height = box.label
         length = ImageFont.load_default(letter).getlength(box.caption)
+        width = min(room, length + 0.5 * letter)
         font = ImageFont.load_default(letter * min(1, (width - 0.3 * letter) / length))
+        draw.rectangle((x, y, x + width, y + height), fill=box.colour)
         draw.text((x + width / 2, y + height / 2), box.caption, fill=_INK, font=font, anchor="mm")
 
 
