@@ -63,6 +63,7 @@ class TrainConfig:
         name: The run's name.
         run_dir: Folder of its checkpoints, figures and model.
         seed: Of every random generator.
+        start_from: A model file whose weights a new run starts with; None for random ones.
     """
 
     module: dict[str, Any]
@@ -73,3 +74,4 @@ class TrainConfig:
     name: str = "train"
     run_dir: str = "runs/train"
     seed: int = 1
+    start_from: str | None = None

@@ -3,9 +3,11 @@
 import copy
 import json
 import random
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from vcm.codecs import CodecPool, FeatureCodec, LearnedCodec, RoundTrip
 from vcm.codecs.learned.coder import CodingTable, decode_symbols, encode_symbols
@@ -283,6 +285,17 @@ def test_a_family_of_files_is_a_curve(tmp_path):
         LearnedCodec(3, model=tmp_path / "m{quality}.safetensors")
     with pytest.raises(ArgumentError, match="quality must be a number"):
         LearnedCodec(-1, model=tmp_path / "m{quality}.safetensors")
+
+
+@pytest.mark.parametrize("kind", [FeatureCodec, LearnedCodec])
+def test_configurations_build_their_codecs(kind, tmp_path):
+    save_network(make(SlimmableFactorized), tmp_path / "m1.safetensors")
+    text = (Path(__file__).parents[2] / "conf" / "codec" / f"{kind.name}.yaml").read_text()
+    ((name, plan),) = yaml.safe_load(text).items()
+    assert name == kind.name
+    assert plan["codec"].pop("_target_") == f"vcm.codecs.{kind.__name__}"
+    codec = kind(plan["qualities"][0], **{**plan["codec"], "model": str(tmp_path / "m{quality}.safetensors")})
+    assert codec.settings()["name"] == name
 
 
 def test_tasks_that_a_model_has_not_are_told():

@@ -10,14 +10,14 @@ from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBas
 from vcm.errors import VCMError
 
 
-def told_error(error: BaseException) -> str | None:
+def told_error(error: BaseException, command: str = "evaluate") -> str | None:
     """The message for a person, if vcm raised the error or Hydra found a fault in the configuration.
 
     None for any other error, which is a bug and deserves its traceback.
     """
     link: BaseException | None = error
     while link is not None:
-        if cause := _told_cause(link):
+        if cause := _told_cause(link, command):
             return cause
         link = link.__cause__ or link.__context__
     if isinstance(error, OSError) and error.filename:  # the run's folder, which Hydra makes
@@ -25,20 +25,20 @@ def told_error(error: BaseException) -> str | None:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _unknown_option(error.missing_cfg_file) or _first_lines(error)
     if isinstance(error, InstantiationException):
-        return f"{_first_lines(error)} (HYDRA_FULL_ERROR=1 vcm evaluate … shows where.)"
+        return f"{_first_lines(error)} (HYDRA_FULL_ERROR=1 vcm {command} … shows where.)"
     return _first_lines(error) if isinstance(error, (HydraException, OmegaConfBaseException)) else None
 
 
-def _told_cause(link: BaseException) -> str | None:
+def _told_cause(link: BaseException, command: str) -> str | None:
     """The message of one error in a chain of causes, where it says by itself what is to be mended."""
     if isinstance(link, VCMError):
         return str(link)
     if isinstance(link, MissingMandatoryValue):
-        return f"{link.full_key} has no value; give it one: vcm evaluate … {link.full_key}=…"
+        return f"{link.full_key} has no value; give it one: vcm {command} … {link.full_key}=…"
     if isinstance(link, ConfigKeyError) and link.full_key:
         return (
-            f"there is no setting {link.full_key}. `vcm evaluate --cfg job`, with the same codec=, task= "
-            f"and data=, shows all there are; +{link.full_key}=… adds one that a class takes beyond them."
+            f"there is no setting {link.full_key}. `vcm {command} --cfg job`, with the same choices, "
+            f"shows all there are; +{link.full_key}=… adds one that a class takes beyond them."
         )
     if isinstance(link, ValidationError) and link.full_key:
         if "not a ListConfig" in str(link):

@@ -9,7 +9,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
@@ -19,56 +18,22 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from vcm.cli.composition import told_error
+from vcm.cli.job import run_job
 from vcm.codecs import Codec, CodecPool, FeatureCodec
 from vcm.config import CodecPlan, EvaluateConfig
 from vcm.data import PictureDataModule
-from vcm.data.assets import asset_file
 from vcm.data.datasets import PictureDataset
 from vcm.errors import ArgumentError, EvaluationError, MissingToolError
 from vcm.evaluation.evaluate import Evaluation
 from vcm.evaluation.features import FeatureSystem
-from vcm.evaluation.names import file_name
 from vcm.evaluation.results import Results
 from vcm.evaluation.systems import PictureSystem, Preprocessor, System
 from vcm.tasks import Task
 
-_worst_status = 0
-_show_tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
-
 
 def run(arguments: Sequence[str]) -> int:
     """Evaluate; with `--multirun`, once for every combination. Returns the worst exit status of them all."""
-    global _worst_status  # noqa: PLW0603  hydra.main hands no return value through
-    OmegaConf.register_new_resolver("asset", lambda name, file: str(asset_file(name, file)), replace=True)
-    OmegaConf.register_new_resolver("file_name", file_name, replace=True)
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints its errors itself, and exits with 1
-    sys.argv = ["vcm evaluate", *arguments]
-    _worst_status = 0
-    with _told():
-        _job()
-    return _worst_status
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """Tell an error that is the user's to mend without a traceback, and set the exit status."""
-    global _worst_status  # noqa: PLW0603  as above
-    try:
-        yield
-    except Exception as error:
-        cause = told_error(error)
-        if cause is None or _show_tracebacks:
-            raise
-        print(f"vcm evaluate: error: {cause}", file=sys.stderr)
-        _worst_status = 2
-
-
-@hydra.main(version_base="1.3", config_path="pkg://vcm.conf", config_name="evaluate")
-def _job(composed: DictConfig) -> None:
-    global _worst_status  # noqa: PLW0603  hydra.main hands no return value through
-    with _told():
-        results = evaluate(composed)
-        _worst_status = max(_worst_status, 0 if results.complete else 1)
+    return run_job("evaluate", arguments, lambda composed: 0 if evaluate(composed).complete else 1)
 
 
 def evaluate(composed: DictConfig) -> Results:

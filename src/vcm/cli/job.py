@@ -29,7 +29,7 @@ def run_job(command: str, arguments: Sequence[str], job: Callable[[DictConfig], 
         try:
             statuses.append(work())
         except Exception as error:
-            cause = told_error(error)
+            cause = told_error(error, command)
             if cause is None or show_tracebacks:
                 raise
             print(f"vcm {command}: error: {cause}", file=sys.stderr)

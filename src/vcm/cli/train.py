@@ -9,17 +9,18 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from lightning import LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from lightning import Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback, RichProgressBar
 from omegaconf import DictConfig, OmegaConf
 
 from vcm.cli.job import run_job
 from vcm.config import TrainConfig
 from vcm.errors import ArgumentError
-from vcm.modules.progress import MetricsFile
+from vcm.modules import SlimmableModule
+from vcm.modules.progress import LastCheckpoint, MetricsFile
 
 MODEL_FILE = "model.safetensors"
-_NOT_RESUMED = ("trainer", "name", "run_dir", "hydra")
+_NOT_RESUMED = ("trainer", "name", "run_dir", "start_from", "hydra")
 """Settings that may change when a run is picked up: how long, on which devices."""
 
 
@@ -36,10 +37,11 @@ def train(composed: DictConfig) -> int:
     _check_same_settings(composed, folder / "config.yaml", last)
     seed_everything(config.seed, workers=True, verbose=False)
     data = instantiate(config.data)
-    module: LightningModule = instantiate(config.module)
+    module: SlimmableModule = instantiate(config.module)
+    tasks = json.dumps(OmegaConf.to_container(config.tasks, resolve=False))
     callbacks: list[Callback] = [
-        ModelCheckpoint(last.parent, save_last=True, save_top_k=0),
         MetricsFile(folder / "metrics.jsonl", print),
+        LastCheckpoint(last, folder / MODEL_FILE, tasks=tasks),
     ]
     if sys.stderr.isatty():
         callbacks.append(RichProgressBar())
@@ -50,15 +52,16 @@ def train(composed: DictConfig) -> int:
         enable_progress_bar=sys.stderr.isatty(),
     )
     OmegaConf.save(composed, folder / "config.yaml")
-    trainer.fit(module, data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+    if config.start_from is not None and not last.exists():
+        module.start_from(config.start_from)
+    try:
+        trainer.fit(module, data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        print(f"\nstopped; the same command goes on from {last}", file=sys.stderr)
+        return 130
     if trainer.is_global_zero:
-        trainer.save_checkpoint(last)
-        save = getattr(module, "save_model", None)
-        if save is not None:
-            tasks = OmegaConf.to_container(config.tasks, resolve=False)
-            save(folder / MODEL_FILE, tasks=json.dumps(tasks))
-            print(f"the model: {folder / MODEL_FILE}")
-    return 130 if trainer.interrupted else 0
+        print(f"the model: {folder / MODEL_FILE}")
+    return 0
 
 
 def _check_same_settings(composed: DictConfig, saved: Path, last: Path) -> None:

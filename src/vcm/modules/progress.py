@@ -10,6 +10,8 @@ from pathlib import Path
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from vcm.modules.slimmable import SlimmableModule
+
 
 class MetricsFile(Callback):
     """Appends the figures of every validation to a JSONL file, and tells them on one line.
@@ -54,6 +56,31 @@ class MetricsFile(Callback):
         shown = [f"{name.removeprefix('val/')} {figures[name]:.4g}" for name in _shown(figures)]
         self.tell(f"epoch {trainer.current_epoch}, {seconds:.0f} s: {', '.join(shown)}")
         del pl_module
+
+
+class LastCheckpoint(Callback):
+    """Keeps the state after the last whole epoch, and the model as a file: what a stopped run goes on from.
+
+    Both are written under another name first, so that a kill leaves the ones before.
+
+    Args:
+        checkpoint: The checkpoint's path; its folder is made.
+        model: The model file's path.
+        notes: What the model file is to say besides.
+    """
+
+    def __init__(self, checkpoint: Path, model: Path, **notes: str) -> None:
+        self.checkpoint, self.model, self.notes = checkpoint, model, notes
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save."""
+        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.checkpoint.with_suffix(".partial")
+        trainer.save_checkpoint(partial, weights_only=False)
+        if trainer.is_global_zero:
+            partial.replace(self.checkpoint)
+            assert isinstance(pl_module, SlimmableModule)
+            pl_module.save_model(self.model, **self.notes)
 
 
 def _shown(figures: dict[str, float]) -> list[str]:

@@ -18,12 +18,12 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric, Metric
 
 from vcm.data import Batch
-from vcm.errors import ArgumentError
+from vcm.errors import ArgumentError, WeightsError
 from vcm.losses.rate_distortion import RateDistortion, check_weight, rate_distortion
 from vcm.metrics.distortion import ms_ssim, psnr
 from vcm.modules.randomness import RandomState, random_state, restore_random_state
 from vcm.nn.padding import pad_to_multiple
-from vcm.nn.slimmable import RECONSTRUCTION, CodecOutput, MultiTaskNetwork, save_network
+from vcm.nn.slimmable import RECONSTRUCTION, CodecOutput, MultiTaskNetwork, load_network, save_network
 from vcm.tasks import Task
 from vcm.tasks.pseudo import pseudo_target
 from vcm.types import Features, Prepared
@@ -290,6 +290,17 @@ class SlimmableModule(LightningModule):
     def save_model(self, path: Path, **notes: str) -> None:
         """Write the network to a file that `vcm.codecs.LearnedCodec` takes; see `save_network`."""
         save_network(self.network, path, **notes)
+
+    def start_from(self, path: str | Path) -> None:
+        """Take over the weights of a model file, as another λ's training starts.
+
+        Raises:
+            WeightsError: If it cannot be read, or is of another architecture.
+        """
+        other = load_network(path)
+        if other.architecture() != self.network.architecture():
+            raise WeightsError(f"{path} is of another architecture: {other.architecture()}.")
+        self.network.load_state_dict(other.state_dict())
 
     # --- Lightning's plumbing -----------------------------------------------------------------------------
 

@@ -44,7 +44,7 @@ class StreamCoder:
             x: (1, 3, H, W) in [0, 1], on the network's device, of any size from 1×1.
             size: (height, width) of the original picture in pixels.
         """
-        padded = pad_to_multiple(x, self.network.stride)
+        padded = pad_to_multiple(x, self.network.stride).contiguous(memory_format=torch.channels_last)
         stride = LATENT_STRIDE
         y = in_tiles(self.encoder.g_a, padded, tile=TILE * stride, halo=HALO * stride, scale=1 / stride)
         latents = (y,) if self.encoder.h_a is None else (y, self.encoder.h_a(y.abs()))

@@ -168,7 +168,10 @@ class DenseGDN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize (N, C, H, W)."""
-        return x * torch.rsqrt(F.conv2d(x * x, self.gamma, self.beta))
+        norm = F.conv2d(x * x, self.gamma, self.beta)
+        if x.requires_grad:
+            return x * norm.rsqrt()
+        return norm.rsqrt_().mul_(x)  # in place: at these sizes new memory costs as much as the arithmetic
 
 
 def _copy(plain: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> None:

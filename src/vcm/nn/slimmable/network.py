@@ -258,8 +258,11 @@ class MultiTaskNetwork(nn.Module, ABC):
         return bytearray(digest.digest()[:FINGERPRINT_BYTES])
 
     def _versions(self) -> tuple[int, ...]:
-        """Changes with every in-place change of a weight, and with nothing else."""
-        return tuple(parameter._version for parameter in self.parameters())
+        """Changes with every in-place change of a weight, and with nothing else.
+
+        Tensors made in inference mode keep no count; whoever changes those calls `update(force=True)`.
+        """
+        return tuple(0 if p.is_inference() else p._version for p in self.parameters())
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_in_step_with": self._in_step_with == self._versions()}
