@@ -9,9 +9,9 @@ from PIL import Image
 from vcm.codecs import BPGCodec, JPEGCodec, WebPCodec
 from vcm.data import PictureFolderDataset
 from vcm.errors import EvaluationError
+from vcm.evaluation.boxes import place_boxes
 from vcm.evaluation.evaluate import Evaluation
 from vcm.evaluation.report import build_report
-from vcm.evaluation.boxes import place_boxes
 from vcm.evaluation.results import Results
 from vcm.evaluation.systems import PictureSystem
 from vcm.types import Detections

@@ -43,9 +43,14 @@ def run_job(command: str, arguments: Sequence[str], job: Callable[[DictConfig], 
         main()
         return 0
 
-    OmegaConf.register_new_resolver("asset", lambda name, file: str(asset_file(name, file)), replace=True)
-    OmegaConf.register_new_resolver("file_name", file_name, replace=True)
+    register_resolvers()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints its errors itself, and exits with 1
     sys.argv = [f"vcm {command}", *arguments]
     told(compose)
     return max(statuses)
+
+
+def register_resolvers() -> None:
+    """Let configurations say ${asset:name,file} and ${file_name:text}."""
+    OmegaConf.register_new_resolver("asset", lambda name, file: str(asset_file(name, file)), replace=True)
+    OmegaConf.register_new_resolver("file_name", file_name, replace=True)

@@ -14,10 +14,10 @@ from vcm import tasks
 from vcm.cli.composition import told_error
 from vcm.cli.evaluate import choose_device
 from vcm.cli.files import RECONSTRUCTION, VIEWING, shown_task
+from vcm.cli.job import register_resolvers
 from vcm.codecs import FeatureCodec, LearnedCodec
 from vcm.codecs.base import check_image
 from vcm.codecs.learned.container import FINGERPRINT_BYTES, Header
-from vcm.data.assets import asset_file
 from vcm.errors import ArgumentError, BitstreamError, WeightsError
 from vcm.evaluation.features import check_fit, encode_for, predict_from
 from vcm.nn.slimmable import load_network
@@ -51,7 +51,7 @@ def load_task(path: str | Path, name: str) -> Task:
             f"{path}: its width for {name} serves a network that is not vcm's own; only "
             f"{', '.join(_KINDS)} are built from model files. Use vcm.codecs.FeatureCodec from Python."
         )
-    OmegaConf.register_new_resolver("asset", lambda asset, file: str(asset_file(asset, file)), replace=True)
+    register_resolvers()
     try:
         settings = OmegaConf.to_container(OmegaConf.create(plan), resolve=True)
         task: Task = kind(**settings)  # type: ignore[arg-type]  # a mapping
