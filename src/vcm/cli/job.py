@@ -22,7 +22,8 @@ def run_job(command: str, arguments: Sequence[str], job: Callable[[DictConfig], 
     Returns:
         The worst exit status of them all; 2 for such an error.
     """
-    show_tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    show_tracebacks = before == "1"
     statuses = [0]
 
     def told(work: Callable[[], int]) -> None:
@@ -46,7 +47,11 @@ def run_job(command: str, arguments: Sequence[str], job: Callable[[DictConfig], 
     register_resolvers()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints its errors itself, and exits with 1
     sys.argv = [f"vcm {command}", *arguments]
-    told(compose)
+    try:
+        told(compose)
+    finally:
+        if before is None:
+            del os.environ["HYDRA_FULL_ERROR"]
     return max(statuses)
 
 

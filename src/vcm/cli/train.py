@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,6 +36,8 @@ def train(composed: DictConfig) -> int:
     folder = Path(HydraConfig.get().runtime.output_dir)
     last = folder / "checkpoints" / "last.ckpt"
     _check_same_settings(composed, folder / "config.yaml", last)
+    # Which devices there are, and an advertisement, at every start.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     seed_everything(config.seed, workers=True, verbose=False)
     data = instantiate(config.data)
     module: SlimmableModule = instantiate(config.module)

@@ -1,0 +1,150 @@
+"""`vcm train`, from composing to the model file, on small pictures and an untrained classifier."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+from PIL import Image
+
+from vcm.cli.main import main
+from vcm.codecs import LearnedCodec
+from vcm.nn.slimmable import load_network
+
+EXPERIMENTS = ["two_task", "three_task", "baseline", "two_task_small", "three_task_small", "baseline_small"]
+
+
+@pytest.fixture
+def arguments(tmp_path, monkeypatch):
+    """A training of seconds, run in an empty folder."""
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 8), ("val", 2)):
+        (tmp_path / part).mkdir()
+        for number in range(count):
+            pixels = np.kron(rng.integers(0, 256, (5, 5, 3)), np.ones((16, 16, 1))).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / part / f"{number}.png")
+    monkeypatch.chdir(tmp_path)
+    return [
+        "train",
+        "data=training_folders",
+        "data.train.root=train",
+        "data.val.root=val",
+        "data.crop_size=64",
+        "data.batch_size=4",
+        "data.num_workers=0",
+        "+task@tasks.classification=mobilenet_v2",
+        "tasks.classification.weights=null",
+        "tasks.classification.categories=[a,b]",
+        "network.widths={classification: 4, reconstruction: 6}",
+        "network.features={classification: {_target_: vcm.nn.slimmable.FeatureMap, channels: 32, stride: 8}}",
+        "module.weights={classification: 0.001, reconstruction: 0.01}",
+        "trainer=cpu",
+        "trainer.max_epochs=1",
+        "name=small",
+    ]
+
+
+def test_trains_writes_resumes_and_refuses_other_settings(arguments, tmp_path, capsys):
+    assert main(arguments) == 0
+    folder = tmp_path / "runs" / "small"
+    assert f"the model: {folder}/model.safetensors" in capsys.readouterr().out
+    first = load_network(folder / "model.safetensors")
+    assert first.tasks == ("classification", "reconstruction")
+    image = torch.zeros(3, 20, 30, dtype=torch.uint8)
+    codec = LearnedCodec(model=folder / "model.safetensors")
+    assert codec.decode(codec.encode(image)).shape == image.shape
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 1
+
+    longer = [a.replace("max_epochs=1", "max_epochs=3") for a in arguments]
+    assert main(longer) == 0
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [0, 1, 2]
+    assert load_network(folder / "model.safetensors").weights_sha256() != first.weights_sha256()
+
+    assert main([*arguments, "module.weight_scale=2"]) == 2
+    assert "run_dir must be the folder of a run with the same module" in capsys.readouterr().err
+    assert main([*arguments[:-1], "name=next", f"start_from={folder}/model.safetensors"]) == 0
+    assert main([*arguments[:-1], "name=third", "start_from=nowhere.safetensors"]) == 2
+    assert "nowhere.safetensors cannot be read as a model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["~module.weights.classification"], "weights must be one λ each for classification"),
+        (["network.widths={classification: 6, reconstruction: 4}"], "strictly ascending"),
+        (["~network.widths.classification"], "classification has a feature map but no width"),
+        (["~tasks.classification"], "tasks must be one each for classification"),
+        (["module.weights.reconstruction=0"], "weights.reconstruction must be a number above 0"),
+        (["tasks.classification.cut=nowhere"], "cut must be one of"),
+        (["data.train.root=missing"], "missing"),
+        (["network=nothing"], "network must be one of lss_bfm, s_bfm, s_bhm; got nothing"),
+        (["module.nothing=1"], "module.nothing"),
+    ],
+)
+def test_what_cannot_be_trained_is_told(arguments, changes, message, capsys):
+    assert main([*arguments, *changes]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_missing_values_are_told_with_the_command(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train"]) == 2
+    assert "vcm train" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiments_compose(name):
+    with initialize_config_module("vcm.conf", version_base="1.3"):
+        config = compose("train", [f"experiment=slimmable/{name}"], return_hydra_config=False)
+    content = OmegaConf.to_container(config, resolve=False)
+    widths = content["network"]["widths"]
+    full = 64 if name.endswith("small") else 192
+    assert widths["reconstruction"] == full
+    assert set(content["module"]["weights"]) == set(widths)
+    assert set(content["network"]["features"] or {}) == set(content["tasks"]) == set(widths) - {"reconstruction"}
+    assert list(widths.values()) == sorted(widths.values())
+    assert len(widths) == {"base": 1, "two_": 2, "thre": 3}[name[:4]]
+
+
+def test_every_experiment_is_tested():
+    folder = Path(__file__).parents[2] / "conf" / "experiment" / "slimmable"
+    assert sorted(path.stem for path in folder.glob("*.yaml")) == sorted(EXPERIMENTS)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_run_goes_on(arguments, tmp_path, number):
+    command = [sys.executable, "-m", "vcm", *arguments[:-2], "trainer.max_epochs=500", "name=small"]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    metrics = tmp_path / "runs" / "small" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 2):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.1)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    if number == signal.SIGINT:
+        assert process.returncode == 130
+        assert f"stopped; the same command goes on from {metrics.parent}/checkpoints/last.ckpt" in said
+    epochs = [json.loads(line)["epoch"] for line in metrics.read_text().splitlines()]
+    assert main([*arguments[:-2], f"trainer.max_epochs={epochs[-1] + 2}", "name=small"]) == 0
+    after = [json.loads(line)["epoch"] for line in metrics.read_text().splitlines()]
+    assert after[-1] == epochs[-1] + 1
+    assert after[len(epochs)] in (epochs[-1], epochs[-1] + 1)
