@@ -81,7 +81,7 @@ class IntegerConvTranspose2d(nn.Module):
         largest = exact.abs().amax(dim=(0, 2, 3))
         _, exponent = torch.frexp(largest)  # largest < 2^exponent, so largest · 2^(15 - exponent) < 2^15
         shift = torch.where(largest > 0, 15 - exponent, 0).clamp(0, MAX_WEIGHT_SHIFT)
-        power = torch.ldexp(torch.ones_like(largest), shift)
+        power = _powers_of_two(shift)
         scaled = (exact * power[:, None, None]).round().clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT)
         offset = (bias.double() * power * (1 << FRACTION_BITS)).round().clamp(-BIAS_LIMIT, BIAS_LIMIT)
         self.weight.copy_(scaled)
@@ -108,8 +108,7 @@ class IntegerConvTranspose2d(nn.Module):
             stride=self.stride,
         )
         sums = sums + self.bias.double()[:, None, None]
-        power = torch.ldexp(torch.ones_like(self.shift, dtype=torch.float64), -self.shift.int())
-        rounded = torch.floor(sums * power[:, None, None] + 0.5)
+        rounded = torch.floor(sums / _powers_of_two(self.shift)[:, None, None] + 0.5)
         return rounded.clamp(-ACTIVATION_LIMIT, ACTIVATION_LIMIT)
 
 
@@ -177,6 +176,11 @@ class IntegerHyperSynthesis(nn.Module):
         for number, deconv in enumerate(self.deconvs):
             x = deconv(x if number == 0 else _leaky_relu(x))
         return torch.bucketize(x[0], self.thresholds.double(), out_int32=True)
+
+
+def _powers_of_two(exponents: Tensor) -> Tensor:
+    """2^exponent as float64, shifted in integers: no device's pow() need be exact."""
+    return torch.ones_like(exponents, dtype=torch.int64).bitwise_left_shift(exponents.long()).double()
 
 
 def _leaky_relu(x: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from vcm.codecs.base import Codec, check_image
+from vcm.codecs.limits import MAX_PIXELS
 from vcm.errors import ArgumentError
 from vcm.types import QualityScale, Settings
 
@@ -25,7 +26,8 @@ class ModelStreams:
     Args:
         quality: Which model of a family; it replaces "{quality}" in `model`.
         model: A model file that `vcm train` wrote, with "{quality}" in its path where each operating point
-            is a model of its own; or a network.
+            is a model of its own; or a network, which is put into evaluation mode and onto the device, and
+            must not be trained while the codec is in use.
         task: Which of the model's tasks.
         device: Where the network runs: "cpu", "cuda", …
 
@@ -94,7 +96,8 @@ class LearnedCodec(ModelStreams, Codec):
     Args:
         quality: Which model of a family; it replaces "{quality}" in `model`.
         model: A model file that `vcm train` wrote, with "{quality}" in its path where each operating point
-            is a model of its own; or a network.
+            is a model of its own; or a network, which is put into evaluation mode and onto the device, and
+            must not be trained while the codec is in use.
         device: Where the network runs: "cpu", "cuda", …
 
     Raises:
@@ -134,7 +137,8 @@ class FeatureCodec(ModelStreams):
     Args:
         quality: Which model of a family; it replaces "{quality}" in `model`.
         model: A model file that `vcm train` wrote, with "{quality}" in its path where each operating point
-            is a model of its own; or a network.
+            is a model of its own; or a network, which is put into evaluation mode and onto the device, and
+            must not be trained while the codec is in use.
         task: Which of the model's tasks; not "reconstruction".
         device: Where the network runs: "cpu", "cuda", …
 
@@ -168,13 +172,16 @@ class FeatureCodec(ModelStreams):
             size: (height, width) of the original picture in pixels; it is sent along.
 
         Raises:
-            ArgumentError: If `x` is not such a tensor.
+            ArgumentError: If `x` is not such a tensor, or no picture has that size.
             CodecError: If it cannot be coded.
         """
         if x.ndim != 4 or x.shape[:2] != (1, 3) or 0 in x.shape or not x.is_floating_point():
             raise ArgumentError(
                 "x", expected="float (1, 3, H, W) in [0, 1]", got=f"{tuple(x.shape)} {x.dtype}"
             )
+        for name, (height, width) in (("size", size), ("x", (x.shape[2], x.shape[3]))):
+            if not (height >= 1 and width >= 1 and height * width <= MAX_PIXELS):
+                raise ArgumentError(name, expected=f"1 to {MAX_PIXELS} pixels", got=f"{height}x{width}")
         return self.streams.encode(x.to(self.device), size)
 
     def decode(self, data: bytes) -> tuple[Tensor, tuple[int, int]]:

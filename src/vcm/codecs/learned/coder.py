@@ -1,8 +1,15 @@
-"""Symbols to bytes and back, by CompressAI's range coder."""
+"""Symbols to bytes and back, by CompressAI's range coder.
+
+That coder checks nothing: its encoder overruns its buffer if there are fewer than three symbols, and its decoder
+reads on past the end of bytes that nobody encoded. Both are kept within bounds here.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +24,10 @@ if TYPE_CHECKING:
 MAX_SYMBOL = 1 << 20
 """Largest magnitude of a symbol that is coded; trained networks stay far below."""
 _WORD = 4
+_SHORTEST = 2 * _WORD
+_FEWEST = 4
+"""Fewer symbols than these are filled up with copies of the last."""
+_PRECISION = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +50,12 @@ class CodingTable:
         lengths = model.cdf_length.flatten().tolist()
         rows = [row[:length].tolist() for row, length in zip(model.quantized_cdf.cpu(), lengths, strict=True)]
         return cls(rows, lengths, model.offset.flatten().tolist())
+
+    @cached_property
+    def fewest_bits(self) -> Tensor:
+        """What each row's most probable symbol costs: (rows,) float64."""
+        widest = [max(after - before for before, after in pairwise(row)) for row in self.rows]
+        return torch.tensor([_PRECISION - math.log2(width) for width in widest], dtype=torch.float64)
 
     def upto(self, index: int) -> tuple[list[list[int]], list[int], list[int]]:
         """The rows that indexes up to this one need."""
@@ -65,7 +82,8 @@ def encode_symbols(symbols: Tensor, indexes: Tensor, table: CodingTable) -> byte
         )
     flat = indexes.flatten()
     rows = table.upto(int(flat.max()))
-    return bytes(ans.RansEncoder().encode_with_indexes(values.int().flatten().tolist(), flat.tolist(), *rows))
+    numbers = [_filled(whole.tolist()) for whole in (values.int().flatten(), flat)]
+    return bytes(ans.RansEncoder().encode_with_indexes(*numbers, *rows))
 
 
 def decode_symbols(data: bytes, indexes: Tensor, table: CodingTable) -> Tensor:
@@ -74,11 +92,37 @@ def decode_symbols(data: bytes, indexes: Tensor, table: CodingTable) -> Tensor:
     Raises:
         BitstreamError: If `data` cannot be what `encode_symbols` gave.
     """
-    if len(data) < _WORD or len(data) % _WORD:
+    if len(data) < _SHORTEST or len(data) % _WORD:
         raise BitstreamError(
-            f"a section of the stream has {len(data)} bytes; it must have a multiple of {_WORD}."
+            f"a section of the stream has {len(data)} bytes; it must have a multiple of {_WORD}, "
+            f"from {_SHORTEST}."
         )
     flat = indexes.flatten()
+    counts = torch.bincount(flat, minlength=len(table.rows)).double()
+    needed = float(counts @ table.fewest_bits) / 8
+    if needed * (1 - 1e-3) > len(data):
+        raise BitstreamError(
+            f"the stream is damaged: a section has {len(data)} bytes; "
+            f"{flat.numel()} symbols need {needed:.0f}."
+        )
     rows = table.upto(int(flat.max()))
-    values = ans.RansDecoder().decode_with_indexes(data, flat.tolist(), *rows)
-    return torch.tensor(values, dtype=torch.float32).view(indexes.shape)
+    values = ans.RansDecoder().decode_with_indexes(
+        _guarded(data, flat.numel()), _filled(flat.tolist()), *rows
+    )
+    symbols = torch.tensor(values[: flat.numel()], dtype=torch.float32)
+    if symbols.abs().max() > MAX_SYMBOL:
+        raise BitstreamError(f"the stream is damaged: it has symbols beyond {MAX_SYMBOL}.")
+    return symbols.view(indexes.shape)
+
+
+def _filled(numbers: list[int]) -> list[int]:
+    return numbers + numbers[-1:] * (_FEWEST - len(numbers))
+
+
+def _guarded(data: bytes, num_symbols: int) -> bytes:
+    """The data with zeros after it, enough for a decoder that a forged stream sends past the end.
+
+    Ordinary symbols take two bytes at most. A rare one states its own length in groups of four bits, a group
+    of ones standing for 15 groups more: all of the data may say so once.
+    """
+    return data + bytes(16 * len(data) + 4 * num_symbols + 1024)

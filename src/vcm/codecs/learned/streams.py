@@ -41,9 +41,10 @@ class StreamCoder:
         """Encode what the network is given.
 
         Args:
-            x: (1, 3, H, W) in [0, 1], on the network's device, of any size from 1×1.
+            x: (1, 3, H, W) in [0, 1], on the network's device, of any size from 1×1 and any precision.
             size: (height, width) of the original picture in pixels.
         """
+        x = x.to(next(self.encoder.parameters()).dtype)
         padded = pad_to_multiple(x, self.network.stride).contiguous(memory_format=torch.channels_last)
         stride = LATENT_STRIDE
         y = in_tiles(self.encoder.g_a, padded, tile=TILE * stride, halo=HALO * stride, scale=1 / stride)
@@ -74,6 +75,15 @@ class StreamCoder:
             raise BitstreamError(
                 f"the stream is of another model: it has fingerprint {header.fingerprint.hex()}, this model "
                 f"{self.fingerprint.hex()}."
+            )
+        if header.purpose != self.purpose:
+            raise BitstreamError(
+                f"the stream does not fit its model: it says that it is for {header.purpose}."
+            )
+        if self.task == RECONSTRUCTION and header.coded_size != header.size:
+            raise BitstreamError(
+                f"the stream is damaged: a picture of size {header.size} cannot be coded as "
+                f"{header.coded_size}."
             )
         if header.channels != self.channels or len(stream.sections) != len(self.sections):
             raise BitstreamError(
