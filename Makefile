@@ -36,6 +36,7 @@ lint: $(STAMP)  ## ruff, mypy, import-linter
 bench: $(STAMP)  ## the benchmarks behind the README's numbers
 	$(BIN)/vcm fetch yolov3-tiny yolov4-tiny coco-sample
 	$(BIN)/python benchmarks/codec_in_loop.py
+	$(BIN)/python -W ignore benchmarks/slimmable_latency.py
 	$(BIN)/python benchmarks/standard_codecs.py
 
 clean:  ## remove the virtual environment and build leftovers
