@@ -3,7 +3,8 @@
 from vcm.nn.slimmable.factorized import LatentScalable, SlimmableFactorized
 from vcm.nn.slimmable.files import build_network, load_network, save_network
 from vcm.nn.slimmable.hyperprior import SlimmableHyperprior
-from vcm.nn.slimmable.network import RECONSTRUCTION, CodecOutput, FeatureMap, MultiTaskNetwork
+from vcm.nn.slimmable.network import MultiTaskNetwork
+from vcm.nn.slimmable.records import RECONSTRUCTION, CodecOutput, FeatureMap
 from vcm.nn.slimmable.transforms import DenseEncoder
 
 __all__ = [

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 
 import torch
 from compressai.entropy_models import EntropyBottleneck
 from torch import Tensor, nn
 
-from vcm.nn.slimmable.network import CodecOutput, FeatureMap, MultiTaskNetwork
+from vcm.nn.slimmable.network import MultiTaskNetwork
+from vcm.nn.slimmable.records import CodecOutput, FeatureMap
 from vcm.nn.slimmable.transforms import LATENT_STRIDE, Analysis, DenseEncoder
 
 Y = "y"
@@ -73,6 +74,11 @@ class SlimmableFactorized(MultiTaskNetwork):
     def encoder(self, task: str) -> DenseEncoder:
         """See `MultiTaskNetwork.encoder`."""
         return DenseEncoder(self.g_a.dense(self.index(task)), None)
+
+    def decoding_state(self, task: str) -> Iterable[Tensor]:
+        """With the medians, which are added to the symbols."""
+        yield from super().decoding_state(task)
+        yield medians(self._bottleneck(task))
 
     def bottlenecks(self, task: str) -> list[EntropyBottleneck]:
         """The width's own."""
@@ -154,6 +160,11 @@ class LatentScalable(MultiTaskNetwork):
     def encoder(self, task: str) -> DenseEncoder:
         """The encoder of full width, whose latent's first channels are the task's."""
         return DenseEncoder(self.g_a.dense(0), None)
+
+    def decoding_state(self, task: str) -> Iterable[Tensor]:
+        """With the medians, which are added to the symbols."""
+        yield from super().decoding_state(task)
+        yield from (medians(bottleneck) for _, bottleneck in self._layers(task).values())
 
     def bottlenecks(self, task: str) -> list[EntropyBottleneck]:
         """That of the channels that the task adds."""

@@ -12,13 +12,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from vcm.errors import ArgumentError, VCMError, WeightsError
+from vcm.nn.slimmable.content import state_sha256
 from vcm.nn.slimmable.factorized import LatentScalable, SlimmableFactorized
 from vcm.nn.slimmable.hyperprior import SlimmableHyperprior
-from vcm.nn.slimmable.network import FeatureMap, MultiTaskNetwork
+from vcm.nn.slimmable.network import MultiTaskNetwork
+from vcm.nn.slimmable.records import FeatureMap
 from vcm.types import Settings
 
 NETWORKS = {kind.__name__: kind for kind in (SlimmableFactorized, SlimmableHyperprior, LatentScalable)}
-_KEY = "vcm"
+_KEY, _SHA256 = "vcm", "sha256"
 
 
 def build_network(architecture: Settings) -> MultiTaskNetwork:
@@ -47,7 +49,7 @@ def save_network(network: MultiTaskNetwork, path: str | Path, **notes: str) -> N
         notes: More to say about it, kept in the file's metadata.
     """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    metadata = {**notes, _KEY: json.dumps(network.architecture())}
+    metadata = {**notes, _KEY: json.dumps(network.architecture()), _SHA256: state_sha256(state)}
     partial = Path(path).with_name(Path(path).name + ".partial")
     save_file(state, partial, metadata)
     partial.replace(path)
@@ -60,10 +62,12 @@ def load_network(path: str | Path) -> MultiTaskNetwork:
         WeightsError: If the file is missing, damaged or something else.
     """
     with _opened(path) as file:
-        architecture = file.metadata()[_KEY]
+        metadata = file.metadata()
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
+    if metadata.get(_SHA256, "") not in ("", state_sha256(state)):
+        raise WeightsError(f"{path} is damaged: its weights do not have the SHA-256 that it says they have.")
     try:
-        network = build_network(json.loads(architecture))
+        network = build_network(json.loads(metadata[_KEY]))
         network.load_state_dict(state)
     except (ArgumentError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{path} does not hold the network that it says it holds: {error}") from error
@@ -77,7 +81,7 @@ def read_notes(path: str | Path) -> dict[str, str]:
         WeightsError: If the file is missing, damaged or something else.
     """
     with _opened(path) as file:
-        return {name: note for name, note in file.metadata().items() if name != _KEY}
+        return {name: note for name, note in file.metadata().items() if name not in (_KEY, _SHA256)}
 
 
 @contextmanager

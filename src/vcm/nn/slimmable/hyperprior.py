@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from vcm.nn.integer import IntegerHyperSynthesis
 from vcm.nn.slimmable.factorized import channel_rows, in_float32, medians
 from vcm.nn.slimmable.layers import SlimmableConvTranspose2d
-from vcm.nn.slimmable.network import CodecOutput, FeatureMap, MultiTaskNetwork
+from vcm.nn.slimmable.network import MultiTaskNetwork
+from vcm.nn.slimmable.records import CodecOutput, FeatureMap
 from vcm.nn.slimmable.transforms import (
     LATENT_STRIDE,
     Analysis,

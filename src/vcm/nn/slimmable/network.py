@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from compressai.entropy_models import EntropyBottleneck
@@ -15,39 +15,16 @@ from compressai.entropy_models.entropy_models import EntropyModel
 from torch import Tensor, nn
 
 from vcm.errors import ArgumentError
+from vcm.nn.slimmable.content import content, state_sha256
 from vcm.nn.slimmable.layers import check_widths
+from vcm.nn.slimmable.records import RECONSTRUCTION, CodecOutput, FeatureMap, check_tasks
 from vcm.nn.slimmable.transforms import DenseEncoder, FeatureTransform, Synthesis
 from vcm.types import Settings, is_whole
 
-RECONSTRUCTION = "reconstruction"
-"""The task whose decoder gives a picture for people."""
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 FINGERPRINT_BYTES = 8
-
-
-@dataclass(frozen=True)
-class FeatureMap:
-    """The feature map at a task network's cut.
-
-    Attributes:
-        channels: Its channels.
-        stride: Pixels of the network's input, a side, for each of its places.
-    """
-
-    channels: int
-    stride: int
-
-
-@dataclass(frozen=True, eq=False)
-class CodecOutput:
-    """What a network gives in training and for rate estimates.
-
-    Attributes:
-        decoded: (N, 3, H, W), about [0, 1], for reconstruction; for another task its feature map f̂.
-        likelihoods: Of every symbol, in (0, 1], by the latent's name.
-    """
-
-    decoded: Tensor
-    likelihoods: dict[str, Tensor]
 
 
 class MultiTaskNetwork(nn.Module, ABC):
@@ -59,8 +36,8 @@ class MultiTaskNetwork(nn.Module, ABC):
     ```
 
     Entropy-coder tables are integer buffers. They are worked out anew whenever weights have changed since,
-    before they are saved or coded with, and are taken as they are from a checkpoint; so one file codes the
-    same on every machine.
+    before they are saved or coded with, and are taken as they are from a whole checkpoint; so one file codes
+    the same on every machine. Casting to another precision leaves them as they are, too.
 
     Args:
         widths: Channels of the latent for each task, strictly ascending.
@@ -92,7 +69,7 @@ class MultiTaskNetwork(nn.Module, ABC):
         self.channels = max(self.widths) if channels is None else channels
         if not is_whole(self.channels) or self.channels < 1:
             raise ArgumentError("channels", expected="a whole number from 1", got=channels)
-        _check_tasks(self.tasks, self.features)
+        check_tasks(self.tasks, self.features)
         self.decoders = nn.ModuleDict()
         for task, width in zip(self.tasks, self.widths, strict=True):
             if task == RECONSTRUCTION:
@@ -103,7 +80,8 @@ class MultiTaskNetwork(nn.Module, ABC):
         self.register_buffer(
             "fingerprints", torch.zeros(len(self.tasks), FINGERPRINT_BYTES, dtype=torch.uint8)
         )
-        self._in_step_with: tuple[int, ...] | None = None
+        self._in_step_with: bytes | None = None
+        self._loaded_whole = False
         self.register_state_dict_pre_hook(_update_before_saving)  # type: ignore[no-untyped-call]  # torch
         self.register_load_state_dict_post_hook(_trust_after_loading)  # type: ignore[no-untyped-call]  # torch
 
@@ -227,12 +205,13 @@ class MultiTaskNetwork(nn.Module, ABC):
         Args:
             force: Work them out even if no weight has changed.
         """
-        if not force and self._in_step_with == self._versions():
+        digest = self._parameters_digest()
+        if not force and self._in_step_with == digest:
             return False
         self.update_tables()
         for number, task in enumerate(self.tasks):
             self.fingerprints[number].copy_(torch.frombuffer(self._fingerprint(task), dtype=torch.uint8))
-        self._in_step_with = self._versions()
+        self._in_step_with = digest
         return True
 
     def fingerprint(self, task: str) -> bytes:
@@ -242,37 +221,41 @@ class MultiTaskNetwork(nn.Module, ABC):
 
     def weights_sha256(self) -> str:
         """SHA-256 of all weights and tables, in hexadecimal."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.state_dict().items()):
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(tensor.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        return state_sha256(self.state_dict())
+
+    def decoding_state(self, task: str) -> Iterable[Tensor]:
+        """All tensors that turn the task's stream into its output; other tasks' do not matter."""
+        yield from self.table_state(task)
+        yield from self.decoders[task].state_dict().values()
 
     def _fingerprint(self, task: str) -> bytearray:
-        """Of all that turns the task's stream into its output; other tasks' weights do not matter."""
-        digest = hashlib.sha256(json.dumps([type(self).__name__, task], sort_keys=True).encode())
-        decoder = self.decoders[task].state_dict().values()
-        for tensor in (*self.table_state(task), *(values.float() for values in decoder)):
-            digest.update(str(tuple(tensor.shape)).encode())
-            digest.update(tensor.detach().contiguous().cpu().numpy().tobytes())
+        target = self.features.get(task)
+        kind = [type(self).__name__, task, asdict(target) if target else None]
+        digest = hashlib.sha256(json.dumps(kind, sort_keys=True).encode())
+        for tensor in self.decoding_state(task):
+            digest.update(f"{tuple(tensor.shape)}".encode())
+            digest.update(content(tensor.float() if tensor.is_floating_point() else tensor))
         return bytearray(digest.digest()[:FINGERPRINT_BYTES])
 
-    def _versions(self) -> tuple[int, ...]:
-        """Changes with every in-place change of a weight, and with nothing else.
+    def _parameters_digest(self) -> bytes:
+        """Changes with every weight, however it was changed."""
+        digest = hashlib.sha256()
+        for parameter in self.parameters():
+            digest.update(content(parameter))
+        return digest.digest()
 
-        Tensors made in inference mode keep no count; whoever changes those calls `update(force=True)`.
-        """
-        return tuple(0 if p.is_inference() else p._version for p in self.parameters())
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_in_step_with": self._in_step_with == self._versions()}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch's own
-        self._in_step_with = self._versions() if state["_in_step_with"] else None
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move or cast; tables that were in step stay what they are."""
+        in_step = self._in_step_with is not None and self._in_step_with == self._parameters_digest()
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's own
+        if in_step:
+            self._in_step_with = self._parameters_digest()
+        return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:  # noqa: ANN401  torch's own signature
         """Make room for tables of the sizes that come; children load theirs after this."""
+        names = [name for name, _ in (*self.named_parameters(), *self.named_buffers())]
+        self._loaded_whole = all(prefix + name in state_dict for name in names)
         for name, module in self.named_modules():
             if isinstance(module, EntropyModel):
                 for buffer in ("_offset", "_quantized_cdf", "_cdf_length"):
@@ -282,8 +265,10 @@ class MultiTaskNetwork(nn.Module, ABC):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _trust_tables(self) -> None:
-        """Take the tables that came with the weights as they are, if any came."""
-        self._in_step_with = self._versions() if bool(self.fingerprints.any()) else None
+        """Take the tables that came with the weights as they are, if they are these weights' own."""
+        own = (bytes(self._fingerprint(task)) for task in self.tasks)
+        fit = self._loaded_whole and [*own] == [bytes(row) for row in self.fingerprints.tolist()]
+        self._in_step_with = self._parameters_digest() if fit else None
 
 
 def _trust_after_loading(module: nn.Module, incompatible_keys: object) -> None:
@@ -296,25 +281,3 @@ def _update_before_saving(module: nn.Module, prefix: str, keep_vars: bool) -> No
     del prefix, keep_vars
     assert isinstance(module, MultiTaskNetwork)
     module.update()
-
-
-def _check_tasks(tasks: tuple[str, ...], features: Mapping[str, FeatureMap]) -> None:
-    if wrong := [task for task in tasks if not isinstance(task, str) or not task.isidentifier()]:
-        raise ArgumentError("widths", expected="task names of letters, digits and _", got=wrong[0])
-    if missing := [task for task in features if task not in tasks]:
-        raise ArgumentError(
-            "widths",
-            expected=f"a width for every task; {missing[0]} has a feature map but no width",
-            got=", ".join(tasks),
-        )
-    if RECONSTRUCTION in features:
-        raise ArgumentError(
-            "features", expected=f"no {RECONSTRUCTION}, which gives a picture", got=RECONSTRUCTION
-        )
-    if missing := [task for task in tasks if task != RECONSTRUCTION and task not in features]:
-        raise ArgumentError(
-            "features",
-            expected=f"the feature map of every task but {RECONSTRUCTION}; {missing[0]} has none",
-            got=", ".join(features) or "none",
-            remedy="Give each FeatureMap(channels=…, stride=…) of the task network's cut.",
-        )

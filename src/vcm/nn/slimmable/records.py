@@ -1,0 +1,62 @@
+"""What networks with several tasks are built of and what they give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from vcm.errors import ArgumentError
+
+RECONSTRUCTION = "reconstruction"
+"""The task whose decoder gives a picture for people."""
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """The feature map at a task network's cut.
+
+    Attributes:
+        channels: Its channels.
+        stride: Pixels of the network's input, a side, for each of its places.
+    """
+
+    channels: int
+    stride: int
+
+
+@dataclass(frozen=True, eq=False)
+class CodecOutput:
+    """What a network gives in training and for rate estimates.
+
+    Attributes:
+        decoded: (N, 3, H, W), about [0, 1], for reconstruction; for another task its feature map f̂.
+        likelihoods: Of every symbol, in (0, 1], by the latent's name.
+    """
+
+    decoded: Tensor
+    likelihoods: dict[str, Tensor]
+
+
+def check_tasks(tasks: tuple[str, ...], features: Mapping[str, FeatureMap]) -> None:
+    """Raise ArgumentError unless every task but "reconstruction", and no other name, has a feature map."""
+    if wrong := [task for task in tasks if not isinstance(task, str) or not task.isidentifier()]:
+        raise ArgumentError("widths", expected="task names of letters, digits and _", got=wrong[0])
+    if missing := [task for task in features if task not in tasks]:
+        raise ArgumentError(
+            "widths",
+            expected=f"a width for every task; {missing[0]} has a feature map but no width",
+            got=", ".join(tasks),
+        )
+    if RECONSTRUCTION in features:
+        raise ArgumentError(
+            "features", expected=f"no {RECONSTRUCTION}, which gives a picture", got=RECONSTRUCTION
+        )
+    if missing := [task for task in tasks if task != RECONSTRUCTION and task not in features]:
+        raise ArgumentError(
+            "features",
+            expected=f"the feature map of every task but {RECONSTRUCTION}; {missing[0]} has none",
+            got=", ".join(features) or "none",
+            remedy="Give each FeatureMap(channels=…, stride=…) of the task network's cut.",
+        )
