@@ -1,7 +1,7 @@
 """Symbols to bytes and back, by CompressAI's range coder.
 
-That coder checks nothing: its encoder overruns its buffer if there are fewer than three symbols, and its decoder
-reads on past the end of bytes that nobody encoded. Both are kept within bounds here.
+That coder checks nothing: its encoder overruns its buffer if there are fewer than three symbols, and its
+decoder reads on past the end of bytes that nobody encoded. Both are kept within bounds here.
 """
 
 from __future__ import annotations
