@@ -50,7 +50,7 @@ def test_codecs_tells_scales(capsys):
     assert main(["codecs"]) == 0
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
     standard = {"avif", "bpg", "bpgenc", "jpeg", "jpeg2000", "jxl", "webp"}
-    assert set(lines) == {"NAME", "features", "learned"} | standard
+    assert set(lines) == {"NAME", "compressai", "features", "learned"} | standard
     assert "0 to 51" in lines["bpg"]
     assert "lower" in lines["bpg"]
     assert "1 to 100" in lines["jpeg"]

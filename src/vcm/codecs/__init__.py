@@ -8,7 +8,7 @@ from vcm.codecs.base import ArrayCodec, Codec
 from vcm.codecs.bpg.codec import BPGCodec
 from vcm.codecs.bpg.subprocess import BPGSubprocessCodec
 from vcm.codecs.jpegxl import JPEGXLCodec
-from vcm.codecs.learned.codec import FeatureCodec, LearnedCodec
+from vcm.codecs.learned import CompressAICodec, FeatureCodec, LearnedCodec
 from vcm.codecs.pillow import AVIFCodec, JPEG2000Codec, JPEGCodec, WebPCodec
 from vcm.codecs.pool import CodecPool, Decoded, Encoded, Failure, RoundTrip, raise_failures
 
@@ -19,6 +19,7 @@ __all__ = [
     "BPGSubprocessCodec",
     "Codec",
     "CodecPool",
+    "CompressAICodec",
     "Decoded",
     "Encoded",
     "Failure",

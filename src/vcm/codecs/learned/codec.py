@@ -127,7 +127,7 @@ class LearnedCodec(ModelStreams, Codec):
         """Decode to (3, H, W) uint8 RGB; see `Codec.decode`."""
         import torch
 
-        _, decoded = self.streams.decode(_check_bytes(data))
+        _, decoded = self.streams.decode(check_bytes(data))
         return (decoded[0].float().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
 
 
@@ -190,11 +190,12 @@ class FeatureCodec(ModelStreams):
         Raises:
             BitstreamError: If `data` is not a whole, undamaged stream of this model for this task.
         """
-        header, features = self.streams.decode(_check_bytes(data))
+        header, features = self.streams.decode(check_bytes(data))
         return features, header.size
 
 
-def _check_bytes(data: bytes) -> bytes:
+def check_bytes(data: bytes) -> bytes:
+    """Return `data` as bytes; raise ArgumentError for anything else."""
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise ArgumentError("data", expected="bytes, as encode returns them", got=type(data).__name__)
     return bytes(data)

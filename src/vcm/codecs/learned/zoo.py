@@ -1,0 +1,142 @@
+"""Networks of CompressAI's zoo as codecs, from checkpoints on disk. Importing this imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from vcm.codecs.base import Codec, check_image
+from vcm.codecs.learned.codec import MODEL_SCALE, check_bytes
+from vcm.codecs.learned.container import FINGERPRINT_BYTES, PURPOSES, Header, read_stream, write_stream
+from vcm.codecs.options import check_choice
+from vcm.errors import BitstreamError, WeightsError
+from vcm.types import QualityScale, Settings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ARCHITECTURES = (
+    "bmshj2018-factorized",
+    "bmshj2018-factorized-relu",
+    "bmshj2018-hyperprior",
+    "mbt2018-mean",
+    "mbt2018",
+    "cheng2020-anchor",
+    "cheng2020-attn",
+)
+
+
+class CompressAICodec(Codec):
+    """A network of CompressAI's zoo, its strings in vcm's container.
+
+    Those with a hyperprior derive their entropy tables by floating-point arithmetic: decode on the machine
+    and device that encoded. (vcm's own networks do without that.)
+
+    Args:
+        quality: Which model of a family; it replaces "{quality}" in `checkpoint`.
+        architecture: CompressAI's name of the network, such as "bmshj2018-hyperprior".
+        checkpoint: A file of its state dict, bare or under "state_dict", with "{quality}" in its path where
+            each operating point is a model of its own.
+        device: Where the network runs: "cpu", "cuda", …
+
+    Raises:
+        ArgumentError: If there is no such architecture.
+        WeightsError: If the checkpoint cannot be read, or is of another architecture.
+    """
+
+    name: ClassVar[str] = "compressai"
+    title: ClassVar[str] = "CompressAI"
+    suffix: ClassVar[str] = ".vcm"
+    quality_scale: ClassVar[QualityScale] = MODEL_SCALE
+
+    def __init__(
+        self,
+        quality: float = MODEL_SCALE.default,
+        *,
+        architecture: str,
+        checkpoint: str | Path,
+        device: str = "cpu",
+    ) -> None:
+        self.quality = self.quality_scale.check(quality)
+        self.architecture = check_choice("architecture", architecture, ARCHITECTURES)
+        self.checkpoint, self.device = str(checkpoint), str(device)
+        path = self.checkpoint.replace("{quality}", f"{self.quality:g}")
+        self.network, self.weights_sha256 = _load(self.architecture, path)
+        self.network.to(self.device)
+
+    def encode(self, image: Tensor) -> bytes:
+        """Encode (3, H, W) uint8 RGB; see `Codec.encode`."""
+        import torch
+
+        from vcm.nn.padding import pad_to_multiple
+
+        check_image(image)
+        x = pad_to_multiple(image[None].to(self.device).float() / 255, self.network.downsampling_factor)
+        with torch.inference_mode():
+            strings = self.network.compress(x)["strings"]
+        size = (image.shape[1], image.shape[2])
+        header = Header(PURPOSES[0], self._fingerprint, self._channels, size, size)
+        return write_stream(header, [string for (string,) in strings])
+
+    def decode(self, data: bytes) -> Tensor:
+        """Decode to (3, H, W) uint8 RGB; see `Codec.decode`."""
+        import torch
+
+        stream = read_stream(check_bytes(data))
+        header = stream.header
+        if header.fingerprint != self._fingerprint:
+            raise BitstreamError(
+                f"the stream is of another model: it has fingerprint {header.fingerprint.hex()}, this model "
+                f"{self._fingerprint.hex()}."
+            )
+        height, width = header.size
+        factor = self.network.downsampling_factor
+        with torch.inference_mode():
+            strings = [[section] for section in stream.sections]
+            x: Tensor = self.network.decompress(strings, (-(-height // factor), -(-width // factor)))["x_hat"]
+        return (x[0, :, :height, :width].float().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+
+    def settings(self) -> Settings:
+        """What decides the bytes: the weights, wherever their file lies."""
+        return {
+            "name": self.name,
+            "quality": self.quality,
+            "architecture": self.architecture,
+            "weights_sha256": self.weights_sha256,
+            "device": self.device,
+            "implementation": self.implementation(),
+        }
+
+    def implementation(self) -> str:
+        """Version of CompressAI."""
+        from importlib.metadata import version
+
+        return f"compressai {version('compressai')}"
+
+    @property
+    def _fingerprint(self) -> bytes:
+        return bytes.fromhex(self.weights_sha256)[:FINGERPRINT_BYTES]
+
+    @property
+    def _channels(self) -> int:
+        return int(self.network.M)
+
+
+def _load(architecture: str, path: str) -> tuple[Any, str]:
+    """The network in evaluation mode, with tables, and the SHA-256 of its file."""
+    import torch
+    from compressai.zoo.image import model_architectures
+    from compressai.zoo.pretrained import load_pretrained
+
+    kinds = {name.replace("_", "-"): kind for name, kind in model_architectures.items()}
+    try:
+        digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_pretrained(state.get("state_dict", state))
+        network = kinds[architecture].from_state_dict(state).eval()
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise WeightsError(f"{path} cannot be read as a checkpoint of {architecture}: {reason}") from error
+    network.update()  # does nothing where the checkpoint has its tables
+    return network, digest
