@@ -116,10 +116,15 @@ def fit(folder, data, epochs, resume=None):
     return module
 
 
-def test_a_resumed_run_takes_the_same_steps(pictures, tmp_path):
-    unbroken = fit(tmp_path / "a", pictures(), 4)
-    fit(tmp_path / "b", pictures(), 2)
-    resumed = fit(tmp_path / "b", pictures(), 4, resume=tmp_path / "b" / "checkpoints" / "last.ckpt")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resumed_run_takes_the_same_steps(workers, pictures, tmp_path):
+    def data():
+        seed_everything(3, verbose=False)
+        return pictures(num_workers=workers, crop_size=48)
+
+    unbroken = fit(tmp_path / "a", data(), 4)
+    fit(tmp_path / "b", data(), 2)
+    resumed = fit(tmp_path / "b", data(), 4, resume=tmp_path / "b" / "checkpoints" / "last.ckpt")
     for (name, ours), (_, theirs) in zip(
         resumed.state_dict().items(), unbroken.state_dict().items(), strict=True
     ):
@@ -214,8 +219,19 @@ def test_losses_that_are_not_finite_stop_the_training(pictures, tmp_path):
     module = make()
     with torch.no_grad():
         module.network.g_a.convs[0].weight.fill_(float("nan"))
-    with pytest.raises(ArgumentError, match=r"loss must be finite; got nan\. .* the batch was .*png"):
+    before = {name: p.detach().clone() for name, p in module.network.named_parameters()}
+    message = r"gradient norm must be finite; got nan\. .* the batch was .*png"
+    with pytest.raises(ArgumentError, match=message):
         trainer(tmp_path).fit(module, pictures())
+    for name, parameter in module.network.named_parameters():
+        assert torch.equal(parameter.nan_to_num(), before[name].nan_to_num()), name
+        assert name == "g_a.convs.0.weight" or parameter.isfinite().all()
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_precisions_that_do_not_train_are_told(precision, pictures, tmp_path):
+    with pytest.raises(ArgumentError, match=r"trainer\.precision must be one of 32-true, bf16-mixed"):
+        trainer(tmp_path, precision=precision).fit(make(), pictures())
 
 
 SCRIPT = '''
@@ -277,6 +293,7 @@ if trainer.is_global_zero:
 
 def test_two_processes_train_as_one_with_the_doubled_batch(pictures, tmp_path):
     pictures()
+    (tmp_path / "val" / "03.png").unlink()  # an odd number: one process has a picture less
     script = tmp_path / "train.py"
     script.write_text(SCRIPT.format(here=str(Path(__file__).parent)))
     for processes in (1, 2):

@@ -25,6 +25,7 @@ def run_job(command: str, arguments: Sequence[str], job: Callable[[DictConfig], 
     before = os.environ.get("HYDRA_FULL_ERROR")
     show_tracebacks = before == "1"
     statuses = [0]
+    started_as = sys.argv
 
     def told(work: Callable[[], int]) -> None:
         try:
@@ -38,6 +39,7 @@ def run_job(command: str, arguments: Sequence[str], job: Callable[[DictConfig], 
 
     @hydra.main(version_base="1.3", config_path="pkg://vcm.conf", config_name=command)
     def main(composed: DictConfig) -> None:
+        sys.argv = [started_as[0], command, *arguments]  # Lightning starts processes for more devices with it
         told(lambda: job(composed))
 
     def compose() -> int:
@@ -50,6 +52,7 @@ def run_job(command: str, arguments: Sequence[str], job: Callable[[DictConfig], 
     try:
         told(compose)
     finally:
+        sys.argv = started_as
         if before is None:
             del os.environ["HYDRA_FULL_ERROR"]
     return max(statuses)

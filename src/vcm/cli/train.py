@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, RichProgressBar
@@ -54,7 +55,15 @@ def train(composed: DictConfig) -> int:
         default_root_dir=str(folder),
         enable_progress_bar=sys.stderr.isatty(),
     )
-    OmegaConf.save(composed, folder / "config.yaml")
+    if trainer.world_size > 1 and HydraConfig.get().mode is RunMode.MULTIRUN:
+        raise ArgumentError(
+            "trainer.devices",
+            expected="1 with --multirun",
+            got=trainer.world_size,
+            remedy="Start one command for each combination.",
+        )
+    if trainer.is_global_zero:
+        OmegaConf.save(composed, folder / "config.yaml")
     if config.start_from is not None and not last.exists():
         module.start_from(config.start_from)
     try:

@@ -60,8 +60,8 @@ class PictureDataModule(LightningDataModule):
             smallest_scale: Training crops are shrunk by a random factor between this and 1, in (0, 1].
             batch_size: Training crops in a batch.
             num_workers: Processes that read pictures; 0 reads in the main process.
-            keep_in_memory: Whether each process keeps the training pictures that it has read, decoded, 3
-                bytes a pixel.
+            keep_in_memory: Whether the training pictures that have been read are kept, decoded, 3 bytes a
+                pixel; not with `num_workers`, which are new every epoch.
 
         Raises:
             ArgumentError: If a number is out of its range.
@@ -77,6 +77,13 @@ class PictureDataModule(LightningDataModule):
         self.train_dataset, self.val_dataset, self.test_dataset = train, val, test
         if not 0 < smallest_scale <= 1:
             raise ArgumentError("smallest_scale", expected="a number above 0, up to 1", got=smallest_scale)
+        if keep_in_memory and num_workers > 0:
+            raise ArgumentError(
+                "num_workers",
+                expected="0 with keep_in_memory",
+                got=num_workers,
+                remedy="Set keep_in_memory to false, or num_workers to 0.",
+            )
         self.crop_size, self.batch_size, self.num_workers = crop_size, batch_size, num_workers
         self.smallest_scale, self.keep_in_memory = smallest_scale, keep_in_memory
         # Apart from torch's global generator, of which others take numbers between a checkpoint and its use.
@@ -93,7 +100,6 @@ class PictureDataModule(LightningDataModule):
             generator=self._order,
             drop_last=len(crops) >= self.batch_size,
             num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
             collate_fn=collate,
         )
 

@@ -37,7 +37,7 @@ class MetricsFile(Callback):
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
         figures = {
-            name: round(float(value), 6)
+            name: round(float(value), 6) if value.isfinite() else None
             for name, value in trainer.callback_metrics.items()
             if name.startswith(("val/", "train/"))
         }
@@ -83,7 +83,8 @@ class LastCheckpoint(Callback):
             pl_module.save_model(self.model, **self.notes)
 
 
-def _shown(figures: dict[str, float]) -> list[str]:
-    """Names of the figures that fit on a line."""
+def _shown(figures: dict[str, float | None]) -> list[str]:
+    """Names of the figures that there are and that fit on a line."""
     ends = ("loss", "bpp", "psnr", "feature_mse", "/map", "top_1")
-    return [name for name in figures if name.startswith("val/") and name.endswith(ends)]
+    known = [name for name, figure in figures.items() if figure is not None]
+    return [name for name in known if name.startswith("val/") and name.endswith(ends)]

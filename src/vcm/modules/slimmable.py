@@ -12,7 +12,7 @@ import torch
 from lightning import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ParallelStrategy
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric, Metric
@@ -21,12 +21,15 @@ from vcm.data import Batch
 from vcm.errors import ArgumentError, WeightsError
 from vcm.losses.rate_distortion import RateDistortion, check_weight, rate_distortion
 from vcm.metrics.distortion import ms_ssim, psnr
+from vcm.modules.processes import average_over_processes, is_repeated
 from vcm.modules.randomness import RandomState, random_state, restore_random_state
 from vcm.nn.padding import pad_to_multiple
 from vcm.nn.slimmable import RECONSTRUCTION, CodecOutput, MultiTaskNetwork, load_network, save_network
 from vcm.tasks import Task
 from vcm.tasks.pseudo import pseudo_target
 from vcm.types import Features, Prepared
+
+_PRECISIONS = ("32-true", "bf16-mixed")
 
 Stepping = Literal["per_width", "accumulated"]
 
@@ -153,21 +156,14 @@ class SlimmableModule(LightningModule):
                 self.manual_backward(outcome.loss)
                 self.manual_backward(self.network.auxiliary_loss(task))
             if self.stepping == "per_width":
-                self._step()
+                self._step(batch)
             total += outcome.loss.detach()
             name = "mse" if task == RECONSTRUCTION else "feature_mse"
             self.log_dict(
                 {f"train/{task}/bpp": outcome.bpp.detach(), f"train/{task}/{name}": outcome.mse.detach()}
             )
         if self.stepping == "accumulated":
-            self._step()
-        if not total.isfinite():
-            raise ArgumentError(
-                "loss",
-                expected="finite",
-                got=float(total),
-                remedy=f"Lower learning_rate; the batch was {', '.join(batch.image_ids)}.",
-            )
+            self._step(batch)
         self.log("train/loss", total, prog_bar=True)
 
     def _outcome(self, x: Tensor, task: str) -> RateDistortion:
@@ -193,12 +189,23 @@ class SlimmableModule(LightningModule):
             )
         return next(iter(tensors.values()))
 
-    def _step(self) -> None:
-        """Average gradients over processes, clip them, step both optimizers."""
+    def _step(self, batch: Batch) -> None:
+        """Average gradients over processes, clip them, step both optimizers.
+
+        Raises:
+            ArgumentError: If a gradient is not finite, in every process alike and before any weight changes.
+        """
         main, auxiliary = self._both_optimizers()
         parameters = [p for group in main.param_groups for p in group["params"] if p.grad is not None]
         average_over_processes([p.grad for p in parameters if p.grad is not None])
-        torch.nn.utils.clip_grad_norm_(parameters, self.max_norm)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_norm)
+        if not norm.isfinite():
+            raise ArgumentError(
+                "gradient norm",
+                expected="finite",
+                got=float(norm),
+                remedy=f"Lower learning_rate; the batch was {', '.join(batch.image_ids)}.",
+            )
         for optimizer in (main, auxiliary):
             optimizer.step()
             optimizer.zero_grad()
@@ -223,8 +230,9 @@ class SlimmableModule(LightningModule):
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Code whole pictures at every width, with rounded symbols and estimated rates."""
-        del batch_index
-        for image in batch.images:
+        for place, image in enumerate(batch.images):
+            if is_repeated(self.trainer.val_dataloaders, batch_index, place):
+                continue
             for task in self.network.tasks:
                 if task == RECONSTRUCTION:
                     self._validate_picture(image)
@@ -305,8 +313,16 @@ class SlimmableModule(LightningModule):
     # --- Lightning's plumbing -----------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Move the frozen networks to this process's device."""
-        del stage
+        """Move the frozen networks to this process's device.
+
+        Raises:
+            ArgumentError: If the trainer's precision is one in which gradients would be clipped wrongly, or
+                weights too coarse to learn.
+        """
+        if stage == "fit" and self.trainer.precision not in _PRECISIONS:
+            raise ArgumentError(
+                "trainer.precision", expected=f"one of {', '.join(_PRECISIONS)}", got=self.trainer.precision
+            )
         for task in self.tasks.values():
             task.to(self.device)
 
@@ -323,17 +339,6 @@ class SlimmableModule(LightningModule):
         if self._random_state is not None:
             restore_random_state(self._random_state)
             self._random_state = None
-
-
-def average_over_processes(gradients: list[Tensor]) -> None:
-    """Replace gradients by their means over all processes, in one message; nothing without several."""
-    if not gradients or not distributed.is_initialized() or distributed.get_world_size() == 1:
-        return
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    distributed.all_reduce(flat)
-    flat /= distributed.get_world_size()
-    for gradient, mean in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
-        gradient.copy_(mean.view_as(gradient))
 
 
 def _metric(module: nn.Module) -> Metric:
