@@ -152,3 +152,14 @@ def test_a_task_with_other_features_is_told(tmp_path, world):
             ArgumentError, match=r"task\.cut must be .*got 'layer1 of tiny, with 6 channels at stride 8"
         ):
             FeatureSystem("features", FeatureCodec(model=network(other)), task)
+
+
+def test_inputs_need_not_be_multiples_of_the_stride():
+    """A classifier's crop of 100 pixels has 13 places at stride 8."""
+    torch.manual_seed(1)
+    task = ClassificationTask("mobilenet_v2", None, categories=["a", "b"], resize_size=100, crop_size=100)
+    system = FeatureSystem("features", FeatureCodec(model=network(FeatureMap(32, 8))), task)
+    image = (torch.rand(3, 90, 120) * 255).to(torch.uint8)
+    with CodecPool(workers=1) as pool:
+        (answer,) = system.run([image], pool)
+    assert isinstance(answer, Answer), answer

@@ -191,6 +191,9 @@ def test_figures_are_written_line_by_line(pictures, tmp_path):
         ({"weight_scale": 0}, "weight_scale must be"),
         ({"stepping": "all"}, "stepping must be per_width or accumulated"),
         ({"learning_rate": float("nan")}, "learning_rate must be"),
+        ({"plateau_factor": 2}, "plateau_factor must be a number from 0 to"),
+        ({"plateau_epochs": -1}, "plateau_epochs must be"),
+        ({"pseudo_score": "high"}, "pseudo_score must be a number from 0 to 1; got 'high'"),
     ],
 )
 def test_settings_that_cannot_be_are_told(settings, message):

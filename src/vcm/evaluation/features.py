@@ -110,8 +110,10 @@ def check_fit(codec: FeatureCodec, task: Task) -> None:
             got=f"{task.cut}, after which {', '.join(tensors)} are",
         )
     features = next(iter(tensors.values()))
-    channels, stride = features.shape[1], prepared.inputs.shape[-1] / features.shape[-1]
-    if (channels, stride) != (target.channels, target.stride):
+    channels, (height, width) = features.shape[1], prepared.inputs.shape[-2:]
+    places = (-(-height // target.stride), -(-width // target.stride))  # of the last, a part may be outside
+    if channels != target.channels or features.shape[-2:] != places:
+        stride = width / features.shape[-1]
         raise ArgumentError(
             "task.cut",
             expected=f"a cut with {target.channels} channels at stride {target.stride}, as the model gives",

@@ -27,7 +27,7 @@ from vcm.nn.padding import pad_to_multiple
 from vcm.nn.slimmable import RECONSTRUCTION, CodecOutput, MultiTaskNetwork, load_network, save_network
 from vcm.tasks import Task
 from vcm.tasks.pseudo import pseudo_target
-from vcm.types import Features, Prepared
+from vcm.types import Features, Prepared, is_number
 
 _PRECISIONS = ("32-true", "bf16-mixed")
 
@@ -112,6 +112,13 @@ class SlimmableModule(LightningModule):
             ("max_norm", max_norm),
         ):
             check_weight(name, value)
+        for name, value, low, high in (
+            ("plateau_epochs", plateau_epochs, 0, math.inf),
+            ("plateau_factor", plateau_factor, 0, 0.999),
+            ("pseudo_score", pseudo_score, 0, 1),
+        ):
+            if not is_number(value) or not low <= value <= high:
+                raise ArgumentError(name, expected=f"a number from {low} to {high}", got=value)
         self.stepping = stepping
         self.max_norm, self.pseudo_score = max_norm, pseudo_score
         self.learning_rates = (learning_rate, auxiliary_learning_rate)
