@@ -112,7 +112,8 @@ def test_experiments_compose(name):
     full = 64 if name.endswith("small") else 192
     assert widths["reconstruction"] == full
     assert set(content["module"]["weights"]) == set(widths)
-    assert set(content["network"]["features"] or {}) == set(content["tasks"]) == set(widths) - {"reconstruction"}
+    machine = set(widths) - {"reconstruction"}
+    assert set(content["network"]["features"] or {}) == set(content["tasks"]) == machine
     assert list(widths.values()) == sorted(widths.values())
     assert len(widths) == {"base": 1, "two_": 2, "thre": 3}[name[:4]]
 
