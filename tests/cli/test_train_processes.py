@@ -58,3 +58,13 @@ def test_sweeps_over_several_devices_are_told(command, tmp_path):
     assert done.returncode == 2
     assert done.stderr.count("trainer.devices must be 1 with --multirun; got 2") == 2
     assert "Traceback" not in done.stderr
+
+
+def test_a_damaged_checkpoint_is_told(command, tmp_path):
+    checkpoint = tmp_path / "runs" / "train" / "checkpoints" / "last.ckpt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_bytes(b"PK\x03\x04 cut short")
+    done = run([*command, "trainer.devices=1", "trainer.max_epochs=1"], tmp_path)
+    assert done.returncode == 2
+    assert "last.ckpt is damaged" in done.stderr
+    assert "Traceback" not in done.stderr

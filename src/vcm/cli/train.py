@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from zipfile import is_zipfile
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -17,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vcm.cli.job import run_job
 from vcm.config import TrainConfig
-from vcm.errors import ArgumentError
+from vcm.errors import ArgumentError, WeightsError
 from vcm.modules import SlimmableModule
 from vcm.modules.progress import LastCheckpoint, MetricsFile
 
@@ -36,6 +37,8 @@ def train(composed: DictConfig) -> int:
     config = OmegaConf.merge(OmegaConf.structured(TrainConfig), composed)
     folder = Path(HydraConfig.get().runtime.output_dir)
     last = folder / "checkpoints" / "last.ckpt"
+    if last.exists() and not is_zipfile(last):
+        raise WeightsError(f"{last} is damaged; put a copy in its place, or remove it to begin anew.")
     _check_same_settings(composed, folder / "config.yaml", last)
     # Which devices there are, and an advertisement, at every start.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
