@@ -1,6 +1,7 @@
 """CompressAI's networks as codecs, against their own compress() and decompress()."""
 
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import yaml
 from compressai.zoo.image import model_architectures
 
 from vcm.codecs import CompressAICodec
-from vcm.codecs.learned.container import read_stream
+from vcm.codecs.learned.container import read_stream, write_stream
 from vcm.codecs.learned.zoo import ARCHITECTURES
 from vcm.errors import ArgumentError, BitstreamError, WeightsError
 
@@ -86,3 +87,18 @@ def test_what_is_no_checkpoint_is_told(tmp_path):
         CompressAICodec(architecture="mbt2018", checkpoint=tmp_path / "junk.pth")
     with pytest.raises(ArgumentError, match="architecture must be one of"):
         CompressAICodec(architecture="jpeg", checkpoint=path)
+
+
+@pytest.mark.parametrize("architecture", ["bmshj2018-factorized", "mbt2018"])
+def test_forged_streams_crash_nothing(architecture, tmp_path):
+    """Sections of any content under a right checksum: an error or some picture, and a living process."""
+    _, path = save(tmp_path, architecture)
+    codec = CompressAICodec(architecture=architecture, checkpoint=path)
+    stream = read_stream(codec.encode(torch.zeros(3, 64, 64, dtype=torch.uint8)))
+    rng = random.Random(0)
+    for _ in range(20):
+        sections = [rng.randbytes(4 * rng.randint(2, 9)) for _ in stream.sections]
+        assert codec.decode(write_stream(stream.header, sections)).shape == (3, 64, 64)
+    for sections in ([b""] * len(stream.sections), [*stream.sections, b"12345678"]):
+        with pytest.raises(BitstreamError, match="its sections are not such"):
+            codec.decode(write_stream(stream.header, sections))

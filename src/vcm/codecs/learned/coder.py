@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MAX_SYMBOL = 1 << 20
 """Largest magnitude of a symbol that is coded; trained networks stay far below."""
 _WORD = 4
-_SHORTEST = 2 * _WORD
+SHORTEST = 2 * _WORD
 _FEWEST = 4
 """Fewer symbols than these are filled up with copies of the last."""
 _PRECISION = 16
@@ -92,10 +92,10 @@ def decode_symbols(data: bytes, indexes: Tensor, table: CodingTable) -> Tensor:
     Raises:
         BitstreamError: If `data` cannot be what `encode_symbols` gave.
     """
-    if len(data) < _SHORTEST or len(data) % _WORD:
+    if len(data) < SHORTEST or len(data) % _WORD:
         raise BitstreamError(
             f"a section of the stream has {len(data)} bytes; it must have a multiple of {_WORD}, "
-            f"from {_SHORTEST}."
+            f"from {SHORTEST}."
         )
     flat = indexes.flatten()
     counts = torch.bincount(flat, minlength=len(table.rows)).double()
@@ -106,9 +106,7 @@ def decode_symbols(data: bytes, indexes: Tensor, table: CodingTable) -> Tensor:
             f"{flat.numel()} symbols need {needed:.0f}."
         )
     rows = table.upto(int(flat.max()))
-    values = ans.RansDecoder().decode_with_indexes(
-        _guarded(data, flat.numel()), _filled(flat.tolist()), *rows
-    )
+    values = ans.RansDecoder().decode_with_indexes(guarded(data, flat.numel()), _filled(flat.tolist()), *rows)
     symbols = torch.tensor(values[: flat.numel()], dtype=torch.float32)
     if symbols.abs().max() > MAX_SYMBOL:
         raise BitstreamError(f"the stream is damaged: it has symbols beyond {MAX_SYMBOL}.")
@@ -119,7 +117,7 @@ def _filled(numbers: list[int]) -> list[int]:
     return numbers + numbers[-1:] * (_FEWEST - len(numbers))
 
 
-def _guarded(data: bytes, num_symbols: int) -> bytes:
+def guarded(data: bytes, num_symbols: int) -> bytes:
     """The data with zeros after it, enough for a decoder that a forged stream sends past the end.
 
     Ordinary symbols take two bytes at most. A rare one states its own length in groups of four bits, a group

@@ -83,6 +83,8 @@ class CompressAICodec(Codec):
         """Decode to (3, H, W) uint8 RGB; see `Codec.decode`."""
         import torch
 
+        from vcm.codecs.learned.coder import SHORTEST, guarded
+
         stream = read_stream(check_bytes(data))
         header = stream.header
         if header.fingerprint != self._fingerprint:
@@ -90,10 +92,13 @@ class CompressAICodec(Codec):
                 f"the stream is of another model: it has fingerprint {header.fingerprint.hex()}, this model "
                 f"{self._fingerprint.hex()}."
             )
+        if len(stream.sections) != self._num_sections or min(map(len, stream.sections)) < SHORTEST:
+            raise BitstreamError("the stream is damaged: its sections are not such as this network writes.")
         height, width = header.size
         factor = self.network.downsampling_factor
+        most = self._channels * (-(-height // 16) + 4) * (-(-width // 16) + 4)  # symbols of one section
+        strings = [[guarded(section, most)] for section in stream.sections]
         with torch.inference_mode():
-            strings = [[section] for section in stream.sections]
             x: Tensor = self.network.decompress(strings, (-(-height // factor), -(-width // factor)))["x_hat"]
         return (x[0, :, :height, :width].float().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
 
@@ -117,6 +122,10 @@ class CompressAICodec(Codec):
     @property
     def _fingerprint(self) -> bytes:
         return bytes.fromhex(self.weights_sha256)[:FINGERPRINT_BYTES]
+
+    @property
+    def _num_sections(self) -> int:
+        return 2 if hasattr(self.network, "h_s") else 1
 
     @property
     def _channels(self) -> int:
