@@ -15,19 +15,17 @@ from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torchmetrics import MeanMetric, Metric
 
 from vcm.data import Batch
 from vcm.errors import ArgumentError, WeightsError
 from vcm.losses.rate_distortion import RateDistortion, check_weight, rate_distortion
-from vcm.metrics.distortion import ms_ssim, psnr
+from vcm.modules.figures import PictureFigures, TaskFigures, WidthFigures, cut_feature
 from vcm.modules.processes import average_over_processes, is_repeated
 from vcm.modules.randomness import RandomState, random_state, restore_random_state
 from vcm.nn.padding import pad_to_multiple
 from vcm.nn.slimmable import RECONSTRUCTION, CodecOutput, MultiTaskNetwork, load_network, save_network
 from vcm.tasks import Task
-from vcm.tasks.pseudo import pseudo_target
-from vcm.types import Features, Prepared, is_number
+from vcm.types import Prepared, is_number
 
 _PRECISIONS = ("32-true", "bf16-mixed")
 
@@ -126,8 +124,7 @@ class SlimmableModule(LightningModule):
         # Frozen, and no part of this module's checkpoints.
         self._tasks = [dict(tasks)]
         self._compiled = [torch.compile(network) if compile else network]
-        self.figures = nn.ModuleDict({task: _figures(task) for task in network.tasks})
-        self.accuracies = nn.ModuleDict({task: tasks[task].metric() for task in needed})
+        self.figures = nn.ModuleDict({name: self._figures(name) for name in network.tasks})
         self._random_state: RandomState | None = None
 
     @property
@@ -180,21 +177,10 @@ class SlimmableModule(LightningModule):
         if task != RECONSTRUCTION:
             with torch.no_grad():
                 sizes = tuple((x.shape[2], x.shape[3]) for _ in x)
-                target = self._cut_feature(self.tasks[task], Prepared(x, sizes))
+                target = cut_feature(self.tasks[task], Prepared(x, sizes))
         output: CodecOutput = self._compiled[0](pad_to_multiple(x, self.network.stride), task)
         decoded = output.decoded[..., : target.shape[-2], : target.shape[-1]]
         return rate_distortion(decoded, target, output.likelihoods.values(), num_pixels, self.weights[task])
-
-    def _cut_feature(self, task: Task, prepared: Prepared) -> Tensor:
-        """The only tensor that the task's tail needs."""
-        tensors = task.encode(prepared).tensors
-        if len(tensors) != 1:
-            raise ArgumentError(
-                "cut",
-                expected="a cut after which one tensor is needed",
-                got=f"{task.cut}, after which {', '.join(tensors)} are",
-            )
-        return next(iter(tensors.values()))
 
     def _step(self, batch: Batch) -> None:
         """Average gradients over processes, clip them, step both optimizers.
@@ -231,76 +217,36 @@ class SlimmableModule(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last validation's figures."""
-        for module in (*self.figures.modules(), *self.accuracies.modules()):
-            if isinstance(module, Metric):
-                module.reset()
+        for figures in self._every_figures().values():
+            figures.reset()
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Code whole pictures at every width, with rounded symbols and estimated rates."""
         for place, image in enumerate(batch.images):
             if is_repeated(self.trainer.val_dataloaders, batch_index, place):
                 continue
-            for task in self.network.tasks:
-                if task == RECONSTRUCTION:
-                    self._validate_picture(image)
-                else:
-                    self._validate_task(image, task)
-
-    def _validate_picture(self, image: Tensor) -> None:
-        height, width = image.shape[-2:]
-        output = self.network(pad_to_multiple(image[None], self.network.stride), RECONSTRUCTION)
-        decoded = output.decoded[..., :height, :width]
-        outcome = rate_distortion(
-            decoded, image[None], output.likelihoods.values(), height * width, self.weights[RECONSTRUCTION]
-        )
-        pair = [(x.float().clamp(0, 1) * 255).round().to(torch.uint8) for x in (decoded[0], image)]
-        figures = self._figures_of(RECONSTRUCTION)
-        figures["bpp"].update(outcome.bpp, height * width)
-        figures["loss"].update(outcome.loss)
-        figures["psnr"].update(psnr(*pair))
-        similarity = ms_ssim(*pair)  # NaN for small pictures, which do not count
-        defined = not math.isnan(similarity)
-        figures["ms_ssim"].update(similarity if defined else 0.0, float(defined))
-
-    def _validate_task(self, image: Tensor, name: str) -> None:
-        task = self.tasks[name]
-        prepared = task.prepare([image])
-        x = prepared.inputs
-        target = self._cut_feature(task, prepared)
-        output = self.network(pad_to_multiple(x, self.network.stride), name)
-        decoded = output.decoded[..., : target.shape[-2], : target.shape[-1]]
-        coded_pixels, pixels = x.shape[-2] * x.shape[-1], image.shape[-2] * image.shape[-1]
-        outcome = rate_distortion(
-            decoded, target, output.likelihoods.values(), coded_pixels, self.weights[name]
-        )
-        figures = self._figures_of(name)
-        figures["bpp"].update(outcome.bpp * coded_pixels / pixels, pixels)
-        figures["loss"].update(outcome.loss)
-        figures["feature_mse"].update(outcome.mse)
-        predictions = [
-            task.tail(Features({task.cut: tensor.float()}, prepared.image_sizes))[0]
-            for tensor in (decoded, target)
-        ]
-        label = pseudo_target(predictions[1], self.pseudo_score)
-        _metric(self.accuracies[name]).update(predictions[:1], [label])
+            for figures in self._every_figures().values():
+                figures.add(self.network, image)
 
     def on_validation_epoch_end(self) -> None:
         """Log every figure and step the plateau schedule."""
         total = 0.0
-        for task in self.network.tasks:
-            figures = {name: metric.compute() for name, metric in self._figures_of(task).items()}
-            total += float(figures["loss"])
-            self.log_dict({f"val/{task}/{name}": value for name, value in figures.items()}, sync_dist=True)
-            if task != RECONSTRUCTION:
-                values = _metric(self.accuracies[task]).compute()
-                self.log_dict({f"val/{task}/{name}": value for name, value in values.items()}, sync_dist=True)
+        for task, figures in self._every_figures().items():
+            values = figures.compute()
+            total += float(values["loss"])
+            self.log_dict({f"val/{task}/{name}": value for name, value in values.items()}, sync_dist=True)
         self.log("val/loss", total, prog_bar=True, sync_dist=True)
         schedule = self.lr_schedulers()
         if isinstance(schedule, ReduceLROnPlateau) and not self.trainer.sanity_checking:
             schedule.step(total)
 
-    def _figures_of(self, task: str) -> dict[str, Metric]:
-        return {name: _metric(module) for name, module in self.figures[task].named_children()}
+    def _figures(self, name: str) -> WidthFigures:
+        if name == RECONSTRUCTION:
+            return PictureFigures(self.weights[name])
+        return TaskFigures(name, self.tasks[name], self.weights[name], self.pseudo_score)
+
+    def _every_figures(self) -> dict[str, WidthFigures]:
+        return {name: part for name, part in self.figures.items() if isinstance(part, WidthFigures)}
 
     def save_model(self, path: Path, **notes: str) -> None:
         """Write the network to a file that `vcm.codecs.LearnedCodec` takes; see `save_network`."""
@@ -346,13 +292,3 @@ class SlimmableModule(LightningModule):
         if self._random_state is not None:
             restore_random_state(self._random_state)
             self._random_state = None
-
-
-def _metric(module: nn.Module) -> Metric:
-    assert isinstance(module, Metric)
-    return module
-
-
-def _figures(task: str) -> nn.ModuleDict:
-    own = ("psnr", "ms_ssim") if task == RECONSTRUCTION else ("feature_mse",)
-    return nn.ModuleDict({name: MeanMetric() for name in ("bpp", "loss", *own)})

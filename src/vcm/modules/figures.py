@@ -1,0 +1,131 @@
+"""What a width does to pictures that no training saw: estimated rate, distortion, a task's accuracy."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, Metric
+
+from vcm.errors import ArgumentError
+from vcm.losses.rate_distortion import rate_distortion
+from vcm.metrics.distortion import ms_ssim, psnr
+from vcm.nn.padding import pad_to_multiple
+from vcm.nn.slimmable import RECONSTRUCTION, MultiTaskNetwork
+from vcm.tasks import Task
+from vcm.tasks.pseudo import pseudo_target
+from vcm.types import Features, Prepared
+
+
+class WidthFigures(nn.Module, ABC):
+    """Figures of one width over a set of pictures; their states are synchronized as torchmetrics does.
+
+    Args:
+        weight: λ of the width's loss.
+    """
+
+    bpp: MeanMetric
+    loss: MeanMetric
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.weight = weight
+        self.bpp, self.loss = MeanMetric(), MeanMetric()
+
+    @abstractmethod
+    def add(self, network: MultiTaskNetwork, image: Tensor) -> None:
+        """Code one picture, (3, H, W) in [0, 1], with rounded symbols, and take its figures."""
+
+    def compute(self) -> dict[str, Tensor]:
+        """Every figure by name: `bpp` over all pixels of the originals, the others averaged over pictures."""
+        figures: dict[str, Tensor] = {}
+        for name, metric in self._metrics().items():
+            value = metric.compute()
+            figures.update(value if isinstance(value, dict) else {name: value})
+        return figures
+
+    def reset(self) -> None:
+        """Forget all pictures."""
+        for metric in self._metrics().values():
+            metric.reset()
+
+    def _metrics(self) -> dict[str, Metric]:
+        return {name: metric for name, metric in self.named_children() if isinstance(metric, Metric)}
+
+
+class PictureFigures(WidthFigures):
+    """`bpp`, `loss`, `psnr` in dB and `ms_ssim` of the width that reconstructs pictures."""
+
+    def __init__(self, weight: float) -> None:
+        super().__init__(weight)
+        self.psnr, self.ms_ssim = MeanMetric(), MeanMetric()
+
+    def add(self, network: MultiTaskNetwork, image: Tensor) -> None:
+        """See `WidthFigures.add`."""
+        height, width = image.shape[-2:]
+        output = network(pad_to_multiple(image[None], network.stride), RECONSTRUCTION)
+        decoded = output.decoded[..., :height, :width]
+        outcome = rate_distortion(
+            decoded, image[None], output.likelihoods.values(), height * width, self.weight
+        )
+        self.bpp.update(outcome.bpp, height * width)
+        self.loss.update(outcome.loss)
+        pair = [(x.float().clamp(0, 1) * 255).round().to(torch.uint8) for x in (decoded[0], image)]
+        self.psnr.update(psnr(*pair))
+        similarity = ms_ssim(*pair)  # NaN for small pictures, which do not count
+        defined = not math.isnan(similarity)
+        self.ms_ssim.update(similarity if defined else 0.0, float(defined))
+
+
+class TaskFigures(WidthFigures):
+    """`bpp`, `loss`, `feature_mse` and the task's accuracy against its own predictions on the originals.
+
+    Args:
+        name: The width's name in the network.
+        task: Frozen; it is no part of this module's state.
+        weight: λ of the width's loss.
+        pseudo_score: Boxes on the originals at or above this score are pseudo-labels.
+    """
+
+    def __init__(self, name: str, task: Task, weight: float, pseudo_score: float) -> None:
+        super().__init__(weight)
+        self.name, self.pseudo_score = name, pseudo_score
+        self.feature_mse = MeanMetric()
+        self.accuracy = task.metric()
+        self._task = [task]
+
+    def add(self, network: MultiTaskNetwork, image: Tensor) -> None:
+        """See `WidthFigures.add`; the picture is prepared as the task prepares it."""
+        (task,) = self._task
+        prepared = task.prepare([image])
+        x, target = prepared.inputs, cut_feature(task, prepared)
+        output = network(pad_to_multiple(x, network.stride), self.name)
+        decoded = output.decoded[..., : target.shape[-2], : target.shape[-1]]
+        coded_pixels, pixels = x.shape[-2] * x.shape[-1], image.shape[-2] * image.shape[-1]
+        outcome = rate_distortion(decoded, target, output.likelihoods.values(), coded_pixels, self.weight)
+        self.bpp.update(outcome.bpp * coded_pixels / pixels, pixels)
+        self.loss.update(outcome.loss)
+        self.feature_mse.update(outcome.mse)
+        found, true = (
+            task.tail(Features({task.cut: tensor.float()}, prepared.image_sizes))[0]
+            for tensor in (decoded, target)
+        )
+        self.accuracy.update([found], [pseudo_target(true, self.pseudo_score)])
+
+
+def cut_feature(task: Task, prepared: Prepared) -> Tensor:
+    """The only tensor that the task's tail needs, (N, C, h, w).
+
+    Raises:
+        ArgumentError: If it needs several.
+    """
+    tensors = task.encode(prepared).tensors
+    if len(tensors) != 1:
+        raise ArgumentError(
+            "cut",
+            expected="a cut after which one tensor is needed",
+            got=f"{task.cut}, after which {', '.join(tensors)} are",
+        )
+    return next(iter(tensors.values()))
