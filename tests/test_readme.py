@@ -29,3 +29,22 @@ def test_the_ratios_of_the_pool_are_those_it_printed():
         for preset in ("medium", "veryslow"):
             one, two = (ratios[size, preset, threads] for threads in "12")
             assert f"| {size} × {size}, {preset} | {one} | {two} |" in readme
+
+
+def test_the_encoders_ratios_are_those_it_printed():
+    found = json.loads((ROOT / "benchmarks/results/slimmable_latency.json").read_text())
+    readme = (ROOT / "README.md").read_text()
+    for height, width in ((256, 256), (512, 512), (512, 768)):
+        rows = [
+            row
+            for threads in (1, 2)
+            for row in found["encoders"]
+            if row["network"] == "SlimmableHyperprior"
+            and (row["threads"], *row["size"]) == (threads, height, width)
+        ]
+        keys = ("time_ratio", "narrow_by_compressai", "full_by_compressai")
+        figures = [f"{row[key]:.2f}" for key in keys for row in rows]
+        assert f"| {width} × {height} | {' | '.join(figures)} |" in readme
+    boxes = [row["ratio"] for row in found["to_boxes"]]
+    assert f"takes {boxes[0]:.2f} / {boxes[1]:.2f} of the time" in readme
+    assert f"{found['entropy_coder'][0]['decode_speedup']:.2f} times as many" in readme
