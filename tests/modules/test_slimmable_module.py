@@ -151,6 +151,7 @@ def test_mixed_precision_trains(pictures, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # torch.compile warns of its own doings
 def test_compiled_network_trains(pictures, tmp_path):
     module = make(compile=True)
     trainer(tmp_path, limit_train_batches=2).fit(module, pictures())
