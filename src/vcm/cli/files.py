@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from vcm.codecs.learned.container import MAGIC
+from vcm.codecs.learned.container import MAGIC, PURPOSES
 from vcm.errors import BitstreamError, OutputError, VCMError
 
-VIEWING, RECONSTRUCTION = "viewing", "reconstruction"
+VIEWING, RECONSTRUCTION = "viewing", PURPOSES[0]
 """The word for a person, and the word in streams and models, for a picture that people look at."""
 STREAM_SUFFIX = ".vcm"
 _HEAD_BYTES = 64

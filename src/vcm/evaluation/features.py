@@ -101,15 +101,7 @@ def check_fit(codec: FeatureCodec, task: Task) -> None:
     """
     device = next(task.parameters()).device
     prepared = task.prepare(torch.zeros(1, 3, 64, 64, device=device))
-    tensors = task.encode(prepared).tensors
-    target = codec.network.features[codec.task]
-    if len(tensors) != 1:
-        raise ArgumentError(
-            "task.cut",
-            expected="a cut after which one tensor is needed",
-            got=f"{task.cut}, after which {', '.join(tensors)} are",
-        )
-    features = next(iter(tensors.values()))
+    features, target = task.cut_feature(prepared), codec.network.features[codec.task]
     channels, (height, width) = features.shape[1], prepared.inputs.shape[-2:]
     places = (-(-height // target.stride), -(-width // target.stride))  # of the last, a part may be outside
     if channels != target.channels or features.shape[-2:] != places:

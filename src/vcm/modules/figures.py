@@ -9,14 +9,13 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
-from vcm.errors import ArgumentError
 from vcm.losses.rate_distortion import rate_distortion
 from vcm.metrics.distortion import ms_ssim, psnr
 from vcm.nn.padding import pad_to_multiple
 from vcm.nn.slimmable import RECONSTRUCTION, MultiTaskNetwork
 from vcm.tasks import Task
 from vcm.tasks.pseudo import pseudo_target
-from vcm.types import Features, Prepared
+from vcm.types import Features
 
 
 class WidthFigures(nn.Module, ABC):
@@ -100,7 +99,7 @@ class TaskFigures(WidthFigures):
         """See `WidthFigures.add`; the picture is prepared as the task prepares it."""
         (task,) = self._task
         prepared = task.prepare([image])
-        x, target = prepared.inputs, cut_feature(task, prepared)
+        x, target = prepared.inputs, task.cut_feature(prepared)
         output = network(pad_to_multiple(x, network.stride), self.name)
         decoded = output.decoded[..., : target.shape[-2], : target.shape[-1]]
         coded_pixels, pixels = x.shape[-2] * x.shape[-1], image.shape[-2] * image.shape[-1]
@@ -113,19 +112,3 @@ class TaskFigures(WidthFigures):
             for tensor in (decoded, target)
         )
         self.accuracy.update([found], [pseudo_target(true, self.pseudo_score)])
-
-
-def cut_feature(task: Task, prepared: Prepared) -> Tensor:
-    """The only tensor that the task's tail needs, (N, C, h, w).
-
-    Raises:
-        ArgumentError: If it needs several.
-    """
-    tensors = task.encode(prepared).tensors
-    if len(tensors) != 1:
-        raise ArgumentError(
-            "cut",
-            expected="a cut after which one tensor is needed",
-            got=f"{task.cut}, after which {', '.join(tensors)} are",
-        )
-    return next(iter(tensors.values()))

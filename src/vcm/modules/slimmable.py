@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from vcm.data import Batch
 from vcm.errors import ArgumentError, WeightsError
 from vcm.losses.rate_distortion import RateDistortion, check_weight, rate_distortion
-from vcm.modules.figures import PictureFigures, TaskFigures, WidthFigures, cut_feature
+from vcm.modules.figures import PictureFigures, TaskFigures, WidthFigures
 from vcm.modules.processes import average_over_processes, is_repeated
 from vcm.modules.randomness import RandomState, random_state, restore_random_state
 from vcm.nn.padding import pad_to_multiple
@@ -177,7 +177,7 @@ class SlimmableModule(LightningModule):
         if task != RECONSTRUCTION:
             with torch.no_grad():
                 sizes = tuple((x.shape[2], x.shape[3]) for _ in x)
-                target = cut_feature(self.tasks[task], Prepared(x, sizes))
+                target = self.tasks[task].cut_feature(Prepared(x, sizes))
         output: CodecOutput = self._compiled[0](pad_to_multiple(x, self.network.stride), task)
         decoded = output.decoded[..., : target.shape[-2], : target.shape[-1]]
         return rate_distortion(decoded, target, output.likelihoods.values(), num_pixels, self.weights[task])

@@ -79,6 +79,24 @@ class Task(nn.Module, ABC):
                 such as training crops.
         """
 
+    def cut_feature(self, prepared: Prepared) -> Tensor:
+        """The cut layer's own output, (N, C, H', W'), where the tail needs nothing else.
+
+        Args:
+            prepared: As `encode` takes it.
+
+        Raises:
+            ArgumentError: If the tail needs other tensors too.
+        """
+        tensors = self.encode(prepared).tensors
+        if len(tensors) != 1:
+            raise ArgumentError(
+                "cut",
+                expected="a cut after which one tensor is needed",
+                got=f"{self.cut}, after which {', '.join(tensors)} are",
+            )
+        return next(iter(tensors.values()))
+
     def features(self, images: Tensor | Sequence[Tensor]) -> Features:
         """`encode(prepare(images))`.
 

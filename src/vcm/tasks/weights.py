@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torchvision.models import get_model_weights
 
 from vcm.errors import WeightsError
-from vcm.tasks.hashing import file_sha256, state_sha256
+from vcm.nn.content import state_sha256
+from vcm.tasks.hashing import file_sha256
 
 Published = Mapping[str, Callable[[], Mapping[str, Tensor]]]
 """Names of published weights, each with what gets their state dict."""
@@ -44,7 +45,7 @@ def load_weights(network: nn.Module, weights: str | Path | None, published: Publ
             or do not fit the network; the message has the first parameters that do not fit.
     """
     if weights is None:
-        return state_sha256(network)
+        return state_sha256(network.state_dict())
     if Path(weights).is_file():
         _fill(network, _read(Path(weights)), str(weights))
         return file_sha256(weights)
@@ -60,7 +61,7 @@ def load_weights(network: nn.Module, weights: str | Path | None, published: Publ
             f"give its path as weights."
         ) from error
     _fill(network, state, str(weights))
-    return state_sha256(network)
+    return state_sha256(network.state_dict())
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:

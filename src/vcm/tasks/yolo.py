@@ -15,6 +15,7 @@ from vcm.categories import COCO_CATEGORIES, read_names
 from vcm.errors import ArgumentError
 from vcm.losses.yolo import yolo_loss
 from vcm.metrics.detection import DetectionAccuracy
+from vcm.nn.content import state_sha256
 from vcm.nn.darknet import IMAGE, Darknet, decode_head, parse_cfg, read_cfg, read_weights, yolov3_cfg
 from vcm.nn.darknet.layers import Shortcut
 from vcm.tasks.base import (
@@ -26,7 +27,7 @@ from vcm.tasks.base import (
     image_list,
     trainable_boxes,
 )
-from vcm.tasks.hashing import file_sha256, state_sha256
+from vcm.tasks.hashing import file_sha256
 from vcm.tasks.letterbox import Letterbox
 from vcm.types import BoxTarget, Detections, Features, Prediction, Prepared, Settings, Target
 
@@ -100,7 +101,9 @@ class YOLOTask(Task):
             )
         if weights is not None:
             read_weights(self.network, weights)
-        self.weights_sha256 = state_sha256(self.network) if weights is None else file_sha256(weights)
+        self.weights_sha256 = (
+            state_sha256(self.network.state_dict()) if weights is None else file_sha256(weights)
+        )
         self.input_size = (self.network.height, self.network.width)
         if input_size is not None:
             check_whole("input_size", input_size)

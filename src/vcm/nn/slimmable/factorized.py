@@ -10,7 +10,7 @@ from compressai.entropy_models import EntropyBottleneck
 from torch import Tensor, nn
 
 from vcm.nn.slimmable.network import MultiTaskNetwork
-from vcm.nn.slimmable.records import CodecOutput, FeatureMap
+from vcm.nn.slimmable.records import CodecOutput
 from vcm.nn.slimmable.transforms import LATENT_STRIDE, Analysis, DenseEncoder
 
 Y = "y"
@@ -31,14 +31,7 @@ class SlimmableFactorized(MultiTaskNetwork):
 
     stride = LATENT_STRIDE
 
-    def __init__(
-        self,
-        widths: Mapping[str, int],
-        *,
-        features: Mapping[str, FeatureMap] | None = None,
-        channels: int | None = None,
-    ) -> None:
-        super().__init__(widths, features=features, channels=channels)
+    def _build(self) -> None:
         self.g_a = Analysis(self.widths)
         self.entropy_bottlenecks = nn.ModuleList(EntropyBottleneck(width) for width in self.widths)
 
@@ -103,14 +96,7 @@ class LatentScalable(MultiTaskNetwork):
 
     stride = LATENT_STRIDE
 
-    def __init__(
-        self,
-        widths: Mapping[str, int],
-        *,
-        features: Mapping[str, FeatureMap] | None = None,
-        channels: int | None = None,
-    ) -> None:
-        super().__init__(widths, features=features, channels=channels)
+    def _build(self) -> None:
         self.g_a = Analysis(self.widths[-1:])
         # One bottleneck for the channels that each task adds.
         self.layers = tuple(pairwise((0, *self.widths)))

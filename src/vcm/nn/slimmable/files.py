@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from vcm.errors import ArgumentError, VCMError, WeightsError
-from vcm.nn.slimmable.content import state_sha256
+from vcm.nn.content import state_sha256
 from vcm.nn.slimmable.factorized import LatentScalable, SlimmableFactorized
 from vcm.nn.slimmable.hyperprior import SlimmableHyperprior
 from vcm.nn.slimmable.network import MultiTaskNetwork

@@ -15,7 +15,7 @@ from vcm.nn.integer import IntegerHyperSynthesis
 from vcm.nn.slimmable.factorized import channel_rows, in_float32, medians
 from vcm.nn.slimmable.layers import SlimmableConvTranspose2d
 from vcm.nn.slimmable.network import MultiTaskNetwork
-from vcm.nn.slimmable.records import CodecOutput, FeatureMap
+from vcm.nn.slimmable.records import CodecOutput
 from vcm.nn.slimmable.transforms import (
     LATENT_STRIDE,
     Analysis,
@@ -57,14 +57,7 @@ class SlimmableHyperprior(MultiTaskNetwork):
 
     stride = LATENT_STRIDE * 4
 
-    def __init__(
-        self,
-        widths: Mapping[str, int],
-        *,
-        features: Mapping[str, FeatureMap] | None = None,
-        channels: int | None = None,
-    ) -> None:
-        super().__init__(widths, features=features, channels=channels)
+    def _build(self) -> None:
         self.g_a = Analysis(self.widths)
         self.h_a = HyperAnalysis(self.widths)
         self.h_s = HyperSynthesis(self.widths)

@@ -15,7 +15,7 @@ from compressai.entropy_models.entropy_models import EntropyModel
 from torch import Tensor, nn
 
 from vcm.errors import ArgumentError
-from vcm.nn.slimmable.content import content, state_sha256
+from vcm.nn.content import content, state_sha256
 from vcm.nn.slimmable.layers import check_widths
 from vcm.nn.slimmable.records import RECONSTRUCTION, CodecOutput, FeatureMap, check_tasks
 from vcm.nn.slimmable.transforms import DenseEncoder, FeatureTransform, Synthesis
@@ -84,8 +84,13 @@ class MultiTaskNetwork(nn.Module, ABC):
         self._loaded_whole = False
         self.register_state_dict_pre_hook(_update_before_saving)  # type: ignore[no-untyped-call]  # torch
         self.register_load_state_dict_post_hook(_trust_after_loading)  # type: ignore[no-untyped-call]  # torch
+        self._build()
 
     # --- what each kind of network says of itself ---------------------------------------------------------
+
+    @abstractmethod
+    def _build(self) -> None:
+        """Make the encoder and the entropy models; the decoders are there already."""
 
     @abstractmethod
     def forward(self, x: Tensor, task: str) -> CodecOutput:
