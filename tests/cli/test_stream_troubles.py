@@ -12,7 +12,7 @@ import yaml
 from vcm.cli.files import Outputs
 from vcm.codecs.learned.container import read_stream
 from vcm.nn.slimmable import FeatureMap, SlimmableFactorized, save_network
-from vcm.nn.slimmable.files import read_notes
+from vcm.nn.files import read_notes
 
 # --- what is left out -----------------------------------------------------------------------------------
 

@@ -295,8 +295,8 @@ def test_files_that_are_no_models_are_told(tmp_path):
         load_network(tmp_path / "other.safetensors")
     architecture = json.dumps(make(SlimmableFactorized).architecture())
     save_file({"a": torch.zeros(1)}, tmp_path / "wrong.safetensors", {"vcm": architecture})
-    with pytest.raises(WeightsError, match="does not hold the network"):
+    with pytest.raises(WeightsError, match="does not hold a multi-task network"):
         load_network(tmp_path / "wrong.safetensors")
     save_file({"a": torch.zeros(1)}, tmp_path / "odd.safetensors", {"vcm": "{}"})
-    with pytest.raises(WeightsError, match="does not hold the network"):
+    with pytest.raises(WeightsError, match="does not hold a multi-task network"):
         load_network(tmp_path / "odd.safetensors")

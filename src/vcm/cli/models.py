@@ -20,8 +20,8 @@ from vcm.codecs.base import check_image
 from vcm.codecs.learned.container import FINGERPRINT_BYTES, Header
 from vcm.errors import ArgumentError, BitstreamError, WeightsError
 from vcm.evaluation.features import check_fit, encode_for, predict_from
+from vcm.nn.files import read_notes
 from vcm.nn.slimmable import load_network
-from vcm.nn.slimmable.files import read_notes
 from vcm.tasks import Task
 from vcm.types import Prediction
 

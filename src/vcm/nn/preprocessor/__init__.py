@@ -1,0 +1,12 @@
+"""Method B: a neural preprocessor before any standard codec (Lu et al., IEEE TCSVT 2024)."""
+
+from vcm.nn.preprocessor.files import build_preprocessor, load_preprocessor, save_preprocessor
+from vcm.nn.preprocessor.network import NPP, QuantizationAdaptiveNPP
+
+__all__ = [
+    "NPP",
+    "QuantizationAdaptiveNPP",
+    "build_preprocessor",
+    "load_preprocessor",
+    "save_preprocessor",
+]

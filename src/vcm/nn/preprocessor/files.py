@@ -1,0 +1,48 @@
+"""A trained preprocessor as one file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vcm.errors import ArgumentError, VCMError
+from vcm.nn.files import read_model, write_model
+from vcm.nn.preprocessor.network import NPP, QuantizationAdaptiveNPP
+from vcm.types import Settings
+
+NETWORKS = {kind.__name__: kind for kind in (NPP, QuantizationAdaptiveNPP)}
+
+
+def build_preprocessor(architecture: Settings) -> NPP:
+    """A new preprocessor from what `NPP.architecture` gave.
+
+    Raises:
+        ArgumentError: If that is not such a description.
+    """
+    try:
+        settings = dict(architecture)
+        return NETWORKS[settings.pop("network")](**settings)
+    except VCMError:
+        raise
+    except Exception as error:
+        expected = f"what NPP.architecture() gives, of {', '.join(NETWORKS)}"
+        raise ArgumentError("architecture", expected=expected, got=architecture) from error
+
+
+def save_preprocessor(network: NPP, path: str | Path, **notes: str) -> None:
+    """Write a preprocessor to a safetensors file.
+
+    Args:
+        network: What to save.
+        path: The file; its folder must exist.
+        notes: More to say about it, kept in the file's metadata.
+    """
+    write_model(path, network.state_dict(), network.architecture(), notes)
+
+
+def load_preprocessor(path: str | Path) -> NPP:
+    """Read a preprocessor that `save_preprocessor` wrote, in evaluation mode, on the CPU.
+
+    Raises:
+        WeightsError: If the file is missing, damaged or something else.
+    """
+    return read_model(path, "a preprocessor", build_preprocessor)

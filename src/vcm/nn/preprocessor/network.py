@@ -1,0 +1,210 @@
+"""The neural preprocessor: a small network that filters a picture before any standard codec encodes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from vcm.errors import ArgumentError
+from vcm.nn.gains import ChannelGains, as_batch
+from vcm.nn.padding import pad_to_multiple
+from vcm.types import Settings, is_number, is_whole
+
+CHANNELS = (32, 64, 128, 256)
+"""The paper's U-Net."""
+RATE_UNIT = 8.0
+"""What λ is divided by before it decides gains."""
+_NUM_STAGES = 4
+_NUM_GAINS = 3
+
+
+class NPP(nn.Module):
+    """x̄ = clamp(P(x) + U(x), 0, 1) (Lu et al., IEEE TCSVT 2024).
+
+    ```
+    x ─┬─► P: conv 1×1 ─► ReLU ─► conv 1×1 ──────────────────────┬─► + ─► clamp ─► x̄
+       └─► U: [3×3, 3×3 ─┬─► 3×3/2] ×4 ─► [deconv/2, concat] ×4 ─► 3×3, 3×3, 1×1 ┘
+                         └──────────── skip ─────────────┘
+    ```
+
+    Every convolution of U but the head's is followed by batch normalization and ReLU. A new network gives
+    back the picture itself: P starts as the identity and U's last layer with zeros. Pictures of any size:
+    padding to multiples of 16 happens inside.
+
+    Args:
+        channels: Of U's four stages, fine to coarse.
+
+    Raises:
+        ArgumentError: If these are not four whole numbers from 1.
+    """
+
+    stride = 1 << _NUM_STAGES
+
+    def __init__(self, channels: Sequence[int] = CHANNELS) -> None:
+        super().__init__()
+        channels = tuple(channels)
+        if len(channels) != _NUM_STAGES or not all(is_whole(c) and c > 0 for c in channels):
+            raise ArgumentError(
+                "channels", expected=f"{_NUM_STAGES} whole numbers from 1, fine to coarse", got=channels
+            )
+        self.channels = channels
+        self.first, self.second = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+        for pointwise in (self.first, self.second):
+            nn.init.dirac_(pointwise.weight)
+            nn.init.zeros_(_bias(pointwise))
+        befores = (3, *channels[:-1])
+        self.pairs = nn.ModuleList(
+            nn.Sequential(_block(before, after), _block(after, after))
+            for before, after in zip(befores, channels, strict=True)
+        )
+        self.downs = nn.ModuleList(_block(width, width, stride=2) for width in channels)
+        deeper = (*(2 * width for width in channels[1:]), channels[-1])
+        self.ups = nn.ModuleList(_up(below, width) for below, width in zip(deeper, channels, strict=True))
+        head = nn.Conv2d(channels[0], 3, 1)
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(_bias(head))
+        self.head = nn.Sequential(
+            nn.Conv2d(2 * channels[0], channels[0], 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(channels[0], channels[0], 3, padding=1),
+            nn.ReLU(),
+            head,
+        )
+
+    def forward(self, x: Tensor, rate: float | Tensor | None = None) -> Tensor:
+        """Filter pictures.
+
+        Args:
+            x: (N, 3, H, W) RGB in [0, 1], of any size from 1×1.
+            rate: Of no meaning here; a network for one rate has been trained for it.
+
+        Returns:
+            (N, 3, H, W) in [0, 1].
+        """
+        del rate
+        return self._filtered(x, None)
+
+    def _filtered(self, x: Tensor, condition: Tensor | None) -> Tensor:
+        height, width = x.shape[-2:]
+        padded = pad_to_multiple(x, self.stride)
+        changed = self.pointwise(padded, condition) + self.unet(padded, condition)
+        return changed[..., :height, :width].clamp(0, 1)
+
+    def pointwise(self, x: Tensor, condition: Tensor | None) -> Tensor:
+        """P: colours to colours, (N, 3, H, W)."""
+        x = torch.relu(self.gained("first", self.first(x), condition))
+        return self.gained("second", self.second(x), condition)
+
+    def unet(self, x: Tensor, condition: Tensor | None) -> Tensor:
+        """U: (N, 3, H, W), H and W multiples of 16, to what is added to P's picture."""
+        skips = []
+        for number, (pair, down) in enumerate(zip(self.pairs, self.downs, strict=True)):
+            skip = self.gained(f"down{number}", pair(x), condition)
+            skips.append(skip)
+            x = down(skip)
+        for number in reversed(range(_NUM_STAGES)):
+            up = self.gained(f"up{number}", self.ups[number](x), condition)
+            x = torch.cat((up, skips[number]), dim=1)
+        added: Tensor = self.head(x)
+        return added
+
+    def gained(self, place: str, x: Tensor, condition: Tensor | None) -> Tensor:
+        """The feature map as it is; networks for many rates multiply its channels."""
+        del place, condition
+        return x
+
+    def architecture(self) -> Settings:
+        """What builds this network again, as plain JSON values; see `build_preprocessor`."""
+        return {"network": type(self).__name__, "channels": list(self.channels)}
+
+
+class QuantizationAdaptiveNPP(NPP):
+    """QA-NPP: one preprocessor for every rate (Lu et al., IEEE TCSVT 2024).
+
+    Gains m = MLP(λ/8) multiply the channels after both 1×1 convolutions of P, at U's first three skips, and
+    after its last three deconvolutions. A λ between those it was trained with interpolates.
+
+    Args:
+        channels: Of U's four stages, fine to coarse.
+        rates: Smallest and largest λ that it is for; the paper's pairs run from 0.25 to 16.
+
+    Raises:
+        ArgumentError: If the numbers are not such.
+    """
+
+    def __init__(self, channels: Sequence[int] = CHANNELS, rates: Sequence[float] = (0.25, 16.0)) -> None:
+        super().__init__(channels)
+        self.rates = tuple(rates)
+        if (
+            len(self.rates) != 2
+            or not all(is_number(rate) for rate in self.rates)
+            or not 0 < self.rates[0] <= self.rates[1] < float("inf")
+        ):
+            raise ArgumentError(
+                "rates", expected="the smallest and the largest λ, above 0, ascending", got=rates
+            )
+        places = {"first": 3, "second": 3}
+        for number in range(_NUM_GAINS):
+            places[f"down{number}"] = places[f"up{number}"] = self.channels[number]
+        self.gains = nn.ModuleDict({place: ChannelGains(width) for place, width in places.items()})
+
+    def forward(self, x: Tensor, rate: float | Tensor | None = None) -> Tensor:
+        """Filter pictures for a rate.
+
+        Args:
+            x: (N, 3, H, W) RGB in [0, 1], of any size from 1×1.
+            rate: λ, one number, checked; or a tensor of one or N of them, taken as they are. A larger one keeps
+                more for the task, at more bits.
+
+        Returns:
+            (N, 3, H, W) in [0, 1].
+
+        Raises:
+            ArgumentError: If λ is missing, or a number outside `rates`.
+        """
+        if not isinstance(rate, Tensor):
+            rate = self.check_rate(rate)
+        return self._filtered(x, as_batch(rate, x) / RATE_UNIT)
+
+    def check_rate(self, rate: float | None) -> float:
+        """Return λ if the network is for it.
+
+        Raises:
+            ArgumentError: If it is missing, no number, or outside `rates`.
+        """
+        low, high = self.rates
+        if not is_number(rate) or not low <= rate <= high:  # type: ignore[operator]  # a number
+            raise ArgumentError(
+                "rate", expected=f"a λ from {low:g} to {high:g}, for which this network is", got=rate
+            )
+        return float(rate)  # type: ignore[arg-type]  # a number
+
+    def gained(self, place: str, x: Tensor, condition: Tensor | None) -> Tensor:
+        """The feature map, its channels multiplied where the paper has gains."""
+        if place not in self.gains or condition is None:
+            return x
+        gained: Tensor = self.gains[place](x, condition)
+        return gained
+
+    def architecture(self) -> Settings:
+        """See `NPP.architecture`."""
+        return {**super().architecture(), "rates": list(self.rates)}
+
+
+def _block(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
+    """A 3×3 convolution, batch normalization, ReLU."""
+    conv = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU())
+
+
+def _up(in_channels: int, out_channels: int) -> nn.Sequential:
+    """To twice the size."""
+    deconv = nn.ConvTranspose2d(in_channels, out_channels, 2, stride=2, bias=False)
+    return nn.Sequential(deconv, nn.BatchNorm2d(out_channels), nn.ReLU())
+
+
+def _bias(conv: nn.Conv2d) -> Tensor:
+    assert conv.bias is not None
+    return conv.bias
