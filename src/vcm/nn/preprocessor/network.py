@@ -155,8 +155,8 @@ class QuantizationAdaptiveNPP(NPP):
 
         Args:
             x: (N, 3, H, W) RGB in [0, 1], of any size from 1×1.
-            rate: λ, one number, checked; or a tensor of one or N of them, taken as they are. A larger one keeps
-                more for the task, at more bits.
+            rate: λ, one number, checked; or a tensor of one or N of them, taken as they are. The
+                larger, the more is kept for the task, at more bits.
 
         Returns:
             (N, 3, H, W) in [0, 1].

@@ -1,0 +1,81 @@
+"""What stands in for a codec while something before it learns."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from vcm.errors import ArgumentError
+from vcm.nn.gains import as_batch
+from vcm.types import Settings, is_number
+
+
+@dataclass(frozen=True, eq=False)
+class ProxyOutput:
+    """What a proxy makes of pictures, differentiable with respect to them.
+
+    Attributes:
+        decoded: (N, 3, H, W), about [0, 1], not clipped.
+        bpp: (N,) estimated bits per pixel of each picture.
+    """
+
+    decoded: Tensor
+    bpp: Tensor
+
+
+class Proxy(nn.Module, ABC):
+    """A differentiable stand-in for a codec: pictures and a quality in, decoded pictures and their rate out.
+
+    In training mode symbols that are rounded may be replaced by noise, whose gradient tells more; in evaluation
+    mode the outcome is the same every time.
+
+    Args:
+        codec: Name of the codec that it stands in for, as `Codec.name` has it.
+        qualities: Smallest and largest quality that it is for, in that codec's own scale.
+
+    Raises:
+        ArgumentError: If the qualities are not two numbers, ascending.
+    """
+
+    def __init__(self, codec: str, qualities: Sequence[float]) -> None:
+        super().__init__()
+        self.codec, self.qualities = codec, tuple(qualities)
+        numbers = len(self.qualities) == 2 and all(is_number(quality) for quality in self.qualities)
+        if not numbers or not self.qualities[0] < self.qualities[1]:
+            raise ArgumentError("qualities", expected="the smallest and the largest quality", got=qualities)
+
+    @abstractmethod
+    def forward(self, x: Tensor, quality: float | Tensor) -> ProxyOutput:
+        """What the codec would make of pictures.
+
+        Args:
+            x: (N, 3, H, W) RGB in [0, 1], of any size from 1×1.
+            quality: One for all pictures, or a tensor of one each; within `qualities`.
+
+        Raises:
+            ArgumentError: If a quality is outside.
+        """
+
+    def condition(self, quality: float | Tensor, like: Tensor) -> Tensor:
+        """Where a quality lies between the smallest and the largest: (1,) or (N,), from 0 to 1.
+
+        Raises:
+            ArgumentError: If it is outside.
+        """
+        low, high = self.qualities
+        batch = as_batch(quality, like)
+        if not bool(((batch >= low) & (batch <= high)).all()):
+            raise ArgumentError(
+                "quality",
+                expected=f"from {low:g} to {high:g}, for which this proxy of {self.codec} is",
+                got=quality if is_number(quality) else batch.tolist(),
+                remedy="Use qualities that it was trained for, or train a proxy for these.",
+            )
+        return (batch - low) / (high - low)
+
+    def architecture(self) -> Settings:
+        """What builds this proxy again, as plain JSON values; see `build_proxy`."""
+        return {"network": type(self).__name__, "codec": self.codec, "qualities": list(self.qualities)}
