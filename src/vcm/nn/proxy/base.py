@@ -29,7 +29,7 @@ class ProxyOutput:
 class Proxy(nn.Module, ABC):
     """A differentiable stand-in for a codec: pictures and a quality in, decoded pictures and their rate out.
 
-    In training mode symbols that are rounded may be replaced by noise, whose gradient tells more; in evaluation
+    In training mode symbols that are rounded may become noisy, as its gradient tells more; in evaluation
     mode the outcome is the same every time.
 
     Args:
