@@ -12,7 +12,6 @@ import yaml
 from vcm.codecs import CodecPool, FeatureCodec, LearnedCodec, RoundTrip
 from vcm.codecs.learned.coder import CodingTable, decode_symbols, encode_symbols
 from vcm.codecs.learned.container import read_stream
-from vcm.codecs.learned.tiling import in_tiles
 from vcm.errors import ArgumentError, BitstreamError, CodecError, WeightsError
 from vcm.nn.slimmable import (
     FeatureMap,
@@ -21,6 +20,7 @@ from vcm.nn.slimmable import (
     SlimmableHyperprior,
     save_network,
 )
+from vcm.nn.tiling import in_tiles
 
 NARROW, FULL = 6, 10
 KINDS = (SlimmableFactorized, SlimmableHyperprior, LatentScalable)

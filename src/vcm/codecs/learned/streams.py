@@ -7,11 +7,11 @@ from torch import Tensor
 
 from vcm.codecs.learned.coder import CodingTable, decode_symbols, encode_symbols
 from vcm.codecs.learned.container import FINGERPRINT_BYTES, PURPOSES, Header, read_stream, write_stream
-from vcm.codecs.learned.tiling import in_tiles
 from vcm.errors import BitstreamError
 from vcm.nn.padding import pad_to_multiple
 from vcm.nn.slimmable import RECONSTRUCTION, MultiTaskNetwork
 from vcm.nn.slimmable.transforms import LATENT_STRIDE
+from vcm.nn.tiling import in_tiles
 
 TILE = 64
 """Side of a tile in places of the latent: 1024 pixels."""

@@ -1,5 +1,6 @@
 """Method B: a neural preprocessor before any standard codec (Lu et al., IEEE TCSVT 2024)."""
 
+from vcm.nn.preprocessor.deployment import deployed
 from vcm.nn.preprocessor.files import build_preprocessor, load_preprocessor, save_preprocessor
 from vcm.nn.preprocessor.network import NPP, QuantizationAdaptiveNPP
 
@@ -7,6 +8,7 @@ __all__ = [
     "NPP",
     "QuantizationAdaptiveNPP",
     "build_preprocessor",
+    "deployed",
     "load_preprocessor",
     "save_preprocessor",
 ]

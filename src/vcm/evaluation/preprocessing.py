@@ -1,0 +1,189 @@
+"""A trained preprocessor before a standard codec."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vcm.errors import ArgumentError, WeightsError
+from vcm.nn.content import state_sha256
+from vcm.nn.files import read_notes
+from vcm.nn.preprocessor import NPP, QuantizationAdaptiveNPP, deployed, load_preprocessor
+from vcm.nn.tiling import in_tiles
+from vcm.types import Settings, is_number
+
+WHOLE_PIXELS = 1 << 21
+"""Pictures up to this many pixels (1920×1080, say) are filtered in one piece, larger ones in tiles."""
+TILE = 1024
+HALO = 64
+"""Side of a tile, and what is worked out around it, in pixels: none of x̄ depends on one further than 62."""
+
+
+@dataclass(frozen=True)
+class TrainedPairs:
+    """Which λ a preprocessor was trained with at which quality of a codec.
+
+    Attributes:
+        codec: The codec's name; empty where nobody noted it.
+        rates: λ by quality, rising quality; where one quality had several λ, their geometric mean.
+    """
+
+    codec: str = ""
+    rates: Mapping[float, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, codec: str, pairs: Sequence[Sequence[float]]) -> TrainedPairs:
+        """From (λ, quality) pairs.
+
+        Raises:
+            ValueError: If they are not such pairs.
+        """
+        logarithms: dict[float, list[float]] = {}
+        for rate, quality in pairs:
+            if not (is_number(rate) and is_number(quality) and 0 < rate < math.inf):
+                raise ValueError(f"{rate!r} at {quality!r} is no λ at a quality")
+            logarithms.setdefault(float(quality), []).append(math.log(rate))
+        return cls(codec, {q: math.exp(sum(logarithms[q]) / len(logarithms[q])) for q in sorted(logarithms)})
+
+    @classmethod
+    def read(cls, path: str | Path) -> TrainedPairs:
+        """From the notes in a model file; empty where there are none.
+
+        Raises:
+            WeightsError: If the file is no model, or the note is damaged.
+        """
+        note = read_notes(path).get("pairs")
+        if not note:
+            return cls()
+        try:
+            content = json.loads(note)
+            return cls.of(content["codec"], content["pairs"]) if content else cls()
+        except (ValueError, KeyError, TypeError) as error:
+            raise WeightsError(f"{path}: its note of pairs is damaged: {error!r}.") from error
+
+    def rate_at(self, quality: float) -> float:
+        """λ for a quality: log-linear between those trained with, and the outermost beyond them."""
+        return math.exp(
+            np.interp(quality, list(self.rates), [math.log(rate) for rate in self.rates.values()])
+        )
+
+    def __str__(self) -> str:
+        if not self.rates:
+            return "none"
+        pairs = ", ".join(f"{rate:.3g} at {quality:g}" for quality, rate in self.rates.items())
+        return f"these for {self.codec}'s quality: {pairs}"
+
+
+class NPPPreprocessor:
+    """A trained NPP as a `Preprocessor`: (3, H, W) uint8 RGB to the same; for any number of threads.
+
+    Large pictures are filtered in tiles that show no seams: the full-size network takes about 2 GB at most.
+
+    Args:
+        model: A model file that `vcm train` wrote, or a network.
+        rate: λ, for a quantization-adaptive network; None takes the one that it was trained with at
+            `quality` of `codec`, as its file notes, log-linearly between the trained ones, the outermost
+            beyond them.
+        codec: Name of the codec that follows.
+        quality: Its quality.
+        device: Where the network runs: "cpu", "cuda", …
+
+    Raises:
+        ArgumentError: If λ is outside the trained range, or missing and not to be had from the file; or if
+            it is given to a network for one rate.
+        WeightsError: If the model file cannot be read.
+    """
+
+    name = "npp"
+    title = "NPP"
+
+    def __init__(
+        self,
+        model: str | Path | NPP,
+        *,
+        rate: float | None = None,
+        codec: str | None = None,
+        quality: float | None = None,
+        device: str = "cpu",
+    ) -> None:
+        if isinstance(model, NPP):
+            self.network, self.pairs = model, TrainedPairs()
+        elif isinstance(model, (str, Path)):
+            self.network, self.pairs = load_preprocessor(model), TrainedPairs.read(model)
+        else:
+            raise ArgumentError(
+                "model",
+                expected="a preprocessor's model.safetensors, as `vcm train` wrote it",
+                got=model,
+                remedy="For `vcm evaluate`, say npp_model=…",
+            )
+        self.device = str(device)
+        self._sha256 = state_sha256(self.network.state_dict())
+        self._set_rate(rate, codec, quality)
+
+    def at(
+        self, *, rate: float | None = None, codec: str | None = None, quality: float | None = None
+    ) -> NPPPreprocessor:
+        """The same network for another rate, without loading it again; arguments as when it was built."""
+        other = object.__new__(type(self))
+        other.network, other.pairs = self.network, self.pairs
+        other.device, other._sha256 = self.device, self._sha256
+        other._set_rate(rate, codec, quality)
+        return other
+
+    def _set_rate(self, rate: float | None, codec: str | None, quality: float | None) -> None:
+        if isinstance(self.network, QuantizationAdaptiveNPP) and rate is None:
+            rate = self._derived_rate(self.network, codec, quality)
+        network = deployed(self.network, rate).to(self.device)
+        self.rate = None if rate is None else float(rate)
+        self._filter = network.to(memory_format=torch.channels_last)
+
+    def _derived_rate(
+        self, network: QuantizationAdaptiveNPP, codec: str | None, quality: float | None
+    ) -> float:
+        low, high = network.rates
+        if quality is None or not self.pairs.rates or codec != self.pairs.codec:
+            raise ArgumentError(
+                "rate", expected=f"a λ from {low:g} to {high:g}, for which this network is", got=None,
+                remedy=f"Give one; the model's file notes {self.pairs}.",
+            )  # fmt: skip
+        return min(max(self.pairs.rate_at(quality), low), high)
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Filter a picture; see `Preprocessor`.
+
+        Raises:
+            ArgumentError: If it is not a (3, H, W) uint8 tensor.
+        """
+        if image.ndim != 3 or image.shape[0] != 3 or image.dtype != torch.uint8 or 0 in image.shape:
+            raise ArgumentError(
+                "image", expected="a (3, H, W) uint8 RGB tensor", got=f"{tuple(image.shape)} {image.dtype}"
+            )
+        height, width = image.shape[1:]
+        stride = self.network.stride
+        is_small = math.ceil(height / stride) * math.ceil(width / stride) * stride**2 <= WHOLE_PIXELS
+        tile = max(height, width) if is_small else TILE
+        return in_tiles(self._filtered, image[None], tile=tile, halo=HALO, scale=1)[0]
+
+    @torch.no_grad()
+    def _filtered(self, piece: Tensor) -> Tensor:
+        x = piece.to(self.device).float().div(255).contiguous(memory_format=torch.channels_last)
+        filtered: Tensor = self._filter(x)
+        return filtered.mul(255).round().to(torch.uint8).to(piece.device).contiguous()
+
+    def settings(self) -> Settings:
+        """See `Preprocessor`."""
+        return {
+            "name": self.name,
+            "model": self.network.architecture(),
+            "weights_sha256": self._sha256,
+            "rate": self.rate,
+            "device": self.device,
+        }
