@@ -13,10 +13,14 @@ class CodecPlan:
     Attributes:
         codec: How to build the codec (`_target_` and its options, without the quality).
         qualities: Operating points, in the codec's own scale.
+        preprocessor: How to build what changes pictures before this codec; None for the evaluation's.
+        rates: λ of an NPPPreprocessor for each of the qualities; None takes what it was trained with there.
     """
 
     codec: dict[str, Any]
     qualities: list[Any]
+    preprocessor: dict[str, Any] | None = None
+    rates: list[Any] | None = None
 
 
 @dataclass
@@ -29,7 +33,9 @@ class EvaluateConfig:
         codecs: Curves, by name.
         task: How to build the task.
         data: How to build the datamodule; its test data set is evaluated on.
-        preprocessor: How to build what changes pictures before every codec; None for nothing.
+        preprocessor: How to build what changes pictures before every codec without one of its own; None for
+            nothing.
+        npp_model: Model file of the preprocessors in codec=npp_….
         labels: What predictions are held against; None for all that the data set allows.
         pseudo_score: Boxes on the originals at or above this score are pseudo-labels, in [0, 1].
         examples: Number of pictures whose decoded versions are kept.
@@ -43,6 +49,7 @@ class EvaluateConfig:
     name: str = "evaluate"
     run_dir: str = "runs/evaluate"
     preprocessor: dict[str, Any] | None = None
+    npp_model: str | None = None
     labels: list[str] | None = None
     pseudo_score: float = 0.3
     examples: int = 3

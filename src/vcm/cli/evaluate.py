@@ -26,9 +26,12 @@ from vcm.data.datasets import PictureDataset
 from vcm.errors import ArgumentError, EvaluationError, MissingToolError
 from vcm.evaluation.evaluate import Evaluation
 from vcm.evaluation.features import FeatureSystem
+from vcm.evaluation.preprocessing import NPPPreprocessor
 from vcm.evaluation.results import Results
 from vcm.evaluation.systems import PictureSystem, Preprocessor, System
 from vcm.tasks import Task
+
+NPP_TARGET = f"{NPPPreprocessor.__module__}.{NPPPreprocessor.__qualname__}"
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -50,7 +53,10 @@ def evaluate(composed: DictConfig) -> Results:
     with console.status("loading the task and the data set"):
         task: Task = build("task", config.task, Task).to(device)
         dataset = build("data", config.data, PictureDataModule).test_dataset
-        preprocessor = None if config.preprocessor is None else build("preprocessor", config.preprocessor)
+        preprocessors = {
+            name: build_preprocessors(name, plan, config.preprocessor, codecs[name])
+            for name, plan in config.codecs.items()
+        }
     if not isinstance(dataset, PictureDataset):
         raise ArgumentError("data.test", expected="a data set of pictures to evaluate on", got=dataset)
     with ExitStack() as stack:
@@ -58,7 +64,7 @@ def evaluate(composed: DictConfig) -> Results:
         systems = [
             _system(name, codec, task, preprocessor)
             for name, versions in codecs.items()
-            for codec in versions
+            for codec, preprocessor in zip(versions, preprocessors[name], strict=True)
         ]
         evaluation = Evaluation(
             config.name,
@@ -126,6 +132,52 @@ def build_codecs(name: str, plan: CodecPlan) -> list[Codec | FeatureCodec]:
     if reason:
         raise MissingToolError(reason)
     return codecs
+
+
+def build_preprocessors(
+    name: str, plan: CodecPlan, default: Mapping[str, Any] | None, codecs: Sequence[Codec | FeatureCodec]
+) -> list[Preprocessor | None]:
+    """What changes the pictures before each of a curve's codecs.
+
+    Args:
+        name: The curve's name.
+        plan: The curve.
+        default: How to build the preprocessor of curves without one of their own; None for nothing.
+        codecs: One a quality, as `build_codecs` gives them.
+
+    Raises:
+        ArgumentError: If the curve's settings do not go together.
+        EvaluationError: If a preprocessor cannot be built, or not for a codec's quality.
+    """
+    wanted = default if plan.preprocessor is None else plan.preprocessor
+    takes_rates = wanted is not None and wanted.get("_target_") == NPP_TARGET
+    if plan.preprocessor is not None and isinstance(codecs[0], FeatureCodec):
+        raise ArgumentError(
+            f"codecs.{name}.preprocessor", expected="null: this codec takes no pictures", got=wanted
+        )
+    if plan.rates is not None and not (takes_rates and len(plan.rates) == len(codecs)):
+        raise ArgumentError(
+            f"codecs.{name}.rates",
+            expected=f"null, or with an NPPPreprocessor a λ for each of the {len(codecs)} qualities",
+            got=list(plan.rates),
+        )
+    if wanted is None or isinstance(codecs[0], FeatureCodec):
+        return [None] * len(codecs)
+    try:
+        if not takes_rates:
+            return [build("preprocessor", wanted)] * len(codecs)
+        rates = [wanted.get("rate")] * len(codecs) if plan.rates is None else plan.rates
+        operating_points = [
+            {"rate": rate, "codec": codec.name, "quality": codec.quality}
+            for rate, codec in zip(rates, codecs, strict=True)
+        ]
+        first: NPPPreprocessor = build("preprocessor", wanted, NPPPreprocessor, **operating_points[0])
+        return [first, *(first.at(**point) for point in operating_points[1:])]
+    except Exception as error:
+        cause = told_error(error)
+        if cause is None:
+            raise
+        raise EvaluationError(f"codecs.{name}: {cause}") from error
 
 
 def choose_device(name: str) -> torch.device:

@@ -67,7 +67,10 @@ class Timed(Generic[Result]):
 
 
 class Preprocessor(Protocol):
-    """Changes a picture before a codec encodes it; called from several threads at once."""
+    """Changes a picture before a codec encodes it; called from several threads at once.
+
+    It may have a `name`, such as "npp", and a `title`, such as "NPP", for the names of its curves.
+    """
 
     def __call__(self, image: Tensor) -> Tensor:
         """(3, H, W) uint8 RGB in, and out in the same size."""
@@ -120,7 +123,11 @@ class PictureSystem(System):
             )
         self.name, self.codec, self.task, self.preprocessor = name, codec, task, preprocessor
         self.quality = codec.quality
-        self.title = codec.title if name == codec.name else f"{codec.title} ({name})"
+        title, plain_names = codec.title, [codec.name]
+        if preprocessor is not None and hasattr(preprocessor, "name") and hasattr(preprocessor, "title"):
+            title = f"{preprocessor.title} + {title}"
+            plain_names.append(f"{preprocessor.name}_{codec.name}")
+        self.title = title if name in plain_names else f"{title} ({name})"
 
     def run(self, images: Sequence[Tensor], pool: CodecPool) -> list[Answer | Fault]:
         """See `System.run`."""
