@@ -1,5 +1,14 @@
 """Differentiable stand-ins for codecs: one interface, pictures and quality in, pictures and bpp out."""
 
 from vcm.nn.proxy.base import Proxy, ProxyOutput
+from vcm.nn.proxy.files import build_proxy, load_proxy, save_proxy
+from vcm.nn.proxy.learned import LearnedProxy
 
-__all__ = ["Proxy", "ProxyOutput"]
+__all__ = [
+    "LearnedProxy",
+    "Proxy",
+    "ProxyOutput",
+    "build_proxy",
+    "load_proxy",
+    "save_proxy",
+]

@@ -9,6 +9,7 @@ import torch
 from compressai.entropy_models import EntropyBottleneck
 from torch import Tensor, nn
 
+from vcm.nn.layers import in_float32
 from vcm.nn.slimmable.network import MultiTaskNetwork
 from vcm.nn.slimmable.records import CodecOutput
 from vcm.nn.slimmable.transforms import LATENT_STRIDE, Analysis, DenseEncoder
@@ -171,10 +172,3 @@ def channel_rows(channels: int, size: tuple[int, int], stride: int) -> Tensor:
     """Row c for every symbol of channel c: (channels, H/stride, W/stride) int32, on the CPU."""
     rows = torch.arange(channels, dtype=torch.int32)[:, None, None]
     return rows.expand(channels, size[0] // stride, size[1] // stride)
-
-
-def in_float32(model: nn.Module, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Call an entropy model outside autocast: half precision does not resolve probabilities."""
-    with torch.autocast(inputs[0].device.type, enabled=False):
-        values, likelihoods = model(*(tensor.float() for tensor in inputs))
-    return values, likelihoods

@@ -12,7 +12,8 @@ from compressai.entropy_models.entropy_models import EntropyModel
 from torch import Tensor, nn
 
 from vcm.nn.integer import IntegerHyperSynthesis
-from vcm.nn.slimmable.factorized import channel_rows, in_float32, medians
+from vcm.nn.layers import in_float32
+from vcm.nn.slimmable.factorized import channel_rows, medians
 from vcm.nn.slimmable.layers import SlimmableConvTranspose2d
 from vcm.nn.slimmable.network import MultiTaskNetwork
 from vcm.nn.slimmable.records import CodecOutput

@@ -10,6 +10,7 @@ from compressai.layers import GDN
 from torch import Tensor, nn
 
 from vcm.errors import ArgumentError
+from vcm.nn.layers import upsampling
 from vcm.nn.slimmable.layers import DenseGDN, SlimmableConv2d, SlimmableConvTranspose2d, SwitchableGDN
 from vcm.types import is_whole
 
@@ -205,8 +206,3 @@ class DenseEncoder(nn.Module):
         """(N, 3, H, W) in [0, 1] → (y,) or (y, z); H and W multiples of 16, or of 64 with a hyperprior."""
         y = self.g_a(x.contiguous(memory_format=torch.channels_last))
         return (y,) if self.h_a is None else (y, self.h_a(torch.abs(y)))
-
-
-def upsampling(in_channels: int, out_channels: int) -> nn.ConvTranspose2d:
-    """A transposed 5×5 convolution to twice the size."""
-    return nn.ConvTranspose2d(in_channels, out_channels, 5, stride=2, padding=2, output_padding=1)

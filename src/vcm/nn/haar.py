@@ -1,0 +1,85 @@
+"""Autoencoders that start as a transform codec instead of as noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+_BASIS = torch.tensor([[1, 1, 1, 1], [1, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]]).view(4, 2, 2) / 2
+"""The orthonormal Haar transform of 2×2 places: mean, vertical, horizontal, diagonal."""
+_COLOURS = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [-0.5, 1.0, -0.5]])
+"""Rows: brightness and two differences of colour; orthogonal, not yet of length 1."""
+_COLOUR_ENERGY = 0.06
+_KEPT_BY_MEAN, _LEFT_TO_DETAIL = 3.8, 0.07
+"""Energy of a mean and of each detail, of the 4 in 2×2 places, in pictures whose spectrum falls as 1/f²."""
+
+
+@dataclass(frozen=True)
+class _Band:
+    """A channel: its energy, whether it is a mean of means, what it is made of, and by which pattern."""
+
+    energy: float
+    smooth: bool
+    source: int = 0
+    pattern: int = 0
+
+
+@torch.no_grad()
+def start_as_haar(
+    convs: Sequence[nn.Module], deconvs: Sequence[nn.Module], *, gain: float = 0.5, noise: float = 0.1
+) -> None:
+    """Make of encoder and decoder a pyramid of Haar transforms and its inverse, and some noise.
+
+    ```
+    x ─► (brightness, colours) ─► 2×2 Haar, ·gain ─► 2×2 Haar, ·gain ─► … ─► y ─► … inverse … ─► x̂
+    ```
+
+    Each stage keeps as many bands as it has channels, those of most energy in natural pictures first. So
+    channels come in order of weight, the narrow widths of a slimmable encoder are themselves such codecs, and
+    training starts at a picture, not at its mean colour.
+
+    Args:
+        convs: The encoder's convolutions of stride 2, first to last, with an odd kernel; the first takes 3
+            channels. Their `weight` is (out, in, k, k).
+        deconvs: The decoder's transposed convolutions, first to last, with kernels as large. Their `weight`
+            is (in, out, k, k).
+        gain: Each stage's; decoders have its inverse.
+        noise: How much of the weights that were there stays.
+    """
+    bands = [_Band(1.0, True), _Band(_COLOUR_ENERGY, True), _Band(_COLOUR_ENERGY, True)]
+    mixing = _COLOURS / _COLOURS.norm(dim=1, keepdim=True)
+    for conv, deconv in zip(convs, reversed(deconvs), strict=True):
+        down, up = _weight(conv), _weight(deconv)
+        bands = _children(bands)[: min(down.shape[0], up.shape[0])]
+        for weight in (down, up):
+            weight.mul_(noise)
+        middle = down.shape[-1] // 2
+        place = slice(middle, middle + 2)
+        for number, band in enumerate(bands):
+            mix = mixing[band.source][:, None, None].to(down)
+            pattern = mix * _BASIS[band.pattern].to(down)
+            sources = pattern.shape[0]
+            down[number, :sources, place, place] += gain * pattern
+            up[number, :sources, place, place] += pattern / gain
+        for layer in (conv, deconv):
+            if isinstance(bias := getattr(layer, "bias", None), Tensor):
+                bias.zero_()
+        mixing = torch.eye(len(bands))
+
+
+def _children(bands: Sequence[_Band]) -> list[_Band]:
+    """The four bands that each one is split into, by falling energy."""
+    children = []
+    for source, band in enumerate(bands):
+        for pattern in range(len(_BASIS)):
+            share = (_LEFT_TO_DETAIL if pattern else _KEPT_BY_MEAN) if band.smooth else 1.0
+            children.append(_Band(share * band.energy, band.smooth and pattern == 0, source, pattern))
+    return sorted(children, key=lambda band: -band.energy)
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    assert isinstance(layer.weight, Tensor)
+    return layer.weight

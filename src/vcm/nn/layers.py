@@ -1,0 +1,23 @@
+"""Small parts that several networks share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def downsampling(in_channels: int, out_channels: int) -> nn.Conv2d:
+    """A 5×5 convolution to half the size."""
+    return nn.Conv2d(in_channels, out_channels, 5, stride=2, padding=2)
+
+
+def upsampling(in_channels: int, out_channels: int) -> nn.ConvTranspose2d:
+    """A transposed 5×5 convolution to twice the size."""
+    return nn.ConvTranspose2d(in_channels, out_channels, 5, stride=2, padding=2, output_padding=1)
+
+
+def in_float32(model: nn.Module, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Call an entropy model outside autocast: half precision does not resolve probabilities."""
+    with torch.autocast(inputs[0].device.type, enabled=False):
+        values, likelihoods = model(*(tensor.float() for tensor in inputs))
+    return values, likelihoods

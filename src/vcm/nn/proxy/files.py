@@ -1,0 +1,56 @@
+"""A trained proxy as one file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vcm.errors import ArgumentError, VCMError, WeightsError
+from vcm.nn.files import read_model, write_model
+from vcm.nn.proxy.base import Proxy
+from vcm.nn.proxy.learned import LearnedProxy
+from vcm.types import Settings
+
+NETWORKS: dict[str, type[Proxy]] = {kind.__name__: kind for kind in (LearnedProxy,)}
+
+
+def build_proxy(architecture: Settings) -> Proxy:
+    """A new proxy from what `Proxy.architecture` gave.
+
+    Raises:
+        ArgumentError: If that is not such a description.
+    """
+    try:
+        settings = dict(architecture)
+        return NETWORKS[settings.pop("network")](**settings)
+    except VCMError:
+        raise
+    except Exception as error:
+        expected = f"what Proxy.architecture() gives, of {', '.join(NETWORKS)}"
+        raise ArgumentError("architecture", expected=expected, got=architecture) from error
+
+
+def save_proxy(proxy: Proxy, path: str | Path, **notes: str) -> None:
+    """Write a proxy to a safetensors file.
+
+    Args:
+        proxy: What to save.
+        path: The file; its folder must exist.
+        notes: More to say about it, kept in the file's metadata.
+    """
+    write_model(path, proxy.state_dict(), proxy.architecture(), notes)
+
+
+def load_proxy(path: str | Path, codec: str | None = None) -> Proxy:
+    """Read a proxy that `save_proxy` wrote, in evaluation mode, on the CPU.
+
+    Args:
+        path: The file.
+        codec: Name of the codec that it has to stand in for; None takes any.
+
+    Raises:
+        WeightsError: If the file is missing, damaged or something else, or of another codec.
+    """
+    proxy = read_model(path, "a proxy", build_proxy)
+    if codec not in (None, proxy.codec):
+        raise WeightsError(f"{path} is a proxy of {proxy.codec}, not of {codec}; train one for {codec}.")
+    return proxy
