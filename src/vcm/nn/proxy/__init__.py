@@ -2,9 +2,13 @@
 
 from vcm.nn.proxy.base import Proxy, ProxyOutput
 from vcm.nn.proxy.files import build_proxy, load_proxy, save_proxy
+from vcm.nn.proxy.identity import IdentityProxy
+from vcm.nn.proxy.jpeg import JPEGProxy
 from vcm.nn.proxy.learned import LearnedProxy
 
 __all__ = [
+    "IdentityProxy",
+    "JPEGProxy",
     "LearnedProxy",
     "Proxy",
     "ProxyOutput",

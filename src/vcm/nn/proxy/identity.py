@@ -1,0 +1,77 @@
+"""No distortion at all: what a proxy of the picture is good for, by leaving it out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vcm.errors import ArgumentError
+from vcm.nn.gains import ChannelGains
+from vcm.nn.proxy.base import Proxy, ProxyOutput
+from vcm.types import Settings, is_number, is_whole
+
+Rate = Literal["learned", "constant"]
+
+
+class IdentityProxy(Proxy):
+    """The picture as it is, and a rate that is learned or constant: the ablation of a real proxy.
+
+    ```
+    x ─┬─► decoded
+       └─► conv 5×5/2 ─► |·| ─► ·m ─► conv 3×3/2 ─► LeakyReLU ─► ·m' ─► conv 1×1 ─► softplus ─► mean ─► bpp
+    ```
+
+    The quality decides the gains m and m'. A learned rate tells nothing until it is trained to imitate a
+    codec's bytes. A constant one has no gradient.
+
+    Args:
+        codec: Name of the codec that it stands in for.
+        qualities: Smallest and largest quality that it is for.
+        rate: "learned" or "constant".
+        channels: Of the rate's network.
+        bpp: The constant rate; a learned one starts near it.
+
+    Raises:
+        ArgumentError: If an argument is not one of these.
+    """
+
+    def __init__(
+        self,
+        codec: str,
+        qualities: Sequence[float],
+        rate: Rate = "learned",
+        channels: int = 16,
+        bpp: float = 1.0,
+    ) -> None:
+        super().__init__(codec, qualities)
+        if rate not in get_args(Rate):
+            raise ArgumentError("rate", expected="'learned' or 'constant'", got=rate)
+        if not is_whole(channels) or channels < 1:
+            raise ArgumentError("channels", expected="a whole number from 1", got=channels)
+        if not is_number(bpp) or not 0 < bpp < math.inf:
+            raise ArgumentError("bpp", expected="a number above 0, in bits per pixel", got=bpp)
+        self.rate, self.channels, self.bpp = rate, channels, bpp
+        if rate == "learned":
+            self.first = nn.Conv2d(3, channels, 5, stride=2, padding=2, padding_mode="replicate", bias=False)
+            self.second = nn.Conv2d(channels, channels, 3, stride=2, padding=1, padding_mode="replicate")
+            self.first_gains, self.second_gains = ChannelGains(channels), ChannelGains(channels)
+            self.head = nn.Conv2d(channels, 1, 1)
+            assert self.head.bias is not None
+            nn.init.constant_(self.head.bias, bpp + math.log(-math.expm1(-bpp)))  # softplus of it is bpp
+
+    def forward(self, x: Tensor, quality: float | Tensor) -> ProxyOutput:
+        """See `Proxy.forward`."""
+        condition = self.condition(quality, x)
+        if self.rate == "constant":
+            return ProxyOutput(x, x.new_full((x.shape[0],), self.bpp))
+        activity = self.first_gains(self.first(x).abs(), condition)
+        activity = self.second_gains(F.leaky_relu(self.second(activity)), condition)
+        return ProxyOutput(x, F.softplus(self.head(activity).float()).mean(dim=(1, 2, 3)))
+
+    def architecture(self) -> Settings:
+        """See `Proxy.architecture`."""
+        return {**super().architecture(), "rate": self.rate, "channels": self.channels, "bpp": self.bpp}
