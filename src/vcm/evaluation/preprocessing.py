@@ -152,8 +152,8 @@ class NPPPreprocessor:
         if quality is None or not self.pairs.rates or codec != self.pairs.codec:
             raise ArgumentError(
                 "rate", expected=f"a λ from {low:g} to {high:g}, for which this network is", got=None,
-                remedy="Give one (`vcm evaluate`: codecs.NAME.rates=[…]; `vcm preprocess`: --rate); the model's "
-                f"file notes {self.pairs}.",
+                remedy="Give one (codecs.NAME.rates=[…] of `vcm evaluate`, --rate of `vcm preprocess`); the "
+                f"model's file notes {self.pairs}.",
             )  # fmt: skip
         return min(max(self.pairs.rate_at(quality), low), high)
 

@@ -1,0 +1,67 @@
+"""What a picture file says beside its pixels, as far as it holds for the pixels that `read_picture` gives."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+_EXIF_IFD, _GPS_IFD = 0x8769, 0x8825
+_KEPT = (
+    0x010E,  # description
+    0x010F, 0x0110,  # make, model
+    0x011A, 0x011B, 0x0128,  # resolution, and its unit
+    0x0131, 0x0132, 0x013B, 0x8298,  # software, date, artist, copyright
+    _EXIF_IFD, _GPS_IFD,
+)  # fmt: skip
+"""EXIF's tags about the picture; others tell how its file holds it (orientation, strips, a thumbnail)."""
+_EXIF_SIZE = (0xA002, 0xA003)
+_ICC_SPACE, _RGB = slice(16, 20), b"RGB "
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What can be written beside the pixels.
+
+    Attributes:
+        exif: EXIF without orientation, which the pixels have already, and without a thumbnail; may be empty.
+        icc_profile: ICC profile for RGB; may be empty.
+    """
+
+    exif: bytes = b""
+    icc_profile: bytes = b""
+
+
+def read_metadata(path: Path, size: tuple[int, int]) -> Metadata:
+    """A picture's EXIF and ICC profile; what is missing or damaged is left out.
+
+    A profile that is not for RGB is left out too: `read_picture` has turned such pixels into plain RGB.
+
+    Args:
+        path: A file that `read_picture` has read.
+        size: (height, width) of what it gave, in pixels.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(path) as image:
+            profile = image.info.get("icc_profile") or b""
+            try:
+                exif = _exif(image, size)
+            except Exception:  # whatever Pillow's reader raises on damaged EXIF
+                exif = b""
+    return Metadata(exif, profile if profile[_ICC_SPACE] == _RGB else b"")
+
+
+def _exif(image: Image.Image, size: tuple[int, int]) -> bytes:
+    exif = image.getexif()
+    for tag in set(exif) - set(_KEPT):
+        del exif[tag]
+    if not exif:
+        return b""
+    details = exif.get_ifd(_EXIF_IFD) if _EXIF_IFD in exif else {}
+    for tag, length in zip(_EXIF_SIZE, reversed(size), strict=True):
+        if tag in details:
+            details[tag] = length
+    return exif.tobytes()
