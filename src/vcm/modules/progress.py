@@ -10,7 +10,7 @@ from pathlib import Path
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from vcm.modules.slimmable import SlimmableModule
+from vcm.modules.base import NetworkModule
 
 
 class MetricsFile(Callback):
@@ -79,7 +79,7 @@ class LastCheckpoint(Callback):
         trainer.save_checkpoint(partial, weights_only=False)
         if trainer.is_global_zero:
             partial.replace(self.checkpoint)
-            assert isinstance(pl_module, SlimmableModule)
+            assert isinstance(pl_module, NetworkModule)
             pl_module.save_model(self.model, **self.notes)
 
 

@@ -2,37 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from lightning import LightningModule
-from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
-from torch.optim import Adam, Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from vcm.data import Batch
 from vcm.errors import ArgumentError, WeightsError
 from vcm.losses.rate_distortion import RateDistortion, check_weight, rate_distortion
+from vcm.modules.base import NetworkModule, check_between, crops_of
 from vcm.modules.figures import PictureFigures, TaskFigures, WidthFigures
-from vcm.modules.processes import average_over_processes, is_repeated
-from vcm.modules.randomness import RandomState, random_state, restore_random_state
+from vcm.modules.processes import is_repeated
 from vcm.nn.padding import pad_to_multiple
 from vcm.nn.slimmable import RECONSTRUCTION, CodecOutput, MultiTaskNetwork, load_network, save_network
 from vcm.tasks import Task
-from vcm.types import Prepared, is_number
-
-_PRECISIONS = ("32-true", "bf16-mixed")
+from vcm.types import Prepared
 
 Stepping = Literal["per_width", "accumulated"]
 
 
-class SlimmableModule(LightningModule):
+class SlimmableModule(NetworkModule):
     """Trains a `MultiTaskNetwork` (Cao et al., IEEE Access 2023).
 
     ```
@@ -87,10 +78,16 @@ class SlimmableModule(LightningModule):
         pseudo_score: float = 0.3,
         compile: bool = False,
     ) -> None:
-        super().__init__()
-        self.automatic_optimization = False
+        super().__init__(
+            network,
+            tasks.values(),
+            learning_rate=learning_rate,
+            max_norm=max_norm,
+            plateau_epochs=plateau_epochs,
+            plateau_factor=plateau_factor,
+        )
         self.save_hyperparameters(ignore=["network", "tasks"])
-        self.network = network
+        self.network: MultiTaskNetwork = network
         needed = [task for task in network.tasks if task != RECONSTRUCTION]
         if set(tasks) != set(needed):
             raise ArgumentError(
@@ -104,28 +101,12 @@ class SlimmableModule(LightningModule):
             raise ArgumentError("stepping", expected="per_width or accumulated", got=stepping)
         scale = check_weight("weight_scale", weight_scale)
         self.weights = {t: scale * check_weight(f"weights.{t}", weights[t]) for t in network.tasks}
-        for name, value in (
-            ("learning_rate", learning_rate),
-            ("auxiliary_learning_rate", auxiliary_learning_rate),
-            ("max_norm", max_norm),
-        ):
-            check_weight(name, value)
-        for name, value, low, high in (
-            ("plateau_epochs", plateau_epochs, 0, math.inf),
-            ("plateau_factor", plateau_factor, 0, 0.999),
-            ("pseudo_score", pseudo_score, 0, 1),
-        ):
-            if not is_number(value) or not low <= value <= high:
-                raise ArgumentError(name, expected=f"a number from {low} to {high}", got=value)
+        self.auxiliary_learning_rate = check_weight("auxiliary_learning_rate", auxiliary_learning_rate)
+        self.pseudo_score = check_between("pseudo_score", pseudo_score, 0, 1)
         self.stepping = stepping
-        self.max_norm, self.pseudo_score = max_norm, pseudo_score
-        self.learning_rates = (learning_rate, auxiliary_learning_rate)
-        self.plateau = (plateau_epochs, plateau_factor)
-        # Frozen, and no part of this module's checkpoints.
-        self._tasks = [dict(tasks)]
+        self._tasks = [dict(tasks)]  # no part of this module's state
         self._compiled = [torch.compile(network) if compile else network]
         self.figures = nn.ModuleDict({name: self._figures(name) for name in network.tasks})
-        self._random_state: RandomState | None = None
 
     @property
     def tasks(self) -> dict[str, Task]:
@@ -134,40 +115,32 @@ class SlimmableModule(LightningModule):
 
     # --- training -----------------------------------------------------------------------------------------
 
-    def configure_optimizers(self) -> tuple[list[Optimizer], list[ReduceLROnPlateau]]:
-        """Adam for the weights, Adam for the quantiles, and a plateau schedule for the first."""
+    def parameter_groups(self) -> list[tuple[list[nn.Parameter], float]]:
+        """The weights, and the quantiles."""
         quantiles = {id(p) for name, p in self.network.named_parameters() if name.endswith(".quantiles")}
         main = [p for p in self.network.parameters() if id(p) not in quantiles]
         auxiliary = [p for p in self.network.parameters() if id(p) in quantiles]
-        optimizers: list[Optimizer] = [
-            Adam(main, lr=self.learning_rates[0]),
-            Adam(auxiliary, lr=self.learning_rates[1]),
-        ]
-        epochs, factor = self.plateau
-        schedule = ReduceLROnPlateau(optimizers[0], patience=epochs, factor=factor)
-        return optimizers, [schedule]
+        return [(main, self.learning_rate), (auxiliary, self.auxiliary_learning_rate)]
 
     def training_step(self, batch: Batch, batch_index: int) -> None:
         """One step a width, or one step for all of them."""
         del batch_index
-        x = batch.images
-        if not isinstance(x, Tensor):
-            raise ArgumentError("batch", expected="crops of one size", got="pictures of several sizes")
+        x = crops_of(batch)
         total = x.new_zeros(())
         for task in reversed(self.network.tasks):
             outcome = self._outcome(x, task)
-            with self._without_sync():
+            with self.without_sync():
                 self.manual_backward(outcome.loss)
                 self.manual_backward(self.network.auxiliary_loss(task))
             if self.stepping == "per_width":
-                self._step(batch)
+                self.take_step(batch)
             total += outcome.loss.detach()
             name = "mse" if task == RECONSTRUCTION else "feature_mse"
             self.log_dict(
                 {f"train/{task}/bpp": outcome.bpp.detach(), f"train/{task}/{name}": outcome.mse.detach()}
             )
         if self.stepping == "accumulated":
-            self._step(batch)
+            self.take_step(batch)
         self.log("train/loss", total, prog_bar=True)
 
     def _outcome(self, x: Tensor, task: str) -> RateDistortion:
@@ -175,43 +148,12 @@ class SlimmableModule(LightningModule):
         num_pixels = x.shape[0] * x.shape[2] * x.shape[3]
         target = x
         if task != RECONSTRUCTION:
-            with torch.no_grad():
+            with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
                 sizes = tuple((x.shape[2], x.shape[3]) for _ in x)
                 target = self.tasks[task].cut_feature(Prepared(x, sizes))
         output: CodecOutput = self._compiled[0](pad_to_multiple(x, self.network.stride), task)
         decoded = output.decoded[..., : target.shape[-2], : target.shape[-1]]
         return rate_distortion(decoded, target, output.likelihoods.values(), num_pixels, self.weights[task])
-
-    def _step(self, batch: Batch) -> None:
-        """Average gradients over processes, clip them, step both optimizers.
-
-        Raises:
-            ArgumentError: If a gradient is not finite, in every process alike and before any weight changes.
-        """
-        main, auxiliary = self._both_optimizers()
-        parameters = [p for group in main.param_groups for p in group["params"] if p.grad is not None]
-        average_over_processes([p.grad for p in parameters if p.grad is not None])
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_norm)
-        if not norm.isfinite():
-            raise ArgumentError(
-                "gradient norm",
-                expected="finite",
-                got=float(norm),
-                remedy=f"Lower learning_rate; the batch was {', '.join(batch.image_ids)}.",
-            )
-        for optimizer in (main, auxiliary):
-            optimizer.step()
-            optimizer.zero_grad()
-
-    def _both_optimizers(self) -> tuple[LightningOptimizer, LightningOptimizer]:
-        optimizers = self.optimizers()
-        assert isinstance(optimizers, list)
-        return optimizers[0], optimizers[1]
-
-    def _without_sync(self) -> AbstractContextManager[None]:
-        """Keep DDP from averaging gradients of parameters that a width does not use."""
-        strategy = self.trainer.strategy
-        return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
 
     # --- validation ---------------------------------------------------------------------------------------
 
@@ -235,10 +177,7 @@ class SlimmableModule(LightningModule):
             values = figures.compute()
             total += float(values["loss"])
             self.log_dict({f"val/{task}/{name}": value for name, value in values.items()}, sync_dist=True)
-        self.log("val/loss", total, prog_bar=True, sync_dist=True)
-        schedule = self.lr_schedulers()
-        if isinstance(schedule, ReduceLROnPlateau) and not self.trainer.sanity_checking:
-            schedule.step(total)
+        self.end_validation(total)
 
     def _figures(self, name: str) -> WidthFigures:
         if name == RECONSTRUCTION:
@@ -262,33 +201,3 @@ class SlimmableModule(LightningModule):
         if other.architecture() != self.network.architecture():
             raise WeightsError(f"{path} is of another architecture: {other.architecture()}.")
         self.network.load_state_dict(other.state_dict())
-
-    # --- Lightning's plumbing -----------------------------------------------------------------------------
-
-    def setup(self, stage: str) -> None:
-        """Move the frozen networks to this process's device.
-
-        Raises:
-            ArgumentError: If the trainer's precision is one in which gradients would be clipped wrongly, or
-                weights too coarse to learn.
-        """
-        if stage == "fit" and self.trainer.precision not in _PRECISIONS:
-            raise ArgumentError(
-                "trainer.precision", expected=f"one of {', '.join(_PRECISIONS)}", got=self.trainer.precision
-            )
-        for task in self.tasks.values():
-            task.to(self.device)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the random generators' states, so that a resumed run takes the same next step."""
-        checkpoint["random_state"] = random_state()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the states until training starts: setting up draws random numbers too."""
-        self._random_state = checkpoint.get("random_state")
-
-    def on_train_start(self) -> None:
-        """Go on with the random numbers that were next when the checkpoint was saved."""
-        if self._random_state is not None:
-            restore_random_state(self._random_state)
-            self._random_state = None

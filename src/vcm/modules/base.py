@@ -1,0 +1,194 @@
+"""What every LightningModule here shares: steps over all processes, a plateau schedule, exact resuming."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import ParallelStrategy
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from vcm.data import Batch
+from vcm.errors import ArgumentError
+from vcm.losses.rate_distortion import check_weight
+from vcm.modules.processes import average_over_processes
+from vcm.modules.randomness import RandomState, random_state, restore_random_state
+from vcm.types import is_number
+
+_PRECISIONS = ("32-true", "bf16-mixed")
+
+
+class NetworkModule(LightningModule, ABC):
+    """Trains a network with Adam, whose steps are taken by hand.
+
+    Gradients are averaged over processes here, so that DDP needs no search for unused parameters, and are
+    clipped before each step. Works in float32 and "bf16-mixed", on one device or under DDP. Random numbers
+    are part of checkpoints: a resumed run takes the same next step. Frozen networks are not.
+
+    Args:
+        network: What is trained.
+        frozen: Networks that training only uses.
+        learning_rate: Of Adam.
+        max_norm: Largest gradient norm; larger gradients are scaled down to it.
+        plateau_epochs: Validations without improvement of the loss after which the learning rate is lowered.
+        plateau_factor: By what it is multiplied then.
+
+    Raises:
+        ArgumentError: If a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        frozen: Iterable[nn.Module] = (),
+        *,
+        learning_rate: float = 1e-4,
+        max_norm: float = 1.0,
+        plateau_epochs: int = 20,
+        plateau_factor: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.network = network
+        self.learning_rate = check_weight("learning_rate", learning_rate)
+        self.max_norm = check_weight("max_norm", max_norm)
+        check_between("plateau_epochs", plateau_epochs, 0, math.inf)
+        check_between("plateau_factor", plateau_factor, 0, 0.999)
+        self.plateau = (plateau_epochs, plateau_factor)
+        self._frozen = list(frozen)  # no part of this module's checkpoints
+        self._random_state: RandomState | None = None
+
+    @abstractmethod
+    def save_model(self, path: Path, **notes: str) -> None:
+        """Write the network to a file of its own.
+
+        Args:
+            path: The file; its folder must exist.
+            notes: What the file is to say besides.
+        """
+
+    @abstractmethod
+    def start_from(self, path: str | Path) -> None:
+        """Take over the weights of a model file.
+
+        Raises:
+            WeightsError: If it cannot be read, or is of another architecture.
+        """
+
+    # --- steps --------------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> tuple[list[Optimizer], list[ReduceLROnPlateau]]:
+        """Adam for each group of parameters, and a plateau schedule for the first."""
+        optimizers: list[Optimizer] = [Adam(part, lr=rate) for part, rate in self.parameter_groups()]
+        epochs, factor = self.plateau
+        return optimizers, [ReduceLROnPlateau(optimizers[0], patience=epochs, factor=factor)]
+
+    def parameter_groups(self) -> list[tuple[list[nn.Parameter], float]]:
+        """Parameters with their learning rate; gradients of the first group are clipped."""
+        return [([p for p in self.network.parameters() if p.requires_grad], self.learning_rate)]
+
+    def descend(self, loss: Tensor, batch: Batch) -> None:
+        """Work out gradients and take a step."""
+        with self.without_sync():
+            self.manual_backward(loss)
+        self.take_step(batch)
+
+    def take_step(self, batch: Batch) -> None:
+        """Average gradients over processes, clip them, step every optimizer.
+
+        Raises:
+            ArgumentError: If a gradient is not finite, in every process alike and before any weight changes.
+        """
+        optimizers = self._every_optimizer()
+        parameters = [
+            p for group in optimizers[0].param_groups for p in group["params"] if p.grad is not None
+        ]
+        average_over_processes([p.grad for p in parameters if p.grad is not None])
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_norm)
+        if not norm.isfinite():
+            raise ArgumentError(
+                "gradient norm",
+                expected="finite",
+                got=float(norm),
+                remedy=f"Lower learning_rate; the batch was {', '.join(batch.image_ids)}.",
+            )
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def without_sync(self) -> AbstractContextManager[None]:
+        """Keep DDP from averaging gradients; `take_step` does."""
+        strategy = self.trainer.strategy
+        return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
+
+    def _every_optimizer(self) -> Sequence[LightningOptimizer]:
+        optimizers = self.optimizers()
+        return optimizers if isinstance(optimizers, list) else [optimizers]
+
+    def end_validation(self, total: float) -> None:
+        """Log the loss of a validation and step the plateau schedule with it."""
+        self.log("val/loss", total, prog_bar=True, sync_dist=True)
+        schedule = self.lr_schedulers()
+        if isinstance(schedule, ReduceLROnPlateau) and not self.trainer.sanity_checking:
+            schedule.step(total)
+
+    # --- Lightning's plumbing -----------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Move the frozen networks to this process's device.
+
+        Raises:
+            ArgumentError: If the trainer's precision is one in which gradients would be clipped wrongly, or
+                weights too coarse to learn.
+        """
+        if stage == "fit" and self.trainer.precision not in _PRECISIONS:
+            raise ArgumentError(
+                "trainer.precision", expected=f"one of {', '.join(_PRECISIONS)}", got=self.trainer.precision
+            )
+        for network in self._frozen:
+            network.to(self.device)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save the random generators' states, so that a resumed run takes the same next step."""
+        checkpoint["random_state"] = random_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the states until training starts: setting up draws random numbers too."""
+        self._random_state = checkpoint.get("random_state")
+
+    def on_train_start(self) -> None:
+        """Go on with the random numbers that were next when the checkpoint was saved."""
+        if self._random_state is not None:
+            restore_random_state(self._random_state)
+            self._random_state = None
+
+
+def crops_of(batch: Batch) -> Tensor:
+    """A training batch's pictures, (N, 3, H, W).
+
+    Raises:
+        ArgumentError: If they are of several sizes.
+    """
+    if not isinstance(batch.images, Tensor):
+        raise ArgumentError("batch", expected="crops of one size", got="pictures of several sizes")
+    return batch.images
+
+
+def check_between(argument: str, value: float, low: float, high: float) -> float:
+    """Return `value` if it is a number from `low` to `high`.
+
+    Raises:
+        ArgumentError: If it is not.
+    """
+    if not is_number(value) or not low <= value <= high:
+        raise ArgumentError(argument, expected=f"a number from {low} to {high}", got=value)
+    return float(value)
