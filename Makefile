@@ -37,6 +37,7 @@ bench: $(STAMP)  ## the benchmarks behind the README's numbers
 	$(BIN)/vcm fetch yolov3-tiny yolov4-tiny coco-sample
 	$(BIN)/python benchmarks/codec_in_loop.py
 	$(BIN)/python -W ignore benchmarks/slimmable_latency.py
+	$(BIN)/python -W ignore benchmarks/npp_latency.py
 	$(BIN)/python benchmarks/standard_codecs.py
 
 clean:  ## remove the virtual environment and build leftovers
