@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -15,6 +16,7 @@ from vcm.nn.proxy.base import Proxy, ProxyOutput
 from vcm.types import Settings, is_number, is_whole
 
 Rate = Literal["learned", "constant"]
+_SIDE = 5
 
 
 class IdentityProxy(Proxy):
@@ -22,18 +24,18 @@ class IdentityProxy(Proxy):
 
     ```
     x ─┬─► decoded
-       └─► conv 5×5/2 ─► |·| ─► ·m ─► conv 3×3/2 ─► LeakyReLU ─► ·m' ─► conv 1×1 ─► softplus ─► mean ─► bpp
+       └─► − local mean ─► conv 5×5/2 ─► |·| ─► ·m ─► log(1 + ·) ─► conv 1×1 ─► softplus ─► mean ─► bpp
     ```
 
-    The quality decides the gains m and m'. A learned rate tells nothing until it is trained to imitate a
-    codec's bytes. A constant one has no gradient.
+    The quality decides the gains m, which stand for a codec's steps. A learned rate tells nothing until it is
+    trained to imitate a codec's bytes. A constant one has no gradient.
 
     Args:
         codec: Name of the codec that it stands in for.
         qualities: Smallest and largest quality that it is for.
         rate: "learned" or "constant".
         channels: Of the rate's network.
-        bpp: The constant rate; a learned one starts near it.
+        bpp: The constant rate; a learned one starts with it.
 
     Raises:
         ArgumentError: If an argument is not one of these.
@@ -56,10 +58,10 @@ class IdentityProxy(Proxy):
             raise ArgumentError("bpp", expected="a number above 0, in bits per pixel", got=bpp)
         self.rate, self.channels, self.bpp = rate, channels, bpp
         if rate == "learned":
-            self.first = nn.Conv2d(3, channels, 5, stride=2, padding=2, padding_mode="replicate", bias=False)
-            self.second = nn.Conv2d(channels, channels, 3, stride=2, padding=1, padding_mode="replicate")
-            self.first_gains, self.second_gains = ChannelGains(channels), ChannelGains(channels)
+            self.filters = nn.Conv2d(3, channels, _SIDE, stride=2, padding=_SIDE // 2, bias=False)
+            self.gains = ChannelGains(channels)
             self.head = nn.Conv2d(channels, 1, 1)
+            nn.init.zeros_(self.head.weight)
             assert self.head.bias is not None
             nn.init.constant_(self.head.bias, bpp + math.log(-math.expm1(-bpp)))  # softplus of it is bpp
 
@@ -68,8 +70,9 @@ class IdentityProxy(Proxy):
         condition = self.condition(quality, x)
         if self.rate == "constant":
             return ProxyOutput(x, x.new_full((x.shape[0],), self.bpp))
-        activity = self.first_gains(self.first(x).abs(), condition)
-        activity = self.second_gains(F.leaky_relu(self.second(activity)), condition)
+        around = F.pad(x, (_SIDE // 2,) * 4, mode="replicate")
+        detail = 255 * (x - F.avg_pool2d(around, _SIDE, stride=1))
+        activity = torch.log1p(self.gains(self.filters(detail).abs(), condition))
         return ProxyOutput(x, F.softplus(self.head(activity).float()).mean(dim=(1, 2, 3)))
 
     def architecture(self) -> Settings:
