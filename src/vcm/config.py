@@ -67,6 +67,8 @@ class TrainConfig:
         trainer: How to build Lightning's Trainer.
         network: How to build the network; the module takes it by interpolation.
         tasks: How to build the frozen tasks, by name; likewise.
+        loop: How to build the codec in the loop; likewise.
+        proxy: How to build the proxy of that codec; likewise.
         name: The run's name.
         run_dir: Folder of its checkpoints, figures and model.
         seed: Of every random generator.
@@ -78,6 +80,8 @@ class TrainConfig:
     trainer: dict[str, Any]
     network: dict[str, Any]
     tasks: dict[str, Any]
+    loop: dict[str, Any] | None = None
+    proxy: dict[str, Any] | None = None
     name: str = "train"
     run_dir: str = "runs/train"
     seed: int = 1

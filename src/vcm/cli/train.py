@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from vcm.cli.job import run_job
 from vcm.config import TrainConfig
 from vcm.errors import ArgumentError, WeightsError
-from vcm.modules import SlimmableModule
+from vcm.modules.base import NetworkModule
 from vcm.modules.progress import LastCheckpoint, MetricsFile
 
 MODEL_FILE = "model.safetensors"
@@ -44,7 +44,7 @@ def train(composed: DictConfig) -> int:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     seed_everything(config.seed, workers=True, verbose=False)
     data = instantiate(config.data)
-    module: SlimmableModule = instantiate(config.module)
+    module: NetworkModule = instantiate(config.module)
     tasks = json.dumps(OmegaConf.to_container(config.tasks, resolve=False))
     callbacks: list[Callback] = [
         MetricsFile(folder / "metrics.jsonl", print),

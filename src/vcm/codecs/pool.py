@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from vcm.codecs.base import Codec
 from vcm.codecs.options import check_whole
-from vcm.errors import CodecError
+from vcm.errors import ArgumentError, CodecError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -139,7 +139,7 @@ class CodecPool:
             except Exception as error:
                 return Failure(index, "encode", error)
 
-        return self._run(codec, work, images)
+        return self._run([codec], work, images)
 
     def decode(self, codec: Codec, streams: Sequence[bytes]) -> list[Decoded | Failure]:
         """Decode each stream.
@@ -155,18 +155,26 @@ class CodecPool:
             except Exception as error:
                 return Failure(index, "decode", error)
 
-        return self._run(codec, work, streams)
+        return self._run([codec], work, streams)
 
-    def round_trip(self, codec: Codec, images: Sequence[Tensor]) -> list[RoundTrip | Failure]:
+    def round_trip(
+        self, codec: Codec | Sequence[Codec], images: Sequence[Tensor]
+    ) -> list[RoundTrip | Failure]:
         """Encode each picture and decode it again.
 
         Args:
-            codec: Used from several threads at once.
+            codec: Used from several threads at once; or one for each picture.
             images: (3, H, W) uint8 RGB each, of any sizes.
         """
+        codecs = [codec] * len(images) if isinstance(codec, Codec) else list(codec)
+        if len(codecs) != len(images):
+            raise ArgumentError(
+                "codec", expected=f"one, or one for each of {len(images)} pictures", got=len(codecs)
+            )
 
         def work(index: int, image: Tensor) -> RoundTrip | Failure:
             stage: Literal["encode", "decode"] = "encode"
+            codec = codecs[index]
             try:
                 encoded = _encode(codec, image)
                 stage = "decode"
@@ -178,14 +186,17 @@ class CodecPool:
                 return Failure(index, stage, error)
             return RoundTrip(encoded.data, decoded.image, encoded.encode_s, decoded.decode_s)
 
-        return self._run(codec, work, images)
+        return self._run(codecs, work, images)
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """Call a function on each item on the pool's threads; results in order, or the first exception."""
         return list(self._executor.map(function, items))
 
     def _run(
-        self, codec: Codec, work: Callable[[int, Item], Value | Failure], items: Sequence[Item]
+        self,
+        codecs: Sequence[Codec],
+        work: Callable[[int, Item], Value | Failure],
+        items: Sequence[Item],
     ) -> list[Value | Failure]:
         futures: list[Future[Value | Failure]] = []
         try:
@@ -196,7 +207,8 @@ class CodecPool:
             for future in futures:
                 future.cancel()
             while wait(futures, timeout=_INTERRUPT_AGAIN_S).not_done:
-                codec.interrupt()
+                for codec in dict.fromkeys(codecs):
+                    codec.interrupt()
             raise
 
 

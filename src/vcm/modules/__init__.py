@@ -1,5 +1,7 @@
 """LightningModules: what trains the networks."""
 
+from vcm.modules.codec_loop import CodecLoop
+from vcm.modules.proxy import ProxyCodecModule, ProxyImitationModule
 from vcm.modules.slimmable import SlimmableModule
 
-__all__ = ["SlimmableModule"]
+__all__ = ["CodecLoop", "ProxyCodecModule", "ProxyImitationModule", "SlimmableModule"]

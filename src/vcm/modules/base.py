@@ -20,9 +20,9 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from vcm.data import Batch
 from vcm.errors import ArgumentError
 from vcm.losses.rate_distortion import check_weight
+from vcm.modules.checks import check_between
 from vcm.modules.processes import average_over_processes
 from vcm.modules.randomness import RandomState, random_state, restore_random_state
-from vcm.types import is_number
 
 _PRECISIONS = ("32-true", "bf16-mixed")
 
@@ -181,14 +181,3 @@ def crops_of(batch: Batch) -> Tensor:
     if not isinstance(batch.images, Tensor):
         raise ArgumentError("batch", expected="crops of one size", got="pictures of several sizes")
     return batch.images
-
-
-def check_between(argument: str, value: float, low: float, high: float) -> float:
-    """Return `value` if it is a number from `low` to `high`.
-
-    Raises:
-        ArgumentError: If it is not.
-    """
-    if not is_number(value) or not low <= value <= high:
-        raise ArgumentError(argument, expected=f"a number from {low} to {high}", got=value)
-    return float(value)

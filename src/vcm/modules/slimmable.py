@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from vcm.data import Batch
 from vcm.errors import ArgumentError, WeightsError
 from vcm.losses.rate_distortion import RateDistortion, check_weight, rate_distortion
-from vcm.modules.base import NetworkModule, check_between, crops_of
+from vcm.modules.base import NetworkModule, crops_of
+from vcm.modules.checks import check_between
 from vcm.modules.figures import PictureFigures, TaskFigures, WidthFigures
 from vcm.modules.processes import is_repeated
 from vcm.nn.padding import pad_to_multiple

@@ -49,6 +49,7 @@ class LearnedProxy(Proxy):
             (Minnen et al., NeurIPS 2018).
         steps: Quantizer steps at the smallest and the largest quality, for pixels of 0 to 255; where training
             starts. HEVC's at QP 22 and 44 unless given.
+        header_bits: What the codec sends of every picture, whatever is in it; it counts for small crops.
 
     Raises:
         ArgumentError: If a number is out of its range.
@@ -64,6 +65,7 @@ class LearnedProxy(Proxy):
         num_stages: int = 4,
         context: bool = False,
         steps: Sequence[float] = HEVC_STEPS,
+        header_bits: float = 0.0,
     ) -> None:
         super().__init__(codec, qualities)
         m = channels if latent_channels is None else latent_channels
@@ -72,6 +74,9 @@ class LearnedProxy(Proxy):
                 raise ArgumentError(name, expected="a whole number from 1", got=value)
         if len(steps) != 2 or not all(is_number(step) and 0 < step < math.inf for step in steps):
             raise ArgumentError("steps", expected="two numbers above 0", got=steps)
+        if not is_number(header_bits) or not 0 <= header_bits < math.inf:
+            raise ArgumentError("header_bits", expected="0 or more", got=header_bits)
+        self.header_bits = float(header_bits)
         self.channels, self.latent_channels, self.num_stages = channels, m, num_stages
         self.context, self.steps = context, tuple(steps)
         self.stride = 4 << num_stages
@@ -135,7 +140,7 @@ class LearnedProxy(Proxy):
                 decoded = self.g_s_gains[number](decoded, condition)
         bits = sum(-values.log2().flatten(1).sum(dim=1) for values in (y_likelihoods, z_likelihoods))
         powers = condition[:, None] ** torch.arange(_NUM_CALIBRATIONS, device=x.device)
-        bpp = bits / (height * width) * torch.exp(powers @ self.calibration)
+        bpp = (bits * torch.exp(powers @ self.calibration) + self.header_bits) / (height * width)
         return ProxyOutput(decoded[..., :height, :width], bpp)
 
     def architecture(self) -> Settings:
@@ -147,6 +152,7 @@ class LearnedProxy(Proxy):
             "num_stages": self.num_stages,
             "context": self.context,
             "steps": list(self.steps),
+            "header_bits": self.header_bits,
         }
 
 

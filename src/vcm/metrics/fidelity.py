@@ -1,0 +1,66 @@
+"""How well a proxy imitates a codec: its pictures, and the order and size of its rates."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.functional import spearman_corrcoef
+from torchmetrics.utilities import dim_zero_cat
+
+_SMALLEST_MSE = 1e-10
+
+
+class ProxyFidelity(Metric):
+    """Figures of a proxy against the codec that it stands in for, over pictures and qualities.
+
+    `psnr`: between the proxy's pictures and the codec's, in dB, averaged. `rate_error`: mean of |r_p − r|/r.
+    `rate_rank`: Spearman's rank correlation of r_p and r over all pictures at all qualities.
+    `rate_rank_within`: the same at each quality by itself, averaged over qualities: whether the proxy knows
+    which pictures are expensive; NaN where no quality has two pictures.
+    """
+
+    full_state_update = False
+    psnrs: list[Tensor]
+    rates: list[Tensor]
+    codec_rates: list[Tensor]
+    qualities: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("psnrs", "rates", "codec_rates", "qualities"):
+            self.add_state(name, [], dist_reduce_fx="cat")
+
+    def update(
+        self, decoded: Tensor, bpp: Tensor, codec_decoded: Tensor, codec_bpp: Tensor, quality: float
+    ) -> None:
+        """Take pictures of one quality.
+
+        Args:
+            decoded: The proxy's, (N, 3, H, W).
+            bpp: Its rates, (N,).
+            codec_decoded: The codec's, (N, 3, H, W) in [0, 1].
+            codec_bpp: Its rates, (N,), above 0.
+            quality: The codec's.
+        """
+        mse = (decoded.float().clamp(0, 1) - codec_decoded).pow(2).mean(dim=(1, 2, 3))
+        self.psnrs.append(-10 * mse.clamp(min=_SMALLEST_MSE).log10())
+        self.rates.append(bpp.float())
+        self.codec_rates.append(codec_bpp)
+        self.qualities.append(torch.full_like(codec_bpp, quality))
+
+    def compute(self) -> dict[str, Tensor]:
+        """Every figure by name."""
+        rates, codec_rates = dim_zero_cat(self.rates), dim_zero_cat(self.codec_rates)
+        qualities = dim_zero_cat(self.qualities)
+        within = [
+            spearman_corrcoef(rates[same], codec_rates[same])
+            for quality in qualities.unique()  # type: ignore[no-untyped-call]  # torch
+            if (same := qualities == quality).sum() > 1
+        ]
+        return {
+            "psnr": dim_zero_cat(self.psnrs).mean(),
+            "rate_error": ((rates - codec_rates).abs() / codec_rates).mean(),
+            "rate_rank": spearman_corrcoef(rates, codec_rates),
+            "rate_rank_within": torch.stack(within).mean() if within else torch.tensor(float("nan")),
+        }

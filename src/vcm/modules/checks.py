@@ -1,0 +1,17 @@
+"""Checks of numbers that several modules take."""
+
+from __future__ import annotations
+
+from vcm.errors import ArgumentError
+from vcm.types import is_number
+
+
+def check_between(argument: str, value: float, low: float, high: float) -> float:
+    """Return `value` if it is a number from `low` to `high`.
+
+    Raises:
+        ArgumentError: If it is not.
+    """
+    if not is_number(value) or not low <= value <= high:
+        raise ArgumentError(argument, expected=f"a number from {low} to {high}", got=value)
+    return float(value)

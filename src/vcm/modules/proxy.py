@@ -1,0 +1,280 @@
+"""The two stages of a proxy's training: as a codec, then as an imitation of one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torchmetrics import MeanMetric
+
+from vcm.data import Batch
+from vcm.errors import ArgumentError, WeightsError
+from vcm.losses.imitation import imitation
+from vcm.losses.rate_distortion import check_weight
+from vcm.metrics.fidelity import ProxyFidelity
+from vcm.modules.base import NetworkModule, crops_of
+from vcm.modules.checks import check_between
+from vcm.modules.codec_loop import CodecLoop
+from vcm.modules.processes import is_repeated
+from vcm.nn.proxy import LearnedProxy, Proxy, load_proxy, save_proxy
+
+_NUM_VALIDATED = 3
+"""Qualities at which a codec stage is validated."""
+
+
+class _ProxyModule(NetworkModule):
+    network: Proxy
+
+    def save_model(self, path: Path, **notes: str) -> None:
+        """Write the proxy to a file that `vcm.nn.proxy.load_proxy` reads."""
+        save_proxy(self.network, path, **notes)
+
+    def start_from(self, path: str | Path) -> None:
+        """See `NetworkModule.start_from`."""
+        other = load_proxy(path)
+        if other.architecture() != self.network.architecture():
+            raise WeightsError(f"{path} is of another architecture: {other.architecture()}.")
+        self.network.load_state_dict(other.state_dict())
+
+
+class ProxyCodecModule(_ProxyModule):
+    """First stage: trains a `LearnedProxy` as a codec of its own, at every quality (Lu et al., 2024).
+
+    ```
+    x, a quality drawn for each picture ─► proxy ─► x̂, bpp ─► bpp + λ(quality)·255²·MSE(x̂, x)
+    ```
+
+    Between the two ends λ is interpolated on a logarithmic scale. What scales the estimated rate stays 1
+    here: it is for imitation.
+
+    Args:
+        network: The proxy.
+        weights: λ at its smallest and at its largest quality. At HEVC's own trade of rate for distortion,
+            1 / (0.57·2^((QP − 12)/3)), that is 0.174 at QP 22 and 0.00108 at QP 44.
+        learning_rate: Of Adam.
+        max_norm: Largest gradient norm.
+        plateau_epochs: See `NetworkModule`.
+        plateau_factor: See `NetworkModule`.
+
+    Raises:
+        ArgumentError: If a number is out of its range.
+    """
+
+    network: LearnedProxy
+
+    def __init__(
+        self,
+        network: LearnedProxy,
+        weights: Sequence[float] = (0.174, 0.00108),
+        *,
+        learning_rate: float = 1e-4,
+        max_norm: float = 1.0,
+        plateau_epochs: int = 20,
+        plateau_factor: float = 0.5,
+    ) -> None:
+        super().__init__(
+            network,
+            learning_rate=learning_rate,
+            max_norm=max_norm,
+            plateau_epochs=plateau_epochs,
+            plateau_factor=plateau_factor,
+        )
+        self.save_hyperparameters(ignore=["network"])
+        if not isinstance(network, LearnedProxy):
+            raise ArgumentError(
+                "network",
+                expected="a LearnedProxy",
+                got=type(network).__name__,
+                remedy="Other proxies are no codecs; train them with ProxyImitationModule only.",
+            )
+        if len(weights) != 2:
+            raise ArgumentError(
+                "weights", expected="two λ: of the smallest and the largest quality", got=weights
+            )
+        self.log_weights = [math.log(check_weight("weights", weight)) for weight in weights]
+        self.bpp, self.mse, self.loss = MeanMetric(), MeanMetric(), MeanMetric()
+
+    def parameter_groups(self) -> list[tuple[list[torch.nn.Parameter], float]]:
+        """All but the rate's scale."""
+        ((parameters, rate),) = super().parameter_groups()
+        return [([p for p in parameters if p is not self.network.calibration], rate)]
+
+    def training_step(self, batch: Batch, batch_index: int) -> None:
+        """One step on crops, each at a quality of its own."""
+        del batch_index
+        x = crops_of(batch)
+        low, high = self.network.qualities
+        bpp, _, loss = self._outcome(x, low + (high - low) * torch.rand(len(x), device=x.device))
+        self.descend(loss.mean(), batch)
+        self.log_dict({"train/bpp": bpp.detach().mean(), "train/loss": loss.detach().mean()}, prog_bar=True)
+
+    def _outcome(self, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """bpp, MSE and loss of each picture."""
+        output = self.network(x, quality)
+        mse = (output.decoded.float() - x).pow(2).mean(dim=(1, 2, 3))
+        low, high = self.log_weights
+        weight = torch.exp(low + (high - low) * self.network.condition(quality, x))
+        return output.bpp, mse, output.bpp + weight * 255**2 * mse
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        """Whole pictures, with rounded symbols, at both ends and in the middle."""
+        for place, image in enumerate(batch.images):
+            if is_repeated(self.trainer.val_dataloaders, batch_index, place):
+                continue
+            for quality in self._validated():
+                bpp, mse, loss = self._outcome(image[None], quality.to(image.device))
+                for metric, value in ((self.bpp, bpp), (self.mse, mse), (self.loss, loss)):
+                    metric.update(value)
+
+    def _validated(self) -> Tensor:
+        low, high = self.network.qualities
+        return torch.linspace(low, high, _NUM_VALIDATED)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the figures and step the plateau schedule."""
+        total = float(self.loss.compute())
+        psnr = -10 * self.mse.compute().log10()
+        self.log_dict({"val/bpp": self.bpp.compute(), "val/psnr": psnr}, sync_dist=True)
+        for metric in (self.bpp, self.mse, self.loss):
+            metric.reset()
+        self.end_validation(total)
+
+
+class ProxyImitationModule(_ProxyModule):
+    """Second stage: trains a proxy to do as a real codec does, on the same pictures at the same qualities.
+
+    ```
+    x, quality ─┬─► codec, on threads ─► x̂, real bytes ┐
+                └─► proxy ─► p, r_p ───────────────────┴─► MSE(p, x̂) / MSE(x̂, x) + w·(ln r_p − ln r)²
+    ```
+
+    The published proxy is fine-tuned towards BPG at each rate; the losses are stated here so that every
+    quality counts alike.
+
+    Args:
+        network: The proxy, with parameters to train.
+        loop: The codec.
+        rate_weight: w.
+        validation_qualities: At which it is validated; None takes six over the proxy's range.
+        learning_rate: Of Adam.
+        max_norm: Largest gradient norm.
+        plateau_epochs: See `NetworkModule`.
+        plateau_factor: See `NetworkModule`.
+
+    Raises:
+        ArgumentError: If the proxy is of another codec or for qualities that it has not, or a number is out
+            of its range.
+    """
+
+    def __init__(
+        self,
+        network: Proxy,
+        loop: CodecLoop,
+        *,
+        rate_weight: float = 1.0,
+        validation_qualities: Sequence[float] | None = None,
+        learning_rate: float = 1e-4,
+        max_norm: float = 1.0,
+        plateau_epochs: int = 20,
+        plateau_factor: float = 0.5,
+    ) -> None:
+        super().__init__(
+            network,
+            learning_rate=learning_rate,
+            max_norm=max_norm,
+            plateau_epochs=plateau_epochs,
+            plateau_factor=plateau_factor,
+        )
+        self.save_hyperparameters(ignore=["network", "loop"])
+        check_stands_in(network, loop)
+        if not any(parameter.requires_grad for parameter in network.parameters()):
+            raise ArgumentError(
+                "network", expected="a proxy with parameters to train", got=network.architecture()
+            )
+        self.loop = loop
+        self.rate_weight = check_between("rate_weight", rate_weight, 0, math.inf)
+        low, high = network.qualities
+        steps = torch.linspace(low, high, 2 * _NUM_VALIDATED).tolist()
+        chosen = [round(q) if loop.scale.integer else q for q in steps]
+        self.validation_qualities = list(chosen if validation_qualities is None else validation_qualities)
+        for quality in self.validation_qualities:
+            loop.codec(quality)
+        self.fidelity = ProxyFidelity()
+        self.loss = MeanMetric()
+
+    def training_step(self, batch: Batch, batch_index: int) -> None:
+        """One step on crops, each at a quality of its own."""
+        del batch_index
+        x = crops_of(batch)
+        quality = self._draw(len(x))
+        coded = self.loop.start(x, quality.tolist(), batch.image_ids)
+        output = self.network(x, quality.to(x.device))
+        outcome = coded()
+        if len(outcome.kept) == 0:
+            self.descend(0 * output.bpp.sum(), batch)  # other processes wait for gradients
+            return
+        decoded, bpp = output.decoded[outcome.kept], output.bpp[outcome.kept]
+        loss = imitation(
+            decoded, bpp, outcome.decoded, outcome.bpp, x=x[outcome.kept], rate_weight=self.rate_weight
+        )
+        self.descend(loss.loss, batch)
+        self.log_dict(
+            {
+                "train/loss": loss.loss.detach(),
+                "train/picture": loss.picture.detach(),
+                "train/rate": loss.rate.detach(),
+            },
+            prog_bar=True,
+        )
+
+    def _draw(self, number: int) -> Tensor:
+        """Qualities over the proxy's range, on the codec's scale."""
+        low, high = self.network.qualities
+        if self.loop.scale.integer:
+            return torch.randint(math.ceil(low), math.floor(high) + 1, (number,)).float()
+        return low + (high - low) * torch.rand(number)
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        """Whole pictures, with rounded symbols, at each of the validation qualities."""
+        for place, image in enumerate(batch.images):
+            if is_repeated(self.trainer.val_dataloaders, batch_index, place):
+                continue
+            x, several = image[None], len(self.validation_qualities)
+            name = [batch.image_ids[place]] * several
+            coded = self.loop.start(x.expand(several, -1, -1, -1), self.validation_qualities, name)
+            outputs = [self.network(x, quality) for quality in self.validation_qualities]
+            outcome = coded()
+            for row, number in enumerate(outcome.kept.tolist()):
+                pair = (outputs[number].decoded, outputs[number].bpp)
+                codec = (outcome.decoded[row : row + 1], outcome.bpp[row : row + 1])
+                self.fidelity.update(*pair, *codec, self.validation_qualities[number])
+                self.loss.update(imitation(*pair, *codec, x=x, rate_weight=self.rate_weight).loss)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the figures and step the plateau schedule."""
+        self.log_dict(
+            {f"val/{name}": value for name, value in self.fidelity.compute().items()}, sync_dist=True
+        )
+        total = float(self.loss.compute())
+        self.fidelity.reset()
+        self.loss.reset()
+        self.end_validation(total)
+
+
+def check_stands_in(proxy: Proxy, loop: CodecLoop) -> None:
+    """Raise ArgumentError unless the proxy is of the loop's codec, at qualities on its scale."""
+    if proxy.codec != loop.name:
+        raise ArgumentError(
+            "proxy",
+            expected=f"one of {loop.name}, the codec in the loop",
+            got=f"one of {proxy.codec}",
+            remedy=f"Train a proxy for {loop.name}, or put {proxy.codec} into the loop.",
+        )
+    for quality in proxy.qualities:
+        if not loop.scale.low <= quality <= loop.scale.high:
+            raise ArgumentError(
+                "qualities", expected=f"{loop.scale} ({loop.scale.name} of {loop.name})", got=proxy.qualities
+            )
