@@ -2,6 +2,7 @@
 
 import io
 import json
+from functools import cache
 
 import numpy as np
 import pytest
@@ -50,7 +51,9 @@ def filtered(path, model, rate=None):
     return (x[0] * 255).round().to(torch.uint8)
 
 
+@cache
 def colour_profile():
+    """A profile for RGB; it holds the time at which it was made."""
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
