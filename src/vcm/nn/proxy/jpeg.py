@@ -126,11 +126,12 @@ class JPEGProxy(Proxy):
         ycc = _whole(_recoloured(255 * x - 128, self.to_ycc))
         luma, chroma = pad_to_multiple(ycc[:, :1], _SIDE), ycc[:, 1:]
         if self.chroma == "420":
-            chroma = F.avg_pool2d(pad_to_multiple(chroma, 2 * _SIDE), 2)
-            # libjpeg takes halves down and up by turns
+            # as libjpeg: columns are repeated before averaging, rows after it; halves go down and up by turns
+            height, width = x.shape[-2:]
+            chroma = F.pad(chroma, (0, -width % (2 * _SIDE), 0, height % 2), mode="replicate")
+            chroma = F.avg_pool2d(chroma, 2)
             chroma = _whole(chroma + x.new_tensor((-0.125, 0.125)).repeat(chroma.shape[3] // 2))
-        else:
-            chroma = pad_to_multiple(chroma, _SIDE)
+        chroma = pad_to_multiple(chroma, _SIDE)
         planes = []
         for plane, table in zip((luma, chroma), tables[:, :, None, None, None].unbind(1), strict=True):
             coefficients = _in_blocks(plane) @ self.basis.T / table
