@@ -13,6 +13,8 @@ _BASIS = torch.tensor([[1, 1, 1, 1], [1, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1,
 _COLOURS = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [-0.5, 1.0, -0.5]])
 """Rows: brightness and two differences of colour; orthogonal, not yet of length 1."""
 _COLOUR_ENERGY = 0.06
+_GREY = 0.45
+"""Mean of natural pictures, about."""
 _KEPT_BY_MEAN, _LEFT_TO_DETAIL = 3.8, 0.07
 """Energy of a mean and of each detail, of the 4 in 2×2 places, in pictures whose spectrum falls as 1/f²."""
 
@@ -39,23 +41,23 @@ def start_as_haar(
 
     Each stage keeps as many bands as it has channels, those of most energy in natural pictures first. So
     channels come in order of weight, the narrow widths of a slimmable encoder are themselves such codecs, and
-    training starts at a picture, not at its mean colour.
+    training starts at a picture, not at its mean colour. The last convolutions need a bias.
 
     Args:
         convs: The encoder's convolutions of stride 2, first to last, with an odd kernel; the first takes 3
             channels. Their `weight` is (out, in, k, k).
-        deconvs: The decoder's transposed convolutions, first to last, with kernels as large. Their `weight`
-            is (in, out, k, k).
+        deconvs: The decoder's transposed convolutions, first to last, with kernels as large; none where
+            nothing decodes to a picture. Their `weight` is (in, out, k, k).
         gain: Each stage's; decoders have its inverse.
         noise: How much of the weights that were there stays.
     """
     bands = [_Band(1.0, True), _Band(_COLOUR_ENERGY, True), _Band(_COLOUR_ENERGY, True)]
     mixing = _COLOURS / _COLOURS.norm(dim=1, keepdim=True)
-    for conv, deconv in zip(convs, reversed(deconvs), strict=True):
-        down, up = _weight(conv), _weight(deconv)
-        bands = _children(bands)[: min(down.shape[0], up.shape[0])]
-        for weight in (down, up):
-            weight.mul_(noise)
+    inverses: list[nn.Module | None] = list(reversed(deconvs)) or [None] * len(convs)
+    for conv, deconv in zip(convs, inverses, strict=True):
+        down = _emptied(conv, noise)
+        up = None if deconv is None else _emptied(deconv, noise)
+        bands = _children(bands)[: down.shape[0]]
         middle = down.shape[-1] // 2
         place = slice(middle, middle + 2)
         for number, band in enumerate(bands):
@@ -63,11 +65,14 @@ def start_as_haar(
             pattern = mix * _BASIS[band.pattern].to(down)
             sources = pattern.shape[0]
             down[number, :sources, place, place] += gain * pattern
-            up[number, :sources, place, place] += pattern / gain
-        for layer in (conv, deconv):
-            if isinstance(bias := getattr(layer, "bias", None), Tensor):
-                bias.zero_()
+            if up is not None and number < up.shape[0]:
+                up[number, :sources, place, place] += pattern[: up.shape[1]] / gain
         mixing = torch.eye(len(bands))
+    # Symbols of a grey picture are 0: its mean goes from the encoder's end to the decoder's.
+    level = _GREY * float(_COLOURS[0].norm()) * (2 * gain) ** len(convs)
+    _bias(convs[-1])[:1] = -level
+    if deconvs:
+        _bias(deconvs[-1]).fill_(_GREY)
 
 
 def _children(bands: Sequence[_Band]) -> list[_Band]:
@@ -80,6 +85,15 @@ def _children(bands: Sequence[_Band]) -> list[_Band]:
     return sorted(children, key=lambda band: -band.energy)
 
 
-def _weight(layer: nn.Module) -> Tensor:
-    assert isinstance(layer.weight, Tensor)
-    return layer.weight
+def _emptied(layer: nn.Module, noise: float) -> Tensor:
+    """The layer's weight, of which little is left, as nothing is of its bias."""
+    weight, bias = layer.weight, getattr(layer, "bias", None)
+    assert isinstance(weight, Tensor)
+    if isinstance(bias, Tensor):
+        bias.zero_()
+    return weight.mul_(noise)
+
+
+def _bias(layer: nn.Module) -> Tensor:
+    assert isinstance(layer.bias, Tensor)
+    return layer.bias

@@ -126,6 +126,10 @@ class SlimmableConvTranspose2d(nn.ConvTranspose2d):
         return F.conv_transpose2d(x, weight, bias, self.stride, self.padding, self.output_padding)  # type: ignore[arg-type]  # torch's own tuples
 
 
+GDN_START = 0.001
+"""γ of a new normalization: next to none, so that encoder and decoder start as each other's inverse."""
+
+
 class SwitchableGDN(nn.Module):
     """One generalized divisive normalization (Ballé et al., arXiv 1511.06281) for each width.
 
@@ -138,7 +142,7 @@ class SwitchableGDN(nn.Module):
 
     def __init__(self, widths: Sequence[int], *, inverse: bool = False) -> None:
         super().__init__()
-        self.at = nn.ModuleList(GDN(width, inverse=inverse) for width in widths)
+        self.at = nn.ModuleList(GDN(width, inverse=inverse, gamma_init=GDN_START) for width in widths)
 
     def forward(self, x: Tensor, index: int) -> Tensor:
         """Normalize (N, widths[index], H, W)."""

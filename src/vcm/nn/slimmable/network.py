@@ -16,15 +16,18 @@ from torch import Tensor, nn
 
 from vcm.errors import ArgumentError
 from vcm.nn.content import content, state_sha256
+from vcm.nn.haar import start_as_haar
 from vcm.nn.slimmable.layers import check_widths
 from vcm.nn.slimmable.records import RECONSTRUCTION, CodecOutput, FeatureMap, check_tasks
-from vcm.nn.slimmable.transforms import DenseEncoder, FeatureTransform, Synthesis
+from vcm.nn.slimmable.transforms import Analysis, DenseEncoder, FeatureTransform, Synthesis
 from vcm.types import Settings, is_whole
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 FINGERPRINT_BYTES = 8
+_STAGE_GAIN = 1.0
+"""Of the encoder's stages at first: symbols are then steps of 0.2 of an orthonormal transform of [0, 1]."""
 
 
 class MultiTaskNetwork(nn.Module, ABC):
@@ -53,6 +56,7 @@ class MultiTaskNetwork(nn.Module, ABC):
     """
 
     stride: ClassVar[int]
+    g_a: Analysis
     fingerprints: Tensor
 
     def __init__(
@@ -85,12 +89,15 @@ class MultiTaskNetwork(nn.Module, ABC):
         self.register_state_dict_pre_hook(_update_before_saving)  # type: ignore[no-untyped-call]  # torch
         self.register_load_state_dict_post_hook(_trust_after_loading)  # type: ignore[no-untyped-call]  # torch
         self._build()
+        syntheses = [decoder for decoder in self.decoders.values() if isinstance(decoder, Synthesis)]
+        deconvs = [layer for g_s in syntheses for layer in g_s if isinstance(layer, nn.ConvTranspose2d)]
+        start_as_haar(list(self.g_a.convs), deconvs, gain=_STAGE_GAIN)
 
     # --- what each kind of network says of itself ---------------------------------------------------------
 
     @abstractmethod
     def _build(self) -> None:
-        """Make the encoder and the entropy models; the decoders are there already."""
+        """Make the encoder g_a and the entropy models; the decoders are there already."""
 
     @abstractmethod
     def forward(self, x: Tensor, task: str) -> CodecOutput:

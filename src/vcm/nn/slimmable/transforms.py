@@ -11,7 +11,13 @@ from torch import Tensor, nn
 
 from vcm.errors import ArgumentError
 from vcm.nn.layers import upsampling
-from vcm.nn.slimmable.layers import DenseGDN, SlimmableConv2d, SlimmableConvTranspose2d, SwitchableGDN
+from vcm.nn.slimmable.layers import (
+    GDN_START,
+    DenseGDN,
+    SlimmableConv2d,
+    SlimmableConvTranspose2d,
+    SwitchableGDN,
+)
 from vcm.types import is_whole
 
 LATENT_STRIDE = 16
@@ -75,7 +81,7 @@ class Synthesis(nn.Sequential):
     def __init__(self, in_channels: int, channels: int) -> None:
         layers: list[nn.Module] = []
         for before, after in ((in_channels, channels), (channels, channels), (channels, channels)):
-            layers += [upsampling(before, after), GDN(after, inverse=True)]
+            layers += [upsampling(before, after), GDN(after, inverse=True, gamma_init=GDN_START)]
         super().__init__(*layers, upsampling(channels, 3))
 
 
