@@ -1,7 +1,8 @@
 """LightningModules: what trains the networks."""
 
 from vcm.modules.codec_loop import CodecLoop
+from vcm.modules.preprocessor import NPPModule
 from vcm.modules.proxy import ProxyCodecModule, ProxyImitationModule
 from vcm.modules.slimmable import SlimmableModule
 
-__all__ = ["CodecLoop", "ProxyCodecModule", "ProxyImitationModule", "SlimmableModule"]
+__all__ = ["CodecLoop", "NPPModule", "ProxyCodecModule", "ProxyImitationModule", "SlimmableModule"]

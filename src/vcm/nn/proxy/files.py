@@ -7,10 +7,12 @@ from pathlib import Path
 from vcm.errors import ArgumentError, VCMError, WeightsError
 from vcm.nn.files import read_model, write_model
 from vcm.nn.proxy.base import Proxy
+from vcm.nn.proxy.identity import IdentityProxy
+from vcm.nn.proxy.jpeg import JPEGProxy
 from vcm.nn.proxy.learned import LearnedProxy
 from vcm.types import Settings
 
-NETWORKS: dict[str, type[Proxy]] = {kind.__name__: kind for kind in (LearnedProxy,)}
+NETWORKS: dict[str, type[Proxy]] = {kind.__name__: kind for kind in (LearnedProxy, JPEGProxy, IdentityProxy)}
 
 
 def build_proxy(architecture: Settings) -> Proxy:

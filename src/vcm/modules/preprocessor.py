@@ -1,0 +1,245 @@
+"""Training of a preprocessor, with the real codec in the loop and its proxy for the gradient."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from vcm.data import Batch
+from vcm.errors import ArgumentError, WeightsError
+from vcm.losses.straight_through import straight_through
+from vcm.modules.base import NetworkModule, crops_of
+from vcm.modules.checks import check_between
+from vcm.modules.codec_loop import CodecLoop
+from vcm.modules.processes import is_repeated
+from vcm.modules.proxy import check_stands_in
+from vcm.modules.supervision import Supervision, TaskSupervision
+from vcm.nn.preprocessor import NPP, QuantizationAdaptiveNPP, load_preprocessor, save_preprocessor
+from vcm.nn.proxy import Proxy
+from vcm.tasks import Task
+
+
+class PairFigures(nn.Module):
+    """Figures of one (λ, quality) over pictures that no training saw; states are synchronized.
+
+    Args:
+        task: Frozen; its metric is taken against its own predictions on the originals.
+    """
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.bpp, self.loss, self.task_loss, self.mse = (MeanMetric() for _ in range(4))
+        self.accuracy = task.metric()
+
+    def compute(self) -> dict[str, Tensor]:
+        """`bpp` over all pixels; `loss`, `task_loss`, `psnr` of x̄ in dB, and the metric's own figures."""
+        figures = {name: getattr(self, name).compute() for name in ("bpp", "loss", "task_loss")}
+        figures["psnr"] = -10 * self.mse.compute().clamp(min=1e-10).log10()
+        return {**figures, **self.accuracy.compute()}
+
+    def reset(self) -> None:
+        """Forget all pictures."""
+        for metric in (self.bpp, self.loss, self.task_loss, self.mse, self.accuracy):
+            metric.reset()
+
+
+class NPPModule(NetworkModule):
+    """Trains a preprocessor before a standard codec (Lu et al., IEEE TCSVT 2024).
+
+    ```
+    x ─► NPP(·, λ) ─► x̄ ─┬─► codec at the λ's quality, on threads ─► values  ┐
+                         └─► frozen proxy ──────────────────────► gradients ┴─► x̂, bpp ─► frozen task
+    loss = w_r·bpp + w_x·MSE(x̄, x) + λ·w_t·L_task(x̂)
+    ```
+
+    Each batch draws one of the pairs. Pictures on which the codec fails are left out of the step.
+
+    Args:
+        network: The preprocessor; with more than one λ, a quantization-adaptive one.
+        proxy: Stands in for the codec; frozen here.
+        task: What reads the decoded pictures; frozen.
+        loop: The codec.
+        pairs: (λ, quality) each; the paper's are (0.25, 44) … (16, 25) for BPG.
+        supervision: "labels" of the data set; "pseudo", the task's own predictions on the originals;
+            "features", the relative squared error of the task's feature at its cut.
+        task_weight: w_t, brings the task's loss to the size of a detector's.
+        fidelity_weight: w_x, 0.5 in the paper.
+        rate_weight: w_r, 1 in the paper; 0 leaves the rate out, as an ablation.
+        pseudo_score: Boxes on the originals at or above this score are pseudo-labels.
+        learning_rate: Of Adam.
+        max_norm: Largest gradient norm.
+        plateau_epochs: See `NetworkModule`.
+        plateau_factor: See `NetworkModule`.
+
+    Raises:
+        ArgumentError: If the proxy is of another codec or not for a pair's quality, the network not for a
+            pair's λ, or a number is out of its range.
+    """
+
+    network: NPP
+
+    def __init__(
+        self,
+        network: NPP,
+        proxy: Proxy,
+        task: Task,
+        loop: CodecLoop,
+        *,
+        pairs: Sequence[tuple[float, float]],
+        supervision: Supervision = "pseudo",
+        task_weight: float = 1.0,
+        fidelity_weight: float = 0.5,
+        rate_weight: float = 1.0,
+        pseudo_score: float = 0.3,
+        learning_rate: float = 1e-4,
+        max_norm: float = 1.0,
+        plateau_epochs: int = 20,
+        plateau_factor: float = 0.5,
+    ) -> None:
+        # In training mode, but with nothing to train: noisy symbols tell more of the rate.
+        proxy.requires_grad_(False).train()
+        super().__init__(
+            network,
+            (proxy, task),
+            learning_rate=learning_rate,
+            max_norm=max_norm,
+            plateau_epochs=plateau_epochs,
+            plateau_factor=plateau_factor,
+        )
+        self.save_hyperparameters(ignore=["network", "proxy", "task", "loop"])
+        check_stands_in(proxy, loop)
+        self.pairs = _check_pairs(pairs, network, proxy, loop)
+        self.weights = {
+            name: check_between(name, value, 0, math.inf)
+            for name, value in (
+                ("rate_weight", rate_weight),
+                ("fidelity_weight", fidelity_weight),
+                ("task_weight", task_weight),
+            )
+        }
+        self.loop = loop
+        self._parts = (proxy, task)  # frozen, and no part of this module's checkpoints
+        self.guide = TaskSupervision(task, supervision, pseudo_score)
+        self.figures = nn.ModuleList(PairFigures(task) for _ in self.pairs)
+
+    def training_step(self, batch: Batch, batch_index: int) -> None:
+        """One step on crops, at one of the pairs."""
+        del batch_index
+        x = crops_of(batch)
+        rate, quality = self.pairs[int(torch.randint(len(self.pairs), ()))]
+        proxy, _ = self._parts
+        filtered = self.network(x, rate).float()
+        coded = self.loop.start(filtered, quality, batch.image_ids)
+        proxied = proxy(filtered, quality)
+        guides = self.guide.guides(list(x), batch.targets)
+        outcome = coded()
+        kept = outcome.kept
+        if len(kept) == 0:
+            self.descend(0 * filtered.sum(), batch)  # other processes wait for gradients
+            return
+        decoded = straight_through(outcome.decoded, proxied.decoded.float()[kept])
+        bpp = straight_through(outcome.bpp, proxied.bpp.float()[kept]).mean()
+        distortion = (filtered - x).pow(2).mean()
+        task_loss = self.guide.loss(list(decoded), [guides[place] for place in kept.tolist()])
+        loss = self._loss(bpp, distortion, task_loss, rate)
+        self.descend(loss, batch)
+        self.log_dict(
+            {"train/loss": loss.detach(), "train/bpp": bpp.detach(), "train/task_loss": task_loss.detach()},
+            prog_bar=True,
+        )
+
+    def _loss(self, bpp: Tensor, distortion: Tensor, task_loss: Tensor, rate: float) -> Tensor:
+        """w_r·bpp + w_x·MSE(x̄, x) + λ·w_t·L_task."""
+        weights = self.weights
+        return (
+            weights["rate_weight"] * bpp
+            + weights["fidelity_weight"] * distortion
+            + rate * weights["task_weight"] * task_loss
+        )
+
+    # --- validation ---------------------------------------------------------------------------------------
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        """Whole pictures through the real codec, at every pair."""
+        for place, image in enumerate(batch.images):
+            if is_repeated(self.trainer.val_dataloaders, batch_index, place):
+                continue
+            x = image[None]
+            waiting = []
+            for rate, quality in self.pairs:
+                filtered = self.network(x, rate).float()
+                start = self.loop.start(filtered, quality, [batch.image_ids[place]])
+                waiting.append((filtered, start))
+            guide = self.guide.guides([image], [batch.targets[place]])
+            label = self.guide.pseudo_labels([image])
+            for (rate, _), figures, (filtered, coded) in zip(self.pairs, self.figures, waiting, strict=True):
+                outcome = coded()
+                if len(outcome.kept):
+                    assert isinstance(figures, PairFigures)
+                    distortion = (filtered - x).pow(2).mean()
+                    task_loss = self.guide.loss(list(outcome.decoded), guide)
+                    figures.bpp.update(outcome.bpp, x.shape[-1] * x.shape[-2])
+                    figures.loss.update(self._loss(outcome.bpp.mean(), distortion, task_loss, rate))
+                    figures.task_loss.update(task_loss)
+                    figures.mse.update(distortion)
+                    figures.accuracy.update(self._parts[1].predict(list(outcome.decoded)), label)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log every figure and step the plateau schedule."""
+        total = 0.0
+        for (rate, quality), figures in zip(self.pairs, self.figures, strict=True):
+            assert isinstance(figures, PairFigures)
+            values = figures.compute()
+            total += float(values["loss"]) / len(self.pairs)
+            name = f"val/{rate:g}@{quality:g}"
+            self.log_dict({f"{name}/{key}": value for key, value in values.items()}, sync_dist=True)
+            figures.reset()
+        self.end_validation(total)
+
+    def save_model(self, path: Path, **notes: str) -> None:
+        """Write the network, and the pairs it was trained with, to a file that `load_preprocessor` reads."""
+        pairs = json.dumps({"codec": self.loop.name, "pairs": self.pairs})
+        save_preprocessor(self.network, path, **notes, pairs=pairs)
+
+    def start_from(self, path: str | Path) -> None:
+        """See `NetworkModule.start_from`."""
+        other = load_preprocessor(path)
+        if other.architecture() != self.network.architecture():
+            raise WeightsError(f"{path} is of another architecture: {other.architecture()}.")
+        self.network.load_state_dict(other.state_dict())
+
+
+def _check_pairs(
+    pairs: Sequence[tuple[float, float]], network: NPP, proxy: Proxy, loop: CodecLoop
+) -> list[tuple[float, float]]:
+    """The pairs, if network, proxy and codec are for them."""
+    expected = "(λ, quality) pairs, at least one"
+    if not pairs or any(not isinstance(pair, Sequence) or len(pair) != 2 for pair in pairs):
+        raise ArgumentError("pairs", expected=expected, got=pairs)
+    checked = [(float(rate), loop.scale.check(quality)) for rate, quality in pairs]
+    for rate, quality in checked:
+        check_between("λ", rate, 0, math.inf)
+        low, high = proxy.qualities
+        if not low <= quality <= high:
+            raise ArgumentError(
+                "pairs",
+                expected=f"of qualities from {low:g} to {high:g}, for which the proxy is",
+                got=quality,
+                remedy="Train a proxy for these qualities.",
+            )
+        if isinstance(network, QuantizationAdaptiveNPP):
+            network.check_rate(rate)
+    if len({rate for rate, _ in checked}) > 1 and not isinstance(network, QuantizationAdaptiveNPP):
+        raise ArgumentError(
+            "pairs",
+            expected="of one λ for an NPP that is not quantization-adaptive",
+            got=checked,
+            remedy="Use network=qa_npp.",
+        )
+    return checked
