@@ -15,7 +15,11 @@ from vcm.types import Detections, Features, Prepared
 
 
 class MeanTask(Task):
-    """Sees means of 8 × 8 pixels; finds one box around those that are bright."""
+    """Sees means of 8 × 8 pixels; finds one box where a picture is bright.
+
+    The box has the centre and the spread of the brightness, so that features that are only somewhat right
+    give a box that is somewhat right.
+    """
 
     kind = "detection"
     name = "mean"
@@ -39,12 +43,17 @@ class MeanTask(Task):
     def tail(self, features):
         found = []
         for cells in features.tensors["pool"]:
-            ys, xs = torch.nonzero(cells.mean(0) > 1.2, as_tuple=True)
-            if len(ys) == 0:
-                found.append(Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64)))
-                continue
-            box = 8.0 * torch.stack([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
-            found.append(Detections(box[None], torch.ones(1), torch.zeros(1, dtype=torch.int64)))
+            light = cells.mean(0).clamp(min=0.01)
+            spans = []
+            for along in (light.sum(0), light.sum(1)):
+                share, place = along / along.sum(), torch.arange(len(along)) + 0.5
+                middle = (share * place).sum()
+                spread = (share * (place - middle).square()).sum().sqrt()
+                spans.append((middle - 1.5 * spread, middle + 1.5 * spread))
+            (left, right), (top, bottom) = spans
+            box = 8 * torch.stack([left, top, right, bottom])
+            score = light.mean().sigmoid()
+            found.append(Detections(box[None], score[None], torch.zeros(1, dtype=torch.int64)))
         return found
 
     def loss(self, images, targets):

@@ -240,6 +240,7 @@ def test_precisions_that_do_not_train_are_told(precision, pictures, tmp_path):
 
 SCRIPT = '''
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -251,7 +252,7 @@ sys.path.insert(0, {here!r})
 from conftest import MeanTask
 from vcm.data import PictureDataModule, PictureFolderDataset
 from vcm.data.datamodule import collate
-from vcm.modules import SlimmableModule
+from vcm.modules import SlimmableModule, base
 from vcm.nn.slimmable import FeatureMap, SlimmableFactorized
 
 folder, processes = Path(sys.argv[1]), int(sys.argv[2])
@@ -272,6 +273,8 @@ class Data(PictureDataModule):
 
 
 EntropyModel.quantize = quantize
+# or steps of a gradient that is next to 0 would be steps of its rounding errors
+base.Adam = partial(base.Adam, eps=1e-4)
 seed_everything(0, verbose=False)
 network = SlimmableFactorized(
     {{"detection": 6, "reconstruction": 10}}, features={{"detection": FeatureMap(3, 8)}}
@@ -285,7 +288,7 @@ data = Data(
     batch_size=4 // processes,
 )
 trainer = Trainer(
-    accelerator="cpu", devices=processes, strategy="ddp" if processes > 1 else "auto", max_epochs=2,
+    accelerator="cpu", devices=processes, strategy="ddp" if processes > 1 else "auto", max_epochs=5,
     logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
 )
 trainer.fit(module, data)
@@ -315,6 +318,7 @@ def test_two_processes_train_as_one_with_the_doubled_batch(pictures, tmp_path):
     for name, value in one["figures"].items():
         assert two["figures"][name] == pytest.approx(value, rel=1e-4, nan_ok=True), name
     assert one["figures"]["val/detection/bpp"] > 0
+    assert 0 < one["figures"]["val/detection/map"] < 1
     for name, tensor in one["state"].items():
         if tensor.is_floating_point():
-            torch.testing.assert_close(two["state"][name], tensor, atol=1e-5, rtol=1e-4, msg=name)
+            torch.testing.assert_close(two["state"][name], tensor, atol=5e-5, rtol=1e-4, msg=name)
