@@ -152,7 +152,8 @@ class ProxyImitationModule(_ProxyModule):
     ```
 
     The published proxy is fine-tuned towards BPG at each rate; the losses are stated here so that every
-    quality counts alike.
+    quality counts alike. Half of the steps see noisy symbols, whose gradient a preprocessor learns from; the
+    other half rounded ones, as the proxy's fidelity is measured with.
 
     Args:
         network: The proxy, with parameters to train.
@@ -206,8 +207,8 @@ class ProxyImitationModule(_ProxyModule):
         self.loss = MeanMetric()
 
     def training_step(self, batch: Batch, batch_index: int) -> None:
-        """One step on crops, each at a quality of its own."""
-        del batch_index
+        """One step on crops, each at a quality of its own; every other one with rounded symbols."""
+        self.network.train(batch_index % 2 == 0)
         x = crops_of(batch)
         quality = self._draw(len(x))
         coded = self.loop.start(x, quality.tolist(), batch.image_ids)

@@ -23,6 +23,8 @@ HEVC_STEPS = (2 ** ((22 - 4) / 6), 2 ** ((44 - 4) / 6))
 """HEVC's quantizer steps at QP 22 and 44, for an orthonormal transform of pixels of 0 to 255."""
 _GAIN = 0.5
 _NUM_CALIBRATIONS = 3
+_CALIBRATION_UNIT = 10.0
+"""So that three numbers learn as fast as networks do."""
 
 
 class LearnedProxy(Proxy):
@@ -36,7 +38,7 @@ class LearnedProxy(Proxy):
     The published proxy is one network a rate. Here one serves all: the quality decides the step Δ, and gains
     (`ChannelGains`) of the latents and of the decoders' channels. Decoders see rounded symbols, with the
     gradient passed straight through; in training mode the rate is that of noisy ones. A polynomial of the
-    quality scales the estimated rate; it stays 1 until training fits it to a codec's bytes.
+    quality scales the estimated rate, one in either mode; it stays 1 until training fits it to a codec's bytes.
 
     Args:
         codec: Name of the codec that it stands in for.
@@ -115,7 +117,7 @@ class LearnedProxy(Proxy):
         self.gaussian_conditional = GaussianConditional(None)
         scaled = [math.log(step / 255 * _GAIN**num_stages) for step in self.steps]
         self.log_steps = nn.Parameter(torch.tensor(scaled))
-        self.calibration = nn.Parameter(torch.zeros(_NUM_CALIBRATIONS))
+        self.calibration = nn.Parameter(torch.zeros(2, _NUM_CALIBRATIONS))
 
     def forward(self, x: Tensor, quality: float | Tensor) -> ProxyOutput:
         """See `Proxy.forward`."""
@@ -140,7 +142,8 @@ class LearnedProxy(Proxy):
                 decoded = self.g_s_gains[number](decoded, condition)
         bits = sum(-values.log2().flatten(1).sum(dim=1) for values in (y_likelihoods, z_likelihoods))
         powers = condition[:, None] ** torch.arange(_NUM_CALIBRATIONS, device=x.device)
-        bpp = (bits * torch.exp(powers @ self.calibration) + self.header_bits) / (height * width)
+        scale = torch.exp(_CALIBRATION_UNIT * powers @ self.calibration[int(self.training)])
+        bpp = (bits * scale + self.header_bits) / (height * width)
         return ProxyOutput(decoded[..., :height, :width], bpp)
 
     def architecture(self) -> Settings:
