@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torchmetrics.classification import MulticlassAccuracy
@@ -20,6 +21,12 @@ def test_equals_torchmetrics() -> None:
         expected = MulticlassAccuracy(20, top_k=k, average="micro")(logits, labels)
         assert ours[f"top_{k}"].item() == pytest.approx(expected.item())
     assert 0 < ours["top_1"] < ours["top_5"] < 1
+    draws = np.random.default_rng(0).integers(0, 200, (4, 200))
+    for number, draw in enumerate(draws):
+        again = TopKAccuracy()
+        again.update([ClassScores(logits[i]) for i in draw], [ClassTarget(int(labels[i])) for i in draw])
+        for name, value in again.compute().items():
+            assert metric.resampled(draws)[name][number] == pytest.approx(value.item())
 
 
 def test_fewer_classes_than_k_and_no_pictures() -> None:

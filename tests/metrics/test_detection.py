@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -13,7 +14,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from vcm.errors import ArgumentError
-from vcm.metrics.detection import DETECTION_ACCURACIES, DetectionAccuracy
+from vcm.metrics import coco
+from vcm.metrics.coco import DETECTION_ACCURACIES
+from vcm.metrics.detection import DetectionAccuracy
 from vcm.types import BoxTarget, Detections
 
 CATEGORIES = 5
@@ -113,6 +116,30 @@ def test_equals_pycocotools(seed: int, tmp_path: Path) -> None:
     assert 0.1 < expected["map"] < 0.9
     assert len(set(expected.values())) == 12
     assert measure(data) == pytest.approx(expected, rel=0, abs=1e-6)
+
+
+def test_resamples_equal_pycocotools_on_copies_of_the_pictures(tmp_path: Path) -> None:
+    data = pictures(3, 25)
+    metric = DetectionAccuracy()
+    metric.update(*zip(*data, strict=True))
+    draws = np.random.default_rng(0).integers(0, len(data), (6, len(data)))
+    draws[5] = 0  # a picture without true boxes, again and again
+    found = metric.resampled(draws)
+    for number, draw in enumerate(draws[:5]):
+        expected = reference([data[index] for index in draw], tmp_path)
+        assert {name: values[number] for name, values in found.items()} == pytest.approx(expected, abs=1e-6)
+    assert all(np.isnan(values[5]) for values in found.values())
+
+
+def test_resamples_in_parts_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = pictures(4, 12)
+    metric = DetectionAccuracy()
+    metric.update(*zip(*data, strict=True))
+    draws = np.random.default_rng(0).integers(0, len(data), (7, len(data)))
+    whole = metric.resampled(draws)
+    monkeypatch.setattr(coco, "_CHUNK", 100)
+    for name, values in metric.resampled(draws).items():
+        np.testing.assert_array_equal(values, whole[name])
 
 
 def test_says_nothing_on_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:

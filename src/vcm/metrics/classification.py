@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 from vcm.errors import ArgumentError
 from vcm.types import ClassScores, ClassTarget
@@ -15,6 +18,8 @@ from vcm.types import ClassScores, ClassTarget
 
 class TopKAccuracy(Metric):
     """Share of pictures whose true class is among the 1 and the 5 that score highest.
+
+    Its state is one-dimensional float32 tensors, as `DetectionAccuracy`'s.
 
     Args:
         ks: Numbers of classes to look at.
@@ -25,16 +30,14 @@ class TopKAccuracy(Metric):
     is_differentiable = False
     higher_is_better = True
 
-    hits: Tensor
-    total: Tensor
+    places: list[Tensor]
 
     def __init__(self, ks: Sequence[int] = (1, 5), **kwargs: Any) -> None:  # noqa: ANN401  # passed on
         super().__init__(**kwargs)
         if not ks or min(ks) < 1:
             raise ArgumentError("ks", expected="whole numbers from 1", got=tuple(ks))
         self.ks = tuple(ks)
-        self.add_state("hits", default=torch.zeros(len(self.ks), dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("total", default=torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("places", default=[], dist_reduce_fx="cat")
 
     def update(self, predictions: Sequence[ClassScores], targets: Sequence[ClassTarget]) -> None:
         """Add pictures, one prediction and one target each.
@@ -48,10 +51,26 @@ class TopKAccuracy(Metric):
             )
         for scores, target in zip(predictions, targets, strict=True):
             ranked = scores.logits.topk(min(max(self.ks), len(scores.logits))).indices
-            self.hits += torch.stack([(ranked[:k] == target.label).any() for k in self.ks]).to(self.hits)
-        self.total += len(targets)
+            (place,) = torch.nonzero(ranked == target.label, as_tuple=True)
+            place = place if len(place) else torch.tensor([max(self.ks)])
+            self.places.append(place.to(self.device, torch.float32))
 
     def compute(self) -> dict[str, Tensor]:
         """{"top_1": …, "top_5": …}, float32 scalars in [0, 1]; NaN where no picture was seen."""
-        shares = self.hits.float() / self.total
-        return {f"top_{k}": share for k, share in zip(self.ks, shares, strict=True)}
+        hits = self._hits().to(self.device)
+        return {f"top_{k}": share for k, share in zip(self.ks, hits.float().mean(dim=0), strict=True)}
+
+    def resampled(self, draws: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
+        """The same shares on resamples of the pictures, (B,) each.
+
+        Args:
+            draws: (B, M) indices of the pictures drawn, in the order in which they were added.
+        """
+        hits = self._hits().numpy()
+        return {f"top_{k}": hits[:, i][draws].mean(axis=1, dtype=np.float32) for i, k in enumerate(self.ks)}
+
+    def _hits(self) -> Tensor:
+        """(N, K) bool on the CPU: whether a picture's true class is among the first k."""
+        none_seen = isinstance(self.places, list) and not self.places
+        places = torch.zeros(0) if none_seen else dim_zero_cat(self.places).cpu()
+        return torch.stack([places < k for k in self.ks], dim=1)

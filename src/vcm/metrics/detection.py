@@ -7,22 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.detection import MeanAveragePrecision
 from torchmetrics.utilities import dim_zero_cat
 
 from vcm.errors import ArgumentError
+from vcm.metrics.coco import COCOMatches
 from vcm.types import BoxTarget, Detections
-
-DETECTION_ACCURACIES = (
-    "map", "map_50", "map_75", "map_small", "map_medium", "map_large",
-    "mar_1", "mar_10", "mar_100", "mar_small", "mar_medium", "mar_large",
-)  # fmt: skip
-"""COCO's twelve summary figures, in its order."""
-
-_SMALLEST_AREA = 1e-9
-_MAX_DETECTIONS = [1, 10, 100]
 
 
 class DetectionAccuracy(Metric):
@@ -71,34 +63,22 @@ class DetectionAccuracy(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """The twelve figures by name, each a float32 scalar in [0, 1] or NaN."""
-        precision = MeanAveragePrecision(
-            box_format="xywh",
-            # Its own thresholds are float32, which moves pairs that lie on one.
-            iou_thresholds=np.linspace(0.5, 0.95, 10).tolist(),
-            rec_thresholds=np.linspace(0, 1, 101).tolist(),
-            max_detection_thresholds=_MAX_DETECTIONS,
-            backend="pycocotools",
-        )
-        precision.warn_on_many_detections = False
+        matches = self._matches()
+        figures = matches.figures(np.arange(matches.num_pictures)[None])
+        return {name: torch.tensor(value.item(), device=self.device) for name, value in figures.items()}
+
+    def resampled(self, draws: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
+        """The twelve figures on resamples of the pictures, (B,) each.
+
+        Args:
+            draws: (B, M) indices of the pictures drawn, in the order in which they were added.
+        """
+        return self._matches().figures(draws)
+
+    def _matches(self) -> COCOMatches:
+        """What matches in all pictures, once."""
         predictions, targets = self._pictures("prediction", 6), self._pictures("target", 7)
-        if predictions:
-            precision.update(
-                [{"boxes": _xywh(r), "labels": r[:, 4].long(), "scores": r[:, 5]} for r in predictions],
-                [
-                    {
-                        "boxes": _xywh(r),
-                        "labels": r[:, 4].long(),
-                        # It takes the box's area where this is 0.
-                        "area": r[:, 5].clamp(min=_SMALLEST_AREA),
-                        "iscrowd": r[:, 6].long(),
-                    }
-                    for r in targets
-                ],
-            )
-        figures = precision.compute() if predictions else {}
-        undefined = torch.tensor(-1.0)
-        values = {name: figures.get(name, undefined).to(self.device) for name in DETECTION_ACCURACIES}
-        return {name: value.masked_fill(value < 0, torch.nan) for name, value in values.items()}
+        return COCOMatches([_xywh(rows) for rows in predictions], [_xywh(rows) for rows in targets])
 
     def _add(self, which: str, boxes: Tensor, *columns: Tensor) -> None:
         rows = torch.cat([boxes.reshape(-1, 4), *(c.reshape(-1, 1) for c in columns)], dim=1)
@@ -115,7 +95,8 @@ class DetectionAccuracy(Metric):
         return list(torch.split(dim_zero_cat(rows).cpu().view(-1, width), sizes))
 
 
-def _xywh(rows: Tensor) -> Tensor:
-    """Left, top, width, height, the differences taken in float64."""
-    boxes = rows[:, :4].double()
-    return torch.cat((boxes[:, :2], boxes[:, 2:] - boxes[:, :2]), dim=1)
+def _xywh(rows: Tensor) -> NDArray[np.float64]:
+    """The same rows with left, top, width, height; the differences taken in float64."""
+    values: NDArray[np.float64] = rows.double().numpy()
+    values[:, 2:4] -= values[:, :2]
+    return values

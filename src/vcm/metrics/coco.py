@@ -1,0 +1,210 @@
+"""COCO's average precision and recall from matches that are made once, on any resample of the pictures."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+DETECTION_ACCURACIES = (
+    "map", "map_50", "map_75", "map_small", "map_medium", "map_large",
+    "mar_1", "mar_10", "mar_100", "mar_small", "mar_medium", "mar_large",
+)  # fmt: skip
+"""COCO's twelve summary figures, in its order."""
+
+Rows = NDArray[np.float64]
+
+_IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+_RECALLS = np.linspace(0, 1, 101)
+_AREAS = ("all", "small", "medium", "large")
+_CHUNK = 2**23
+"""Most numbers in an array of draws × detections."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """One category within one range of areas; its D detections by falling score, at T thresholds of IoU.
+
+    Attributes:
+        area: Name of the range of areas.
+        picture: (D,) in which picture each detection is.
+        place: (D,) its place among that picture's, from 0.
+        hits: (T, D) whether it matches a true box that counts.
+        counts: (T, D) whether it is a hit or a miss; others are ignored.
+        real: (N,) true boxes that count, in each picture.
+    """
+
+    area: str
+    picture: NDArray[np.int64]
+    place: NDArray[np.int64]
+    hits: NDArray[np.bool_]
+    counts: NDArray[np.bool_]
+    real: NDArray[np.int64]
+
+
+class COCOMatches:
+    """Which detections match which true boxes, as pycocotools has it.
+
+    A picture's matches do not depend on other pictures. So the figures of any resample of the pictures follow
+    from how often each picture was drawn: as if copies of a picture stood side by side in a larger data set.
+    """
+
+    def __init__(self, found: Sequence[Rows], true: Sequence[Rows]) -> None:
+        """Match.
+
+        Args:
+            found: For each of N pictures (D, 6): left, top, width, height, category, score.
+            true: For each of N pictures (G, 7): left, top, width, height, category, area, whether it is a
+                crowd.
+        """
+        self.num_pictures = len(true)
+        self._groups = list(_groups(found, true))
+
+    def figures(self, draws: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
+        """COCO's twelve figures on each resample: (B,) each, in [0, 1], or NaN where not defined.
+
+        Args:
+            draws: (B, M) indices of the pictures that were drawn.
+        """
+        largest = max((len(group.picture) for group in self._groups), default=0)
+        size = max(_CHUNK // max(largest, self.num_pictures, 1), 1)
+        parts = [self._figures(draws[start : start + size]) for start in range(0, len(draws), size)]
+        return {name: np.concatenate([part[name] for part in parts]) for name in DETECTION_ACCURACIES}
+
+    def _figures(self, draws: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
+        times = np.stack([np.bincount(row, minlength=self.num_pictures) for row in draws])
+        # A category without true boxes, for where there is no other.
+        none = np.full((len(draws), len(_IOU_THRESHOLDS)), np.nan)
+        values = {figure: [none] for figure in DETECTION_ACCURACIES}
+        for group in self._groups:
+            precision, recall = _precision_and_recall(group, times)
+            if group.area != "all":
+                values[f"map_{group.area}"].append(precision)
+                values[f"mar_{group.area}"].append(recall)
+                continue
+            values["map"].append(precision)
+            values["map_50"].append(precision[:, :1])
+            values["map_75"].append(precision[:, 5:6])
+            values["mar_1"].append(_recall_of_best(group, times, 1))
+            values["mar_10"].append(_recall_of_best(group, times, 10))
+            values["mar_100"].append(recall)
+        return {name: _mean(of_categories) for name, of_categories in values.items()}
+
+
+def _mean(of_categories: Sequence[NDArray[np.float64]]) -> NDArray[np.float32]:
+    """Mean over categories and thresholds of (B, T) each; NaN where a draw has no category's true boxes."""
+    values = np.concatenate(of_categories, axis=1)
+    count = (~np.isnan(values)).sum(axis=1)
+    mean = np.nansum(values, axis=1) / np.maximum(count, 1)
+    return np.where(count > 0, mean, np.nan).astype(np.float32)
+
+
+def _precision_and_recall(
+    group: _Group, times: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Precision averaged over 101 recalls, and recall: (B, T) each, NaN where a draw has no true box.
+
+    Precision is looked at after hits only: between two of them it falls, and recall stays. A hit that was
+    drawn twice is two in a row, the second of which has the higher precision at no lower recall.
+
+    Args:
+        group: With D detections.
+        times: (B, N) how often each picture was drawn.
+    """
+    real = _times_real(group, times)
+    average, reached = np.zeros((2, len(times), len(group.hits)))
+    weights = times[:, group.picture]
+    seen, counted = weights, None  # of the last threshold with a hit
+    for threshold, (hits, counts) in enumerate(zip(group.hits, group.counts, strict=True)):
+        where = np.flatnonzero(hits)
+        if len(where) == 0:
+            continue
+        if counted is None or not np.array_equal(counts, counted):  # mostly the same at all thresholds
+            seen, counted = np.cumsum(weights * counts, axis=1), counts
+        found = np.cumsum(weights[:, where], axis=1)
+        precision = found / (seen[:, where] + np.spacing(1))
+        best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+        recall = found / real[:, None]
+        passed = np.searchsorted(_RECALLS, recall, side="right")
+        average[:, threshold] = (best * np.diff(passed, axis=1, prepend=0)).sum(axis=1) / len(_RECALLS)
+        reached[:, threshold] = recall[:, -1]
+    undefined = np.isnan(real)
+    average[undefined], reached[undefined] = np.nan, np.nan
+    return average, reached
+
+
+def _recall_of_best(group: _Group, times: NDArray[np.int64], most: int) -> NDArray[np.float64]:
+    """Recall with the best `most` detections of each picture: (B, T), NaN where a draw has no true box."""
+    hits = np.zeros((times.shape[1], len(group.hits)), dtype=np.int64)
+    kept = group.place < most
+    np.add.at(hits, group.picture[kept], group.hits[:, kept].T)
+    return (times @ hits) / _times_real(group, times)[:, None]
+
+
+def _times_real(group: _Group, times: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(B,) true boxes that count in each draw; NaN instead of 0."""
+    real = (times @ group.real).astype(np.float64)
+    real[real == 0] = np.nan
+    return real
+
+
+def _groups(found: Sequence[Rows], true: Sequence[Rows]) -> Iterator[_Group]:
+    """What pycocotools matches, for every category with a true box and every range of areas."""
+    from pycocotools.cocoeval import COCOeval
+
+    with contextlib.redirect_stdout(io.StringIO()):  # it reports its progress
+        evaluation = COCOeval(_data_set(true, ("area", "iscrowd")), _data_set(found, ("score",)), "bbox")
+        evaluation.params.imgIds = list(range(len(true)))
+        evaluation.params.iouThrs = _IOU_THRESHOLDS
+        evaluation.evaluate()
+    matched = iter(evaluation.evalImgs)
+    for _ in evaluation.params.catIds:
+        for area in _AREAS:
+            of_pictures = {i: m for i in range(len(true)) if (m := next(matched)) is not None}
+            real = np.zeros(len(true), dtype=np.int64)
+            for index, match in of_pictures.items():
+                real[index] = np.count_nonzero(match["gtIgnore"] == 0)
+            if real.any():
+                yield _group(area, of_pictures, real)
+
+
+def _group(area: str, of_pictures: dict[int, dict[str, Any]], real: NDArray[np.int64]) -> _Group:
+    matches = list(of_pictures.values())
+    sizes = [len(match["dtScores"]) for match in matches]
+    matched = np.concatenate([match["dtMatches"] for match in matches], axis=1) > 0
+    ignored = np.concatenate([match["dtIgnore"] for match in matches], axis=1).astype(bool)
+    scores = np.concatenate([match["dtScores"] for match in matches])
+    order = np.argsort(-scores, kind="stable")
+    return _Group(
+        area=area,
+        picture=np.repeat(list(of_pictures), sizes)[order].astype(np.int64),
+        place=np.concatenate([np.arange(size) for size in sizes])[order],
+        hits=(matched & ~ignored)[:, order],
+        counts=~ignored[:, order],
+        real=real,
+    )
+
+
+def _data_set(pictures: Sequence[Rows], columns: Sequence[str]) -> Any:  # noqa: ANN401  pycocotools' COCO
+    """Boxes as pycocotools takes them; `columns` are the names of what stands behind box and category."""
+    from pycocotools.coco import COCO
+
+    annotations: list[dict[str, Any]] = []
+    for image_id, rows in enumerate(pictures):
+        for left, top, width, height, category, *others in rows.tolist():
+            annotation = {"id": len(annotations) + 1, "image_id": image_id, "category_id": int(category)}
+            box = {"bbox": [left, top, width, height], "area": width * height, "iscrowd": 0}
+            annotations.append({**annotation, **box, **dict(zip(columns, others, strict=True))})
+    data = COCO()
+    data.dataset = {
+        "images": [{"id": image_id} for image_id in range(len(pictures))],
+        "annotations": annotations,
+        "categories": [{"id": i} for i in sorted({a["category_id"] for a in annotations})],
+    }
+    data.createIndex()
+    return data
