@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from vcm.codecs import FeatureCodec, LearnedCodec
+from vcm.codecs.learned import streams
 from vcm.codecs.learned.coder import CodingTable, decode_symbols, encode_symbols
 from vcm.codecs.learned.container import read_stream, write_stream
 from vcm.errors import ArgumentError, BitstreamError
@@ -125,6 +126,16 @@ def test_forged_headers_are_told(network, monkeypatch):
     ):
         with pytest.raises(BitstreamError, match=message):
             codec.decode(forged(data, **changes))
+
+
+@pytest.mark.parametrize("length", [0, 4, 13])
+def test_a_last_section_that_nobody_encoded_is_told_before_the_first_is_decoded(network, length, monkeypatch):
+    codec = LearnedCodec(model=network)
+    data = codec.encode(picture(60, 70))
+    for worker in ("decode_symbols", "in_tiles"):
+        monkeypatch.setattr(streams, worker, lambda *_, **__: pytest.fail("ran"))
+    with pytest.raises(BitstreamError, match=f"has {length} bytes; it must have a multiple of 4, from 8"):
+        codec.decode(forged(data, sections=(*read_stream(data).sections[:-1], bytes(length))))
 
 
 @pytest.mark.parametrize("size", [(0, 5), (9000, 9000)])

@@ -87,17 +87,22 @@ def encode_symbols(symbols: Tensor, indexes: Tensor, table: CodingTable) -> byte
     return bytes(ans.RansEncoder().encode_with_indexes(*numbers, *rows))
 
 
+def check_section(data: bytes) -> None:
+    """Raise BitstreamError if `encode_symbols` gives no bytes of this length, whatever the symbols are."""
+    if len(data) < SHORTEST or len(data) % _WORD:
+        raise BitstreamError(
+            f"a section of the stream has {len(data)} bytes; it must have a multiple of {_WORD}, "
+            f"from {SHORTEST}."
+        )
+
+
 def decode_symbols(data: bytes, indexes: Tensor, table: CodingTable) -> Tensor:
     """The symbols that were coded with these indexes: (C, h, w) float32, on the CPU.
 
     Raises:
         BitstreamError: If `data` cannot be what `encode_symbols` gave.
     """
-    if len(data) < SHORTEST or len(data) % _WORD:
-        raise BitstreamError(
-            f"a section of the stream has {len(data)} bytes; it must have a multiple of {_WORD}, "
-            f"from {SHORTEST}."
-        )
+    check_section(data)
     flat = indexes.flatten()
     counts = torch.bincount(flat, minlength=len(table.rows)).double()
     needed = float(counts @ table.fewest_bits) / 8

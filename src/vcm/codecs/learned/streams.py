@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vcm.codecs.learned.coder import CodingTable, decode_symbols, encode_symbols
+from vcm.codecs.learned.coder import CodingTable, check_section, decode_symbols, encode_symbols
 from vcm.codecs.learned.container import FINGERPRINT_BYTES, PURPOSES, Header, read_stream, write_stream
 from vcm.errors import BitstreamError
 from vcm.nn.padding import pad_to_multiple
@@ -90,6 +90,8 @@ class StreamCoder:
                 f"the stream does not fit its model: {header.channels} channels in {len(stream.sections)} "
                 f"sections, not {self.channels} in {len(self.sections)}."
             )
+        for section in stream.sections:  # all of them, before the first decides what the next ones mean
+            check_section(section)
         return header, stream.sections
 
     @torch.inference_mode()
