@@ -7,9 +7,63 @@ from PIL import Image
 
 from vcm.codecs import JPEG2000Codec, JPEGCodec
 from vcm.data import PictureFolderDataset
-from vcm.errors import EvaluationError
+from vcm.errors import CodecError, EvaluationError
 from vcm.evaluation import evaluate
 from vcm.evaluation.results import Results
+
+
+def test_unreadable_pictures_are_left_out_and_told(build, tmp_path):
+    (tmp_path / "images/02.png").write_bytes((tmp_path / "images/02.png").read_bytes()[:500])
+    (tmp_path / "images/05.png").unlink()
+    (tmp_path / "images/09.png").write_text("no picture")
+    results = build().run()
+    assert not results.complete
+    assert [failure.image_id for failure in results.failures] == ["2", "5", "09.png"]
+    assert {point.num_images for point in results.points} == {6, 7}
+
+
+class PickyCodec(JPEGCodec):
+    """Fails on one width, when it is told to."""
+
+    refuses = 173
+
+    def encode_array(self, pixels):
+        if pixels.shape[1] == self.refuses:
+            raise CodecError("picky: does not like this one")
+        return super().encode_array(pixels)
+
+
+def test_codec_failure_leaves_the_picture_out_of_every_curve(build):
+    codecs = {"picky": [PickyCodec(quality=50)], "jpeg": [JPEGCodec(quality=50)]}
+    results = build(codecs=codecs).run()
+    assert [(f.image_id, f.point) for f in results.failures] == [("3", "picky-50")]
+    assert "does not like" in results.failures[0].error
+    picky, jpeg = (p for p in results.points if p.labels == "pseudo")
+    assert picky.num_images == jpeg.num_images == 9
+    assert picky.num_bytes == jpeg.num_bytes
+
+
+def test_recorded_failure_is_tried_again(build, monkeypatch):
+    codecs = {"picky": [PickyCodec(quality=50)]}
+    build(codecs=codecs).run()
+    monkeypatch.setattr(PickyCodec, "refuses", -1)
+    again = build(codecs=codecs)
+    results = again.run()
+    assert again.task.predictions == 1
+    assert results.complete
+    assert results.points[0].num_images == 8
+
+
+def test_point_at_which_all_fails_does_not_take_others_down(build):
+    class Broken(JPEGCodec):
+        def decode_array(self, data):
+            raise CodecError("broken")
+
+    results = build(codecs={"broken": [Broken(quality=50)], "jpeg": [JPEGCodec(quality=50)]}).run()
+    assert {p.system for p in results.points} == {"jpeg"}
+    assert len(results.failures) == 10
+    with pytest.raises(EvaluationError, match="the first failure: decode failed: CodecError: broken"):
+        build("other", codecs={"broken": [Broken(quality=50)]}).run()
 
 
 def test_picture_that_the_task_fails_on_does_not_lose_the_others(build, world):
