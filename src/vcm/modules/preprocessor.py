@@ -165,6 +165,12 @@ class NPPModule(NetworkModule):
 
     # --- validation ---------------------------------------------------------------------------------------
 
+    def on_validation_epoch_start(self) -> None:
+        """Forget the last validation's figures."""
+        for figures in self.figures:
+            assert isinstance(figures, PairFigures)
+            figures.reset()
+
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Whole pictures through the real codec, at every pair."""
         for place, image in enumerate(batch.images):
@@ -199,7 +205,6 @@ class NPPModule(NetworkModule):
             total += float(values["loss"]) / len(self.pairs)
             name = f"val/{rate:g}@{quality:g}"
             self.log_dict({f"{name}/{key}": value for key, value in values.items()}, sync_dist=True)
-            figures.reset()
         self.end_validation(total)
 
     def save_model(self, path: Path, **notes: str) -> None:

@@ -119,6 +119,11 @@ class ProxyCodecModule(_ProxyModule):
         weight = torch.exp(low + (high - low) * self.network.condition(quality, x))
         return output.bpp, mse, output.bpp + weight * 255**2 * mse
 
+    def on_validation_epoch_start(self) -> None:
+        """Forget the last validation's figures."""
+        for metric in (self.bpp, self.mse, self.loss):
+            metric.reset()
+
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Whole pictures, with rounded symbols, at both ends and in the middle."""
         for place, image in enumerate(batch.images):
@@ -138,8 +143,6 @@ class ProxyCodecModule(_ProxyModule):
         total = float(self.loss.compute())
         psnr = -10 * self.mse.compute().log10()
         self.log_dict({"val/bpp": self.bpp.compute(), "val/psnr": psnr}, sync_dist=True)
-        for metric in (self.bpp, self.mse, self.loss):
-            metric.reset()
         self.end_validation(total)
 
 
@@ -238,6 +241,11 @@ class ProxyImitationModule(_ProxyModule):
             return torch.randint(math.ceil(low), math.floor(high) + 1, (number,)).float()
         return low + (high - low) * torch.rand(number)
 
+    def on_validation_epoch_start(self) -> None:
+        """Forget the last validation's figures."""
+        self.fidelity.reset()
+        self.loss.reset()
+
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Whole pictures, with rounded symbols, at each of the validation qualities."""
         for place, image in enumerate(batch.images):
@@ -260,8 +268,6 @@ class ProxyImitationModule(_ProxyModule):
             {f"val/{name}": value for name, value in self.fidelity.compute().items()}, sync_dist=True
         )
         total = float(self.loss.compute())
-        self.fidelity.reset()
-        self.loss.reset()
         self.end_validation(total)
 
 

@@ -1,0 +1,284 @@
+"""The preprocessor's training: straight-through values and gradients, failures, resuming, bad input."""
+
+import json
+
+import pytest
+import torch
+from lightning import Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from conftest import MeanTask
+from vcm.codecs import JPEGCodec
+from vcm.data.datamodule import Batch
+from vcm.errors import ArgumentError, CodecError
+from vcm.losses.straight_through import straight_through
+from vcm.modules import CodecLoop, NPPModule
+from vcm.nn.files import read_notes
+from vcm.nn.preprocessor import NPP, QuantizationAdaptiveNPP, load_preprocessor
+from vcm.nn.proxy import IdentityProxy, JPEGProxy, LearnedProxy
+from vcm.types import BoxTarget, Features, Prepared
+
+PAIRS = [(0.5, 20), (2.0, 60)]
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*does not have many workers",
+    "ignore:.*LeafSpec",
+    "ignore:.*log_every_n_steps",
+    "ignore:Checkpoint directory",
+)
+
+
+class BatchTask(MeanTask):
+    """Several pictures of one size, and a loss."""
+
+    def prepare(self, images):
+        return Prepared(torch.stack(list(images)), tuple(tuple(x.shape[1:]) for x in images))
+
+    def encode(self, prepared):
+        means = torch.nn.functional.avg_pool2d(prepared.inputs, 8)
+        return Features({"pool": self.gain * means}, prepared.image_sizes)
+
+    def loss(self, images, targets):
+        lights = [image.mean() for image in images]
+        boxes = [len(target.boxes) for target in targets]
+        return torch.stack([(1 + n) * light for n, light in zip(boxes, lights, strict=True)]).mean()
+
+
+class FailingJPEG(JPEGCodec):
+    """Fails on every third picture."""
+
+    count = 0
+
+    def encode_array(self, pixels):
+        type(self).count += 1
+        if type(self).count % 3 == 0:
+            raise CodecError("this one does not work")
+        return super().encode_array(pixels)
+
+
+def make(codec=JPEGCodec, network=None, proxy=None, seed=3, max_failures=0.1, workers=2, **settings):
+    seed_everything(seed, verbose=False)
+    network = QuantizationAdaptiveNPP((2, 2, 4, 4), rates=(0.25, 16)) if network is None else network
+    proxy = JPEGProxy(qualities=(10, 90)) if proxy is None else proxy
+    loop = CodecLoop(codec, workers=workers, max_failures=max_failures)
+    defaults = {"pairs": PAIRS, "supervision": "features", "task_weight": 10.0, "learning_rate": 3e-3}
+    return NPPModule(network, proxy, BatchTask(), loop, **{**defaults, **settings})
+
+
+def trainer(folder, **settings):
+    return Trainer(
+        default_root_dir=folder,
+        **{
+            "accelerator": "cpu",
+            "max_epochs": 1,
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "num_sanity_val_steps": 0,
+            **settings,
+        },
+    )
+
+
+def crops(count=3, size=40, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, 3, 5, 5, generator=generator)
+    return torch.nn.functional.interpolate(coarse, size=(size, size), mode="bicubic").clamp(0, 1)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "learned"])
+def test_values_are_the_codecs_and_gradients_the_proxys(kind):
+    torch.manual_seed(0)
+    proxy = JPEGProxy(qualities=(10, 90)) if kind == "jpeg" else LearnedProxy("jpeg", (10, 90), channels=4)
+    proxy.eval()
+    x = crops().requires_grad_()
+    coded = CodecLoop(JPEGCodec).start(x, 30, ["a", "b", "c"])()
+    direct = proxy(x, 30.0)
+    weight = torch.rand_like(x)
+    (expected,) = torch.autograd.grad((direct.decoded * weight).sum() + 3 * direct.bpp.sum(), x)
+    through = proxy(x, 30.0)
+    picture, bpp = straight_through(coded.decoded, through.decoded), straight_through(coded.bpp, through.bpp)
+    for index, image in enumerate(x.detach()):
+        pixels = (image * 255).round().to(torch.uint8)
+        data = JPEGCodec(quality=30).encode(pixels)
+        assert torch.equal(picture[index], JPEGCodec(quality=30).decode(data).float() / 255)
+        assert bpp[index] == torch.tensor(8 * len(data) / 40**2)
+    (got,) = torch.autograd.grad((picture * weight).sum() + 3 * bpp.sum(), x)
+    torch.testing.assert_close(got, expected, rtol=1e-6, atol=0)
+    assert got.abs().sum() > 0
+
+
+def test_straight_through_wants_one_shape():
+    with pytest.raises(ArgumentError, match=r"value must be of the proxy's shape \(3,\); got \(2,\)"):
+        straight_through(torch.zeros(2), torch.zeros(3))
+
+
+@pytest.mark.parametrize("supervision", ["features", "pseudo", "labels"])
+def test_the_loss_falls(supervision, pictures, tmp_path):
+    box = BoxTarget(
+        torch.tensor([[0.0, 0, 9, 9]]), torch.tensor([0]), torch.zeros(1).bool(), torch.tensor([81.0])
+    )
+    data = pictures()
+    if supervision == "labels":
+        for part in (data.train_dataset, data.val_dataset):
+            part.target = lambda *_: box
+            part.__class__ = type(
+                "Labelled", (type(part),), {"__getitem__": lambda self, i: labelled(self, i, box)}
+            )
+    module = make(supervision=supervision, task_weight=10.0 if supervision == "features" else 0.1)
+    run = trainer(tmp_path, max_epochs=20, check_val_every_n_epoch=20)
+    (before,) = run.validate(module, data, verbose=False)
+    run.fit(module, data)
+    after = {name: float(value) for name, value in run.callback_metrics.items()}
+    assert after["val/loss"] < before["val/loss"] - 0.001
+    assert {"val/0.5@20/bpp", "val/2@60/map", "val/2@60/psnr", "val/0.5@20/task_loss"} <= set(after)
+    assert before["val/2@60/psnr"] > 60  # a new network gives the picture back
+
+
+def labelled(dataset, index, box):
+    from dataclasses import replace
+
+    return replace(super(type(dataset), dataset).__getitem__(index), target=box)
+
+
+def test_only_the_preprocessor_learns(pictures, tmp_path):
+    module = make(proxy=LearnedProxy("jpeg", (10, 90), channels=4))
+    proxy, task = module._parts
+    before = [p.detach().clone() for part in (proxy, task) for p in part.parameters()]
+    network = {n: p.detach().clone() for n, p in module.network.named_parameters()}
+    trainer(tmp_path, limit_val_batches=0).fit(module, pictures())
+    after = [p for part in (proxy, task) for p in part.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
+    assert any(not torch.equal(p, network[n]) for n, p in module.network.named_parameters())
+    assert all(name.startswith(("network.", "figures.")) for name in module.state_dict())
+
+
+def test_pictures_that_the_codec_fails_on_are_left_out(pictures, tmp_path, caplog):
+    FailingJPEG.count = 0
+    module = make(FailingJPEG, max_failures=0.5, workers=1)
+    trainer(tmp_path, limit_val_batches=0).fit(module, pictures())
+    assert (module.loop.num_pictures, module.loop.num_failures) == (12, 4)
+    told = [r.getMessage() for r in caplog.records if "left out of a step" in r.getMessage()]
+    assert len(told) == 4
+    assert "jpeg failed to encode it: this one does not work" in told[0]
+    assert ".png" in told[0]
+
+
+def test_a_codec_that_fails_too_often_stops_the_training(pictures, tmp_path):
+    FailingJPEG.count = 0
+    module = make(FailingJPEG, max_failures=0.02, workers=1)
+    with pytest.raises(
+        CodecError, match=r"jpeg failed on 5 of the last \d+ pictures, more than max_failures=0.02"
+    ):
+        trainer(tmp_path, max_epochs=9, limit_val_batches=0).fit(module, pictures())
+
+
+def test_a_batch_on_which_the_codec_fails_altogether_changes_nothing(pictures, tmp_path):
+    class Never(JPEGCodec):
+        def encode_array(self, pixels):
+            raise CodecError("never")
+
+    module = make(Never, max_failures=1.0)
+    before = {n: p.detach().clone() for n, p in module.network.named_parameters()}
+    trainer(tmp_path, limit_train_batches=1, limit_val_batches=0).fit(module, pictures())
+    assert all(torch.equal(p, before[n]) for n, p in module.network.named_parameters())
+
+
+def test_losses_that_are_not_finite_stop_the_training(pictures, tmp_path):
+    module = make()
+    with torch.no_grad():
+        module.network.head[0].weight.fill_(float("inf"))
+    with pytest.raises(ArgumentError, match=r"gradient norm must be finite; got nan\..*the batch was .*png"):
+        trainer(tmp_path, limit_val_batches=0).fit(module, pictures())
+
+
+def fit(folder, data, epochs, resume=None):
+    torch.manual_seed(0)
+    module = make(proxy=LearnedProxy("jpeg", (10, 90), channels=4))
+    losses = []
+    plain = module.descend
+
+    def kept(loss, batch):
+        losses.append(float(loss.detach()))
+        plain(loss, batch)
+
+    module.descend = kept
+    checkpoints = ModelCheckpoint(folder / "checkpoints", save_last=True, save_top_k=0)
+    run = trainer(folder, max_epochs=epochs, enable_checkpointing=True, callbacks=[checkpoints])
+    run.fit(module, data(), ckpt_path=resume, weights_only=True)
+    return losses, module.network.state_dict()
+
+
+def test_an_interrupted_training_resumes_to_the_same_losses(pictures, tmp_path):
+    whole, state = fit(tmp_path / "a", pictures, 4)
+    first, _ = fit(tmp_path / "b", pictures, 2)
+    torch.rand(7)
+    rest, resumed = fit(tmp_path / "b", pictures, 4, tmp_path / "b" / "checkpoints" / "last.ckpt")
+    assert first + rest == whole
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in state.items())
+
+
+def test_the_model_file_knows_its_pairs(tmp_path):
+    module = make()
+    module.save_model(tmp_path / "m.safetensors", made="here")
+    notes = read_notes(tmp_path / "m.safetensors")
+    assert json.loads(notes["pairs"]) == {"codec": "jpeg", "pairs": [[0.5, 20], [2.0, 60]]}
+    assert notes["made"] == "here"
+    loaded = load_preprocessor(tmp_path / "m.safetensors")
+    x = crops()
+    torch.testing.assert_close(loaded(x, 1.0), module.network.eval()(x, 1.0))
+    other = make(seed=5)
+    other.start_from(tmp_path / "m.safetensors")
+    torch.testing.assert_close(other.network.eval()(x, 1.0), loaded(x, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"pairs": []}, "pairs must be"),
+        ({"pairs": [1, 2]}, "pairs must be"),
+        ({"pairs": [(1, 95)]}, "pairs must be of qualities from 10 to 90, for which the proxy is; got 95"),
+        ({"pairs": [(1, 300)]}, "quality must be a whole number from"),
+        ({"pairs": [(17, 50)]}, "rate must be a λ from 0.25 to 16"),
+        ({"network": NPP((2, 2, 4, 4))}, "of one λ for an NPP that is not quantization-adaptive"),
+        (
+            {"proxy": IdentityProxy("bpg", (22, 44))},
+            "proxy must be one of jpeg, the codec in the loop; got 'one of bpg'",
+        ),
+        ({"supervision": "love"}, "supervision must be labels, pseudo or features; got 'love'"),
+        ({"rate_weight": -1}, "rate_weight must be"),
+        ({"pseudo_score": 2}, "pseudo_score must be"),
+        ({"learning_rate": 0}, "learning_rate must be"),
+        ({"max_failures": 7}, "max_failures must be"),
+        ({"codec": dict}, "codec must be what makes a vcm.codecs.Codec of a quality; got 'dict'"),
+    ],
+)
+def test_settings_that_cannot_be_are_told(settings, message):
+    with pytest.raises(ArgumentError, match=message):
+        make(**settings)
+
+
+def test_labels_that_are_not_there_are_told(pictures, tmp_path):
+    with pytest.raises(
+        ArgumentError, match="supervision must be pseudo or features for pictures without labels"
+    ):
+        trainer(tmp_path).fit(make(supervision="labels"), pictures())
+
+
+def test_mixed_precision_trains(pictures, tmp_path):
+    module = make()
+    run = trainer(tmp_path, precision="bf16-mixed", max_epochs=2)
+    run.fit(module, pictures())
+    assert all(p.isfinite().all() for p in module.network.parameters())
+
+
+def test_pairs_are_all_drawn(monkeypatch):
+    module = make()
+    seen = set()
+    plain = module.loop.start
+    monkeypatch.setattr(module, "descend", lambda *_: None)
+    monkeypatch.setattr(module, "log_dict", lambda *_, **__: None)
+    monkeypatch.setattr(module.loop, "start", lambda x, q, ids: seen.add(q) or plain(x, q, ids))
+    for index in range(12):
+        module.training_step(Batch(crops(), [None] * 3, ["a", "b", "c"]), index)
+    assert seen == {20, 60}

@@ -1,0 +1,140 @@
+"""The two stages of a proxy's training."""
+
+import pytest
+import torch
+from lightning import Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from vcm.codecs import BPGCodec, JPEGCodec
+from vcm.errors import ArgumentError, WeightsError
+from vcm.modules import CodecLoop, ProxyCodecModule, ProxyImitationModule
+from vcm.nn.proxy import IdentityProxy, JPEGProxy, LearnedProxy, load_proxy
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*does not have many workers",
+    "ignore:.*LeafSpec",
+    "ignore:.*log_every_n_steps",
+    "ignore:Checkpoint directory",
+)
+
+
+def proxy(codec="jpeg", qualities=(10, 90), seed=0, **settings):
+    torch.manual_seed(seed)
+    return LearnedProxy(codec, qualities, **{"channels": 6, "num_stages": 3, "steps": (100, 4), **settings})
+
+
+def trainer(folder, **settings):
+    return Trainer(
+        default_root_dir=folder,
+        **{
+            "accelerator": "cpu",
+            "max_epochs": 1,
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "num_sanity_val_steps": 0,
+            **settings,
+        },
+    )
+
+
+def test_the_codec_stage_learns_and_leaves_the_rates_scale(pictures, tmp_path):
+    seed_everything(1, verbose=False)
+    module = ProxyCodecModule(proxy(), (0.001, 0.1), learning_rate=3e-3)
+    run = trainer(tmp_path, max_epochs=15, check_val_every_n_epoch=15)
+    (before,) = run.validate(module, pictures(), verbose=False)
+    run.fit(module, pictures())
+    after = {name: float(value) for name, value in run.callback_metrics.items()}
+    assert after["val/loss"] < 0.7 * before["val/loss"]
+    assert {"val/bpp", "val/psnr"} <= set(after)
+    assert not module.network.calibration.any()
+
+
+@pytest.mark.parametrize("kind", ["learned", "identity"])
+def test_imitation_brings_a_proxy_nearer_to_its_codec(kind, pictures, tmp_path):
+    seed_everything(1, verbose=False)
+    network = proxy() if kind == "learned" else IdentityProxy("jpeg", (10, 90))
+    module = ProxyImitationModule(
+        network, CodecLoop(JPEGCodec), validation_qualities=[10, 50, 90], learning_rate=3e-3
+    )
+    run = trainer(tmp_path, max_epochs=20, check_val_every_n_epoch=20)
+    (before,) = run.validate(module, pictures(), verbose=False)
+    run.fit(module, pictures())
+    after = {name: float(value) for name, value in run.callback_metrics.items()}
+    assert after["val/rate_error"] < 0.2
+    assert after["val/loss"] < 0.7 * before["val/loss"]
+    assert after["val/rate_rank"] > 0.7
+    if kind == "learned":
+        assert after["val/psnr"] > before["val/psnr"] + 1
+
+
+def test_qualities_are_drawn_on_the_codecs_scale(tmp_path):
+    module = ProxyImitationModule(proxy("bpg", (22, 44)), CodecLoop(BPGCodec))
+    drawn = module._draw(500)
+    assert torch.equal(drawn, drawn.round())
+    assert set(drawn.tolist()) == set(range(22, 45))
+    assert module.validation_qualities == [22, 26, 31, 35, 40, 44]
+
+
+def test_an_interrupted_imitation_resumes_to_the_same_weights(pictures, tmp_path):
+    def fit(folder, epochs, resume=None):
+        seed_everything(2, verbose=False)
+        module = ProxyImitationModule(proxy(), CodecLoop(JPEGCodec), learning_rate=3e-3)
+        checkpoints = ModelCheckpoint(folder / "checkpoints", save_last=True, save_top_k=0)
+        run = trainer(
+            folder, max_epochs=epochs, enable_checkpointing=True, callbacks=[checkpoints], limit_val_batches=1
+        )
+        run.fit(module, pictures(), ckpt_path=resume, weights_only=True)
+        return module.network.state_dict()
+
+    whole = fit(tmp_path / "a", 4)
+    fit(tmp_path / "b", 2)
+    resumed = fit(tmp_path / "b", 4, tmp_path / "b" / "checkpoints" / "last.ckpt")
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
+
+
+def test_models_are_written_and_taken_over(tmp_path):
+    module = ProxyCodecModule(proxy())
+    module.save_model(tmp_path / "p.safetensors", made="here")
+    x = torch.rand(1, 3, 40, 24)
+    other = ProxyImitationModule(proxy(seed=1), CodecLoop(JPEGCodec))
+    other.start_from(tmp_path / "p.safetensors")
+    expected = module.network.eval()(x, 30.0)
+    for network in (other.network.eval(), load_proxy(tmp_path / "p.safetensors", "jpeg")):
+        got = network(x, 30.0)
+        torch.testing.assert_close(got.decoded, expected.decoded)
+        torch.testing.assert_close(got.bpp, expected.bpp)
+    with pytest.raises(WeightsError, match="is a proxy of jpeg, not of bpg; train one for bpg"):
+        load_proxy(tmp_path / "p.safetensors", "bpg")
+    with pytest.raises(WeightsError, match="is of another architecture"):
+        ProxyCodecModule(proxy(channels=5)).start_from(tmp_path / "p.safetensors")
+    with pytest.raises(WeightsError, match="cannot be read as a model"):
+        load_proxy(tmp_path / "nothing.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: ProxyCodecModule(JPEGProxy()), "network must be a LearnedProxy; got 'JPEGProxy'"),
+        (lambda: ProxyCodecModule(proxy(), (1, 2, 3)), "weights must be two λ"),
+        (lambda: ProxyCodecModule(proxy(), (0, 1)), "weights must be a number above 0"),
+        (
+            lambda: ProxyImitationModule(proxy("bpg", (22, 44)), CodecLoop(JPEGCodec)),
+            "proxy must be one of jpeg, the codec in the loop; got 'one of bpg'",
+        ),
+        (
+            lambda: ProxyImitationModule(proxy("bpg", (22, 60)), CodecLoop(BPGCodec)),
+            r"qualities must be 0 to 51 \(QP of bpg\)",
+        ),
+        (lambda: ProxyImitationModule(JPEGProxy(), CodecLoop(JPEGCodec)), "a proxy with parameters to train"),
+        (lambda: ProxyImitationModule(proxy(), CodecLoop(JPEGCodec), rate_weight=-1), "rate_weight must be"),
+        (
+            lambda: ProxyImitationModule(proxy(), CodecLoop(JPEGCodec), validation_qualities=[500]),
+            "quality must be",
+        ),
+    ],
+)
+def test_what_does_not_fit_together_is_told(build, message):
+    with pytest.raises(ArgumentError, match=message):
+        build()
