@@ -39,6 +39,7 @@ class EvaluateConfig:
         labels: What predictions are held against; None for all that the data set allows.
         pseudo_score: Boxes on the originals at or above this score are pseudo-labels, in [0, 1].
         examples: Number of pictures whose decoded versions are kept.
+        bootstrap: Resamples of the pictures that confidence intervals are from; 0 for none.
         workers: Threads of the codecs; None for one a core.
         device: Of the task; "auto" takes CUDA where there is any.
     """
@@ -53,6 +54,7 @@ class EvaluateConfig:
     labels: list[str] | None = None
     pseudo_score: float = 0.3
     examples: int = 3
+    bootstrap: int = 200
     workers: int | None = None
     device: str = "auto"
 

@@ -76,6 +76,7 @@ def evaluate(composed: DictConfig) -> Results:
             labels=config.labels,
             pseudo_score=config.pseudo_score,
             examples=config.examples,
+            bootstrap=config.bootstrap,
             config=OmegaConf.to_container(composed),
         )
         show = stack.enter_context(_progress(console))

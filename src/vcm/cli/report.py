@@ -1,14 +1,19 @@
-"""`vcm report`: results into one HTML file."""
+"""`vcm report`: results into one HTML file, and the BD-rates on the screen."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vcm.evaluation.report import Study
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Write the report and say where it is."""
+    """Write the report and say where it is on standard output; the BD-rates go to standard error."""
     parser = argparse.ArgumentParser(
         prog="vcm report",
         description="Turn what `vcm evaluate` measured into one HTML file, and plots as SVG and PNG.",
@@ -24,8 +29,38 @@ def run(arguments: Sequence[str]) -> int:
         "--output", type=Path, help="folder for report.html and plots/; the first RUN by default"
     )
     known = parser.parse_args(arguments)
-    from vcm.evaluation.report import build_report
+    from vcm.evaluation.report import read_study, write_report
 
-    path = build_report(known.folders, anchor=known.anchor, accuracy=known.accuracy, output=known.output)
+    study = read_study(known.folders, anchor=known.anchor, accuracy=known.accuracy)
+    path = write_report(study, known.output)
+    print_bd_rates(study)
     print(path.resolve())
     return 0
+
+
+def print_bd_rates(study: Study) -> None:
+    """Every system's BD-rates against the anchor, with intervals and what there is to say of them."""
+    from rich.console import Console
+    from rich.table import Table
+
+    found = study.bd_table(of_rate=True)
+    if not found.rows or not found.columns:
+        return
+    table = Table(
+        title=f"BD-rate against {study.titles[study.anchor]}, with 95 % intervals where there are any"
+    )
+    for column in ("codec", *found.columns):
+        table.add_column(column, justify="left" if column == "codec" else "right")
+    for title, cells in found.rows:
+        marked = [f"[{cell.mark}] {cell.text}" if cell.mark else cell.text for cell in cells]
+        texts = [
+            "\n".join(filter(None, (text, cell.interval))) for text, cell in zip(marked, cells, strict=True)
+        ]
+        table.add_row(title, *texts)
+    width = None if sys.stderr.isatty() else 120
+    console = Console(stderr=True, width=width, markup=False, highlight=False, soft_wrap=True)
+    console.print(table)
+    for number, note in enumerate(found.notes, start=1):
+        console.print(f"[{number}] {note}")
+    for line in found.undefined:
+        console.print(line)

@@ -10,7 +10,7 @@ from vcm.errors import ArgumentError
 from vcm.evaluation.labels import LABEL_KINDS, LabelKind
 from vcm.evaluation.points import Point
 from vcm.evaluation.results import Results
-from vcm.metrics.bd import BDResult, bd_metric, bd_rate
+from vcm.metrics.bd import BDInterval, BDResult, bd_metric, bd_rate, bd_rate_interval
 
 PREFERRED_ACCURACY = ("map", "top_1")
 
@@ -31,12 +31,35 @@ class Axis:
 
     def value(self, point: Point) -> float:
         """The point's value in the axis' unit (accuracies in percent); NaN where it has none."""
-        if self.key == "psnr":
-            return math.nan if point.psnr is None else point.psnr
+        distortions = {"psnr": point.psnr, "ms_ssim": point.ms_ssim}
+        return self._in_unit(distortions.get(self._figure, point.accuracy.get(self._figure)))
+
+    def interval(self, point: Point) -> tuple[float, float] | None:
+        """The interval of the point's value in the axis' unit; None where it has none."""
+        ends = point.intervals.get(self._figure)
+        return None if ends is None else (self._in_unit(ends[0]), self._in_unit(ends[1]))
+
+    def resampled(self, point: Point) -> list[tuple[float, float]]:
+        """(rate, value) of the point on each resample; NaN for a value that is not defined there."""
+        if point.resamples is None or self._figure not in point.resamples.figures:
+            return []
+        rates, values = point.resamples.figures["bpp"], point.resamples.figures[self._figure]
+        return [
+            (math.nan if rate is None else rate, self._in_unit(value))
+            for rate, value in zip(rates, values, strict=True)
+        ]
+
+    @property
+    def _figure(self) -> str:
+        """What a point calls it."""
+        return "ms_ssim" if self.key == "ms_ssim_db" else self.key
+
+    def _in_unit(self, value: float | None) -> float:
+        if value is None:
+            return math.nan
         if self.key == "ms_ssim_db":
-            return math.nan if point.ms_ssim is None else ms_ssim_in_db(point.ms_ssim)
-        accuracy = point.accuracy.get(self.key)
-        return math.nan if accuracy is None else 100 * accuracy
+            return ms_ssim_in_db(value)
+        return value if self.labels is None else 100 * value
 
 
 @dataclass(frozen=True)
@@ -48,22 +71,37 @@ class Curve:
         title: The curve's name for people.
         points: (rate in bits per pixel, value).
         qualities: Each point's place in the codec's scale.
+        intervals: Each point's 95 % interval of the value; None where it has none.
+        resampled: The curve on each resample of the pictures; none where a point was not resampled.
+        draws: Fingerprint of the resamples: of curves with equal ones, each is on the same pictures.
     """
 
     system: str
     title: str
     points: list[tuple[float, float]]
     qualities: list[float]
+    intervals: list[tuple[float, float] | None]
+    resampled: list[list[tuple[float, float]]]
+    draws: str
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One curve against the anchor's: BD-rate in percent and BD-metric in the axis' unit."""
+    """One curve against the anchor's.
+
+    Attributes:
+        system: The curve's name.
+        title: The curve's name for people.
+        rate: BD-rate in percent.
+        metric: BD-metric in the axis' unit.
+        interval: Of the BD-rate; None where that is not defined or the two have no resamples in common.
+    """
 
     system: str
     title: str
     rate: BDResult
     metric: BDResult
+    interval: BDInterval | None
 
 
 def ms_ssim_in_db(value: float) -> float:
@@ -112,9 +150,22 @@ def curves(points: Sequence[Point], axis: Axis) -> list[Curve]:
         mine = sorted((p for p in points if p.system == system and p.labels == kind), key=lambda p: p.bpp)
         mine = [point for point in mine if math.isfinite(axis.value(point))]
         if mine:
-            values = [(point.bpp, axis.value(point)) for point in mine]
-            found.append(Curve(system, mine[0].title, values, [point.quality for point in mine]))
+            found.append(_curve(mine, axis))
     return found
+
+
+def _curve(mine: Sequence[Point], axis: Axis) -> Curve:
+    draws = {point.resamples.draws if point.resamples else "" for point in mine}
+    every = zip(*(axis.resampled(point) for point in mine), strict=True) if len(draws) == 1 else ()
+    return Curve(
+        mine[0].system,
+        mine[0].title,
+        points=[(point.bpp, axis.value(point)) for point in mine],
+        qualities=[point.quality for point in mine],
+        intervals=[axis.interval(point) for point in mine],
+        resampled=[[pair for pair in pairs if all(map(math.isfinite, pair))] for pairs in every],
+        draws=draws.pop() if len(draws) == 1 else "",
+    )
 
 
 def compare(drawn: Sequence[Curve], anchor: str) -> list[Comparison]:
@@ -126,11 +177,12 @@ def compare(drawn: Sequence[Curve], anchor: str) -> list[Comparison]:
     by_name = {curve.system: curve for curve in drawn}
     if anchor not in by_name:
         raise ArgumentError("anchor", expected=f"one of {', '.join(by_name)}", got=anchor)
-    reference = by_name[anchor].points
-    return [
-        Comparison(
-            curve.system, curve.title, bd_rate(reference, curve.points), bd_metric(reference, curve.points)
-        )
-        for curve in drawn
-        if curve.system != anchor
-    ]
+    return [_compare(curve, by_name[anchor]) for curve in drawn if curve.system != anchor]
+
+
+def _compare(curve: Curve, anchor: Curve) -> Comparison:
+    rate = bd_rate(anchor.points, curve.points)
+    interval = None
+    if rate.value is not None and curve.resampled and anchor.resampled and curve.draws == anchor.draws:
+        interval = bd_rate_interval(anchor.resampled, curve.resampled)
+    return Comparison(curve.system, curve.title, rate, bd_metric(anchor.points, curve.points), interval)

@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 from vcm.codecs import CodecPool
 from vcm.data.datasets import PictureDataset
 from vcm.errors import ArgumentError, EvaluationError
+from vcm.evaluation.bootstrap import draw_pictures
 from vcm.evaluation.examples import ORIGINALS, write_examples
 from vcm.evaluation.labels import (
     LABEL_KINDS,
@@ -21,7 +22,7 @@ from vcm.evaluation.labels import (
     true_labels,
 )
 from vcm.evaluation.names import point_name
-from vcm.evaluation.points import Point, accuracy_of, measure, shared_images
+from vcm.evaluation.points import Point, accuracy_of, measure, of_all, shared_images
 from vcm.evaluation.provenance import DECIDING_PACKAGES, now, package_versions, provenance
 from vcm.evaluation.recording import Progress, Recorder
 from vcm.evaluation.records import RecordFile, prediction_from_json, unwritable
@@ -37,7 +38,7 @@ from vcm.evaluation.results import (
 )
 from vcm.evaluation.systems import System
 from vcm.tasks import Task
-from vcm.types import Settings
+from vcm.types import Settings, is_whole
 
 
 class Evaluation:
@@ -59,6 +60,7 @@ class Evaluation:
         labels: Sequence[LabelKind] | None = None,
         pseudo_score: float = 0.3,
         examples: int = 3,
+        bootstrap: int = 200,
         config: object = None,
     ) -> None:
         """Take what is to be measured.
@@ -73,6 +75,7 @@ class Evaluation:
             labels: What predictions are held against; None for all that the data set allows.
             pseudo_score: Boxes on the original at or above this score are pseudo-labels, in [0, 1].
             examples: How many pictures' decoded versions are kept for the report.
+            bootstrap: How many resamples of the pictures the confidence intervals are from; 0 for none.
             config: What all of this was built from, as plain JSON values; told in the provenance.
 
         Raises:
@@ -82,6 +85,8 @@ class Evaluation:
         """
         if examples < 0:
             raise ArgumentError("examples", expected="a whole number from 0", got=examples)
+        if not is_whole(bootstrap) or bootstrap < 0:
+            raise ArgumentError("bootstrap", expected="a whole number from 0", got=bootstrap)
         if not 0 <= pseudo_score <= 1:
             raise ArgumentError("pseudo_score", expected="a number from 0 to 1", got=pseudo_score)
         points = Counter(point_name(system.name, system.quality) for system in systems)
@@ -90,7 +95,7 @@ class Evaluation:
         if twice := [point for point, times in points.items() if times > 1]:
             raise ArgumentError("qualities", expected="each quality once a system", got=", ".join(twice))
         self.name, self.task, self.dataset, self.systems = name, task, dataset, list(systems)
-        self.folder, self.pool = Path(folder), pool
+        self.folder, self.pool, self.bootstrap = Path(folder), pool, bootstrap
         self.pseudo_score, self.num_examples, self.config = pseudo_score, examples, config
         self.labels = self._label_kinds(labels)
 
@@ -186,10 +191,12 @@ class Evaluation:
                 notes.append(f"no picture with {kind} labels passed every operating point")
                 continue
             notes += [labels.note] if labels.note else []
-            accuracy[kind] = accuracy_of(originals.records, image_ids, labels, self.task)
+            draws = draw_pictures(image_ids, self.bootstrap)
+            once = draw_pictures(image_ids, 0)
+            accuracy[kind] = of_all(accuracy_of(originals.records, image_ids, labels, self.task, once))
             for system, records in zip(self.systems, every, strict=True):
                 if all(image_id in records and not records[image_id].error for image_id in image_ids):
-                    points.append(measure(system, records, image_ids, labels, self.task))
+                    points.append(measure(system, records, image_ids, labels, self.task, draws=draws))
         if not points:
             first = failures[0].error if failures else notes[0]
             raise EvaluationError(f"no operating point has a picture that passed; the first failure: {first}")

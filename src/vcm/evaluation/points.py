@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+from numpy.typing import NDArray
+
+from vcm.evaluation.bootstrap import Draws, Resamples, intervals_of, resample
 from vcm.evaluation.labels import LabelKind, LabelSet
 from vcm.evaluation.records import Record, prediction_from_json
 from vcm.evaluation.systems import System
 from vcm.metrics.distortion import Distortion
 from vcm.metrics.rate import Rate
 from vcm.tasks import Task
+
+
+@runtime_checkable
+class ResamplingMetric(Protocol):
+    """A metric that can tell its figures on resamples of the pictures."""
+
+    def resampled(self, draws: NDArray[np.int64]) -> dict[str, NDArray[np.floating[Any]]]:
+        """(B,) figures by name, from (B, M) indices of pictures in the order in which they were added."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +44,8 @@ class Point:
         psnr: Mean over pictures, dB; None where no picture is sent.
         ms_ssim: Mean over the pictures large enough for it; None where there is none.
         accuracy: The task's metric, by name, in [0, 1]; None where a figure is not defined.
+        intervals: 95 % interval [low, high] by name: "bpp", "psnr", "ms_ssim", and the accuracies.
+        resamples: What the intervals are from; None where there are none.
     """
 
     system: str
@@ -46,10 +60,12 @@ class Point:
     psnr: float | None
     ms_ssim: float | None
     accuracy: dict[str, float | None]
+    intervals: dict[str, list[float]] = field(default_factory=dict)
+    resamples: Resamples | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dict."""
-        return asdict(self)
+        """A plain dict, without `resamples`."""
+        return {key: value for key, value in asdict(self).items() if key != "resamples"}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Point:
@@ -72,27 +88,45 @@ def shared_images(image_ids: Sequence[str], every: Sequence[Mapping[str, Record]
 
 
 def accuracy_of(
-    records: Mapping[str, Record], image_ids: Sequence[str], labels: LabelSet, task: Task
-) -> dict[str, float | None]:
-    """The task's metric over the given pictures, against `labels`; NaN becomes None."""
+    records: Mapping[str, Record], image_ids: Sequence[str], labels: LabelSet, task: Task, draws: Draws
+) -> dict[str, NDArray[np.floating[Any]]]:
+    """The task's metric on each row of `draws`; on the first alone where the metric cannot resample.
+
+    Args:
+        records: By image id.
+        image_ids: The pictures that `draws` draws from.
+        labels: What predictions are held against; each of the pictures has one.
+        task: Says what is measured.
+        draws: Which pictures are drawn.
+    """
     metric = task.metric()
     for image_id in image_ids:
         prediction = records[image_id].prediction
         assert prediction is not None, "a record without an error has a prediction"
         metric.update([labels.relevant(prediction_from_json(prediction))], [labels.targets[image_id]])
-    return none_for_nan({name: float(value) for name, value in metric.compute().items()})
+    if isinstance(metric, ResamplingMetric):
+        return metric.resampled(draws.indices)
+    return {name: np.array([float(value)]) for name, value in metric.compute().items()}
 
 
 def measure(
-    system: System, records: Mapping[str, Record], image_ids: Sequence[str], labels: LabelSet, task: Task
+    system: System,
+    records: Mapping[str, Record],
+    image_ids: Sequence[str],
+    labels: LabelSet,
+    task: Task,
+    *,
+    draws: Draws,
 ) -> Point:
-    """The point that `records` make over `image_ids`, of which each has a target in `labels`."""
+    """The point that `records` make over `image_ids`; otherwise as `accuracy_of`."""
     rate = Rate()
-    for image_id in image_ids:
-        record = records[image_id]
+    kept = [records[image_id] for image_id in image_ids]
+    for record in kept:
         rate.update(record.num_bytes, record.height, record.width)
     rates = {key: float(value) for key, value in rate.compute().items()}
-    distortions = _distortions([records[image_id] for image_id in image_ids])
+    distortions = _distortions(kept)
+    accuracy = accuracy_of(records, image_ids, labels, task, draws)
+    resamples = resample(kept, accuracy, draws)
     return Point(
         system=system.name,
         title=system.title,
@@ -105,8 +139,15 @@ def measure(
         mean_bpp=rates["mean_bpp"],
         psnr=distortions["psnr"],
         ms_ssim=distortions["ms_ssim"],
-        accuracy=accuracy_of(records, image_ids, labels, task),
+        accuracy=of_all(accuracy),
+        intervals=intervals_of(resamples),
+        resamples=resamples,
     )
+
+
+def of_all(accuracy: Mapping[str, NDArray[np.floating[Any]]]) -> dict[str, float | None]:
+    """What `accuracy_of` found on all pictures, each once."""
+    return none_for_nan({name: float(values[0]) for name, values in accuracy.items()})
 
 
 def _distortions(records: Sequence[Record]) -> dict[str, float | None]:

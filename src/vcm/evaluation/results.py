@@ -1,4 +1,4 @@
-"""An evaluation's results on disk: results.json, results.csv, timings.csv."""
+"""An evaluation's results on disk: results.json, results.csv, bootstrap.json, timings.csv."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ import io
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from vcm.errors import EvaluationError
+from vcm.evaluation.bootstrap import Resamples
+from vcm.evaluation.names import point_name
 from vcm.evaluation.points import Point
-from vcm.evaluation.records import strict_numbers
+from vcm.evaluation.records import canonical_json, strict_numbers
 from vcm.types import Settings
 
 RESULTS_JSON = "results.json"
 RESULTS_CSV = "results.csv"
+BOOTSTRAP_JSON = "bootstrap.json"
 TIMINGS_CSV = "timings.csv"
 PROVENANCE_JSON = "provenance.json"
 
@@ -72,13 +75,18 @@ class Results:
         return not self.failures and not self.problems
 
     def write(self, folder: Path) -> None:
-        """Write results.csv, then results.json, into `folder`."""
+        """Write bootstrap.json, results.csv, then results.json, into `folder`."""
+        resamples = {_key(point): asdict(point.resamples) for point in self.points if point.resamples}
+        if resamples:
+            write_text(folder / BOOTSTRAP_JSON, canonical_json(resamples) + "\n")
+        else:
+            (folder / BOOTSTRAP_JSON).unlink(missing_ok=True)
         write_csv(folder / RESULTS_CSV, [_row(point) for point in self.points])
-        write_json(folder / RESULTS_JSON, asdict(self))
+        write_json(folder / RESULTS_JSON, {**asdict(self), "points": [p.to_json() for p in self.points]})
 
     @classmethod
     def read(cls, folder: Path) -> Results:
-        """Read back what `write` wrote.
+        """Read back what `write` wrote; without bootstrap.json, its points have no resamples.
 
         Raises:
             EvaluationError: If there are no results, or they are damaged.
@@ -88,20 +96,60 @@ class Results:
             content = json.loads(path.read_text(encoding="utf-8"))
             content["points"] = [Point.from_json(point) for point in content["points"]]
             content["failures"] = [ImageFailure(**failure) for failure in content["failures"]]
-            return cls(**content)
+            results = cls(**content)
         except FileNotFoundError as error:
             raise EvaluationError(
                 f"{folder} holds no results; run `vcm evaluate` to its end first, with run_dir={folder}."
             ) from error
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise EvaluationError(
-                f"{path} is damaged ({error}); run `vcm evaluate` again to write it anew."
-            ) from error
+            raise _damaged(path, error) from error
+        return replace(results, points=_with_resamples(results.points, folder / BOOTSTRAP_JSON))
+
+
+def _damaged(path: Path, error: Exception) -> EvaluationError:
+    return EvaluationError(f"{path} is damaged ({error}); run `vcm evaluate` again to write it anew.")
+
+
+def _with_resamples(points: Sequence[Point], path: Path) -> list[Point]:
+    """The points with what bootstrap.json holds of them."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found = {
+            key: Resamples(of_point["draws"], _numbers(of_point["figures"]))
+            for key, of_point in content.items()
+        }
+    except FileNotFoundError:
+        return list(points)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(path, error) from error
+    return [replace(point, resamples=found.get(_key(point))) for point in points]
+
+
+def _numbers(figures: dict[str, list[Any]]) -> dict[str, list[float | None]]:
+    """Figures as they were before strict JSON, which has no infinity."""
+    if len({len(values) for values in figures.values()}) > 1:
+        raise ValueError("its figures are not of one length")
+    return {
+        name: [None if value is None else float(value) for value in values]
+        for name, values in figures.items()
+    }
+
+
+def _key(point: Point) -> str:
+    """What bootstrap.json calls a point."""
+    return f"{point_name(point.system, point.quality)} {point.labels}"
 
 
 def _row(point: Point) -> dict[str, Any]:
-    row = {key: value for key, value in point.to_json().items() if key not in ("accuracy", "title")}
-    return {**row, **point.accuracy}
+    """A point's line in results.csv; the ends of its intervals at the end."""
+    content = point.to_json()
+    row = {key: content[key] for key in content if key not in ("accuracy", "title", "intervals")}
+    ends = {
+        f"{name}_{end}": value
+        for name, interval in point.intervals.items()
+        for end, value in zip(("low", "high"), interval, strict=True)
+    }
+    return {**row, **point.accuracy, **ends}
 
 
 def timing_row(name: str, quality: float, timings: Sequence[dict[str, float]]) -> dict[str, Any]:

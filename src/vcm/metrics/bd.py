@@ -17,6 +17,8 @@ Method = Literal["akima", "pchip", "cubic"]
 Curve = Sequence[tuple[float, float]]
 """Points (rate in bits per pixel, quality: accuracy, dB, …), in any order."""
 
+LEVEL = (2.5, 97.5)
+"""Percentiles between which an interval lies."""
 MIN_OVERLAP = 0.75
 MIN_POINTS = {"akima": 3, "pchip": 3, "cubic": 4}
 
@@ -41,6 +43,27 @@ class BDResult:
         return f"{number} ({self.note})" if self.note else number
 
 
+@dataclass(frozen=True)
+class BDInterval:
+    """Where BD-rates on resamples lie.
+
+    Attributes:
+        ends: Percentiles 2.5 and 97.5, in percent of rate; None where fewer than half of the resamples have a
+            BD-rate.
+        num_undefined: Resamples without a BD-rate; the percentiles leave them out.
+        num_resamples: All of them.
+    """
+
+    ends: tuple[float, float] | None
+    num_undefined: int
+    num_resamples: int
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether it tells which of the two curves needs fewer bits."""
+        return self.ends is not None and (self.ends[0] > 0 or self.ends[1] < 0)
+
+
 def bd_rate(anchor: Curve, test: Curve, *, method: Method = "pchip") -> BDResult:
     """Mean rate difference at equal quality, in percent (Bjøntegaard, VCEG-M33, on log rate).
 
@@ -51,6 +74,30 @@ def bd_rate(anchor: Curve, test: Curve, *, method: Method = "pchip") -> BDResult
         ArgumentError: If `method` is unknown or a rate is not positive.
     """
     return _delta(anchor, test, method, of_rate=True)
+
+
+def bd_rate_interval(
+    anchors: Sequence[Curve], tests: Sequence[Curve], *, method: Method = "pchip"
+) -> BDInterval:
+    """Interval that holds 95 % of `bd_rate` on resamples of the pictures (percentile bootstrap).
+
+    Args:
+        anchors: The anchor's curve on each resample, at least one.
+        tests: The test curve on each; paired: on the same pictures as the anchor's in its place.
+        method: As for `bd_rate`.
+
+    Raises:
+        ArgumentError: As `bd_rate`, or if there are not as many curves of one as of the other.
+    """
+    if len(anchors) != len(tests) or not tests:
+        raise ArgumentError("tests", expected=f"one curve for each of {len(anchors)} anchors", got=len(tests))
+    rates = [bd_rate(*pair, method=method).value for pair in zip(anchors, tests, strict=True)]
+    defined = [rate for rate in rates if rate is not None]
+    num_undefined = len(rates) - len(defined)
+    if num_undefined > len(rates) / 2:
+        return BDInterval(None, num_undefined, len(rates))
+    low, high = np.percentile(defined, LEVEL)
+    return BDInterval((float(low), float(high)), num_undefined, len(rates))
 
 
 def bd_metric(anchor: Curve, test: Curve, *, method: Method = "pchip") -> BDResult:

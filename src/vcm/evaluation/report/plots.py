@@ -32,7 +32,7 @@ MIN_SPAN = 1.0
 
 
 def draw(drawn: Sequence[Curve], axis: Axis, original: float | None) -> Figure:
-    """One figure: a line with markers for each curve over rate, and the legend above them.
+    """One figure: a line with markers for each curve over rate, light bars where points have intervals.
 
     Args:
         drawn: The curves, at least one.
@@ -47,15 +47,19 @@ def draw(drawn: Sequence[Curve], axis: Axis, original: float | None) -> Figure:
         plot = figure.add_subplot()
         for place, curve in enumerate(drawn):
             rates, values = zip(*curve.points, strict=True)
+            colour = COLOURS[place % len(COLOURS)]
             plot.plot(
                 rates,
                 values,
-                color=COLOURS[place % len(COLOURS)],
+                color=colour,
                 marker=MARKERS[(place + place // len(COLOURS)) % len(MARKERS)],
                 markersize=5.5,
                 linewidth=1.8,
                 label=_short(curve.title),
             )
+            bars = [(r, *ends) for r, ends in zip(rates, curve.intervals, strict=True) if ends is not None]
+            if bars:
+                plot.vlines(*zip(*bars, strict=True), color=colour, linewidth=3, alpha=0.3, zorder=1.5)
         if original is not None:
             plot.axhline(original, color=SOFT, linewidth=1.2, linestyle="--", zorder=1, label="originals")
         plot.set_xlim(left=0)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from vcm.evaluation.curves import Axis, Comparison
-from vcm.metrics.bd import BDResult
+from vcm.metrics.bd import BDInterval
 
 
 @dataclass(frozen=True)
@@ -15,22 +15,34 @@ class Cell:
 
     Attributes:
         text: The number with its unit, or why there is none in a word.
-        tone: "good", "bad", or nothing where there is no number.
+        tone: "good", "bad", or nothing where there is no number, or its interval does not tell which.
         mark: Number of the footnote; 0 for none.
+        interval: The 95 % interval, or that too few resamples have one; empty without resamples.
     """
 
     text: str
     tone: str = ""
     mark: int = 0
+    interval: str = ""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Deltas of every system (rows) on every axis (columns), and the footnotes they refer to, from 1."""
+    """Deltas of every system (rows) on every axis (columns).
+
+    Attributes:
+        columns: Titles of the axes.
+        rows: The systems' titles, each with a cell for every column.
+        notes: The footnotes that cells refer to, from 1.
+        num_resamples: How many the intervals are from; 0 where there are none.
+        undefined: On how many of them there is no BD-rate, a line for each axis with any.
+    """
 
     columns: list[str]
     rows: list[tuple[str, list[Cell]]]
     notes: list[str]
+    num_resamples: int
+    undefined: list[str]
 
 
 def bd_table(
@@ -66,17 +78,42 @@ def bd_table(
             mark = notes.index(note) + 1
         if result.value is None:
             return Cell("n/a", "", mark)
-        is_better = result.value < 0 if of_rate else result.value > 0
-        return Cell(_number(result, of_rate=of_rate), "good" if is_better else "bad", mark)
+        tone = "good" if (result.value < 0) == of_rate else "bad"
+        interval = _interval(found.interval) if of_rate and found.interval is not None else ""
+        is_sure = not interval or (found.interval is not None and found.interval.excludes_zero)
+        return Cell(_number(result.value, of_rate=of_rate), tone if is_sure else "", mark, interval)
 
     rows = [
         (title, [cell(axis, by_system.get(system)) for axis, by_system in compared])
         for system, title in titles.items()
         if system != anchor
     ]
-    return Table([axis.title for axis, _ in compared], rows, notes)
+    num_resamples, undefined = _resamples(compared) if of_rate else (0, [])
+    return Table([axis.title for axis, _ in compared], rows, notes, num_resamples, undefined)
 
 
-def _number(result: BDResult, *, of_rate: bool) -> str:
-    number = f"{result.value:+.1f}" if of_rate else f"{result.value:+.2f}"
+def _resamples(compared: Sequence[tuple[Axis, Mapping[str, Comparison]]]) -> tuple[int, list[str]]:
+    """How many there are, and where some of them have no BD-rate."""
+    most, lines = 0, []
+    for axis, by_system in compared:
+        found = [(c.title, c.interval) for c in by_system.values() if c.interval is not None]
+        most = max([most, *(interval.num_resamples for _, interval in found)])
+        shares = [
+            f"{interval.num_undefined} of {interval.num_resamples} for {title}"
+            for title, interval in found
+            if interval.num_undefined
+        ]
+        if shares:
+            lines.append(f"{axis.title}: resamples without a BD-rate: {', '.join(shares)}")
+    return most, lines
+
+
+def _interval(interval: BDInterval) -> str:
+    if interval.ends is None:
+        return "no interval"
+    return "{:+.1f} to {:+.1f}".format(*interval.ends).replace("-", "−")
+
+
+def _number(value: float, *, of_rate: bool) -> str:
+    number = f"{value:+.1f}" if of_rate else f"{value:+.2f}"
     return number.replace("-", "−") + (" %" if of_rate else "")
