@@ -11,8 +11,8 @@ import yaml
 
 from vcm.cli.files import Outputs
 from vcm.codecs.learned.container import read_stream
-from vcm.nn.slimmable import FeatureMap, SlimmableFactorized, save_network
 from vcm.nn.files import read_notes
+from vcm.nn.slimmable import FeatureMap, SlimmableFactorized, save_network
 
 # --- what is left out -----------------------------------------------------------------------------------
 

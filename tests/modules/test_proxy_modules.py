@@ -63,7 +63,7 @@ def test_imitation_brings_a_proxy_nearer_to_its_codec(kind, pictures, tmp_path):
     run.fit(module, pictures())
     after = {name: float(value) for name, value in run.callback_metrics.items()}
     assert after["val/rate_error"] < 0.2
-    assert after["val/loss"] < 0.7 * before["val/loss"]
+    assert after["val/loss"] < 0.8 * before["val/loss"]
     assert after["val/rate_rank"] > 0.7
     if kind == "learned":
         assert after["val/psnr"] > before["val/psnr"] + 1

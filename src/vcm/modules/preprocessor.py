@@ -176,25 +176,29 @@ class NPPModule(NetworkModule):
         for place, image in enumerate(batch.images):
             if is_repeated(self.trainer.val_dataloaders, batch_index, place):
                 continue
-            x = image[None]
-            waiting = []
-            for rate, quality in self.pairs:
-                filtered = self.network(x, rate).float()
-                start = self.loop.start(filtered, quality, [batch.image_ids[place]])
-                waiting.append((filtered, start))
-            guide = self.guide.guides([image], [batch.targets[place]])
-            label = self.guide.pseudo_labels([image])
-            for (rate, _), figures, (filtered, coded) in zip(self.pairs, self.figures, waiting, strict=True):
-                outcome = coded()
-                if len(outcome.kept):
-                    assert isinstance(figures, PairFigures)
-                    distortion = (filtered - x).pow(2).mean()
-                    task_loss = self.guide.loss(list(outcome.decoded), guide)
-                    figures.bpp.update(outcome.bpp, x.shape[-1] * x.shape[-2])
-                    figures.loss.update(self._loss(outcome.bpp.mean(), distortion, task_loss, rate))
-                    figures.task_loss.update(task_loss)
-                    figures.mse.update(distortion)
-                    figures.accuracy.update(self._parts[1].predict(list(outcome.decoded)), label)
+            with torch.autocast(image.device.type, enabled=False):  # as codecs run what is saved
+                self._validate(image, batch, place)
+
+    def _validate(self, image: Tensor, batch: Batch, place: int) -> None:
+        x = image[None]
+        waiting = []
+        for rate, quality in self.pairs:
+            filtered = self.network(x, rate).float()
+            start = self.loop.start(filtered, quality, [batch.image_ids[place]])
+            waiting.append((filtered, start))
+        guide = self.guide.guides([image], [batch.targets[place]])
+        label = self.guide.pseudo_labels([image])
+        for (rate, _), figures, (filtered, coded) in zip(self.pairs, self.figures, waiting, strict=True):
+            outcome = coded()
+            if len(outcome.kept):
+                assert isinstance(figures, PairFigures)
+                distortion = (filtered - x).pow(2).mean()
+                task_loss = self.guide.loss(list(outcome.decoded), guide)
+                figures.bpp.update(outcome.bpp, x.shape[-1] * x.shape[-2])
+                figures.loss.update(self._loss(outcome.bpp.mean(), distortion, task_loss, rate))
+                figures.task_loss.update(task_loss)
+                figures.mse.update(distortion)
+                figures.accuracy.update(self._parts[1].predict(list(outcome.decoded)), label)
 
     def on_validation_epoch_end(self) -> None:
         """Log every figure and step the plateau schedule."""

@@ -130,7 +130,8 @@ class ProxyCodecModule(_ProxyModule):
             if is_repeated(self.trainer.val_dataloaders, batch_index, place):
                 continue
             for quality in self._validated():
-                bpp, mse, loss = self._outcome(image[None], quality.to(image.device))
+                with torch.autocast(image.device.type, enabled=False):
+                    bpp, mse, loss = self._outcome(image[None], quality.to(image.device))
                 for metric, value in ((self.bpp, bpp), (self.mse, mse), (self.loss, loss)):
                     metric.update(value)
 
@@ -254,7 +255,8 @@ class ProxyImitationModule(_ProxyModule):
             x, several = image[None], len(self.validation_qualities)
             name = [batch.image_ids[place]] * several
             coded = self.loop.start(x.expand(several, -1, -1, -1), self.validation_qualities, name)
-            outputs = [self.network(x, quality) for quality in self.validation_qualities]
+            with torch.autocast(x.device.type, enabled=False):
+                outputs = [self.network(x, quality) for quality in self.validation_qualities]
             outcome = coded()
             for row, number in enumerate(outcome.kept.tolist()):
                 pair = (outputs[number].decoded, outputs[number].bpp)

@@ -168,8 +168,9 @@ class SlimmableModule(NetworkModule):
         for place, image in enumerate(batch.images):
             if is_repeated(self.trainer.val_dataloaders, batch_index, place):
                 continue
-            for figures in self._every_figures().values():
-                figures.add(self.network, image)
+            with torch.autocast(image.device.type, enabled=False):  # as codecs run what is saved
+                for figures in self._every_figures().values():
+                    figures.add(self.network, image)
 
     def on_validation_epoch_end(self) -> None:
         """Log every figure and step the plateau schedule."""

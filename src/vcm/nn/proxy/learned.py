@@ -38,7 +38,7 @@ class LearnedProxy(Proxy):
     The published proxy is one network a rate. Here one serves all: the quality decides the step Δ, and gains
     (`ChannelGains`) of the latents and of the decoders' channels. Decoders see rounded symbols, with the
     gradient passed straight through; in training mode the rate is that of noisy ones. A polynomial of the
-    quality scales the estimated rate, one in either mode; it stays 1 until training fits it to a codec's bytes.
+    quality scales the estimated rate, one in either mode; it stays 1 until it is fitted to a codec's bytes.
 
     Args:
         codec: Name of the codec that it stands in for.

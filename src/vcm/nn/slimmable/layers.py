@@ -130,6 +130,9 @@ GDN_START = 0.001
 """γ of a new normalization: next to none, so that encoder and decoder start as each other's inverse."""
 
 
+_STRIP_ROWS = 32
+
+
 class SwitchableGDN(nn.Module):
     """One generalized divisive normalization (Ballé et al., arXiv 1511.06281) for each width.
 
@@ -171,11 +174,13 @@ class DenseGDN(nn.Module):
             self.register_buffer("gamma", gdn.gamma_reparam(gdn.gamma)[:, :, None, None].clone())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalize (N, C, H, W)."""
-        norm = F.conv2d(x * x, self.gamma, self.beta)
-        if x.requires_grad:
-            return x * norm.rsqrt()
-        return norm.rsqrt_().mul_(x)  # in place: at these sizes new memory costs as much as the arithmetic
+        """Normalize (N, C, H, W); in place where nothing is differentiated or traced."""
+        if x.requires_grad or torch.compiler.is_compiling():
+            return x * F.conv2d(x * x, self.gamma, self.beta).rsqrt()
+        # At these sizes new memory costs as much as the arithmetic: a few rows at a time stay in the cache.
+        for rows in x.split(_STRIP_ROWS, dim=2):
+            rows.mul_(F.conv2d(rows * rows, self.gamma, self.beta).rsqrt_())
+        return x
 
 
 def _copy(plain: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> None:
