@@ -178,7 +178,7 @@ class DenseGDN(nn.Module):
         if x.requires_grad or torch.compiler.is_compiling():
             return x * F.conv2d(x * x, self.gamma, self.beta).rsqrt()
         # At these sizes new memory costs as much as the arithmetic: a few rows at a time stay in the cache.
-        for rows in x.split(_STRIP_ROWS, dim=2):
+        for rows in torch.split(x, _STRIP_ROWS, dim=2):
             rows.mul_(F.conv2d(rows * rows, self.gamma, self.beta).rsqrt_())
         return x
 
