@@ -1,7 +1,8 @@
 """What real detectors still see after JPEG, WebP, AVIF and BPG: the README's table and plot.
 
 Evaluates yolov3-tiny and yolov4-tiny on the 95 pictures of the COCO sample, from real bytes, against true
-labels (65 pictures) and pseudo-labels (95), and prints each codec's BD-rate against BPG as a Markdown table.
+labels (65 pictures) and pseudo-labels (95), and prints each codec's BD-rate against BPG as a Markdown table,
+in parentheses with its 95 % interval over resamples of the pictures, where it has one.
 The figures go to benchmarks/results/standard_codecs.json, the plot to docs/standard_codecs.svg. Interrupted,
 it goes on where it stopped.
 
@@ -84,7 +85,11 @@ def rows(found: dict[str, Results]) -> list[dict[str, Any]]:
             seen_by = f"{task.replace('_', '-')}: " if axis.labels else ""
             column = seen_by + axis.title.rpartition(" (")[0]
             for comparison in compare(curves(results.points, axis), ANCHOR):
-                row = {"codec": comparison.title, "column": column, "bd_rate": comparison.rate.value}
+                row: dict[str, Any] = {"codec": comparison.title, "column": column}
+                row["bd_rate"] = comparison.rate.value
+                if comparison.interval is not None:
+                    row["interval"] = comparison.interval.ends
+                    row["num_undefined"] = comparison.interval.num_undefined
                 table.append({**row, "note": comparison.rate.note})
     return table
 
@@ -99,6 +104,8 @@ def print_table(table: list[dict[str, Any]]) -> None:
         cells = []
         for row in (row for row in table if row["codec"] == codec):
             number = "n/a" if row["bd_rate"] is None else f"{row['bd_rate']:+.0f}"
+            if row.get("interval"):
+                number += " ({:+.0f} to {:+.0f})".format(*row["interval"])
             cells.append(number + ("\\*" if row["note"] else ""))
             if row["note"]:
                 notes.append(f"{codec}, {row['column']}: {row['note']}")

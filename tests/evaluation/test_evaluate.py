@@ -89,6 +89,7 @@ def test_killed_and_restarted_gives_the_same_bytes(build, world, tmp_path, after
     again.run()
     assert content(tmp_path / "broken") == content(tmp_path / "whole")
     assert len(content(tmp_path / "whole")) > 8
+    assert {"bootstrap.json", "results.json", "results.csv"} < set(content(tmp_path / "whole"))
     # Work is picked up at the last whole chunk of four pictures.
     total = 10 + 3 * 10
     assert again.task.predictions <= total - (10 + after) + 3
@@ -99,6 +100,7 @@ def test_number_of_threads_has_no_influence(build, tmp_path):
     with CodecPool(workers=3) as three:
         build("three", pool=three).run()
     assert content(tmp_path / "one") == content(tmp_path / "three")
+    assert "bootstrap.json" in content(tmp_path / "one")
 
 
 def test_second_run_predicts_nothing(build, tmp_path):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from vcm.errors import ArgumentError
-from vcm.metrics.bd import bd_metric, bd_rate
+from vcm.metrics.bd import BDInterval, bd_metric, bd_rate, bd_rate_interval
 
 ANCHOR = [(0.12, 21.0), (0.31, 30.2), (0.62, 36.1), (1.2, 40.3), (1.9, 41.5)]
 TEST = [(0.08, 20.1), (0.25, 30.9), (0.5, 36.6), (1.1, 41.2)]
@@ -88,3 +88,24 @@ def test_a_delta_beyond_the_range_of_numbers_is_no_number():
 
 def test_curves_may_be_arrays():
     assert bd_rate(np.array(ANCHOR), np.array(TEST)) == bd_rate(ANCHOR, TEST)
+
+
+def test_interval_holds_95_percent_of_the_rates_that_there_are():
+    factors = np.linspace(0.5, 1.5, 201)
+    tests = [[(factor * rate, quality) for rate, quality in ANCHOR] for factor in factors]
+    found = bd_rate_interval([ANCHOR] * 201, tests)
+    assert found.ends == pytest.approx((-47.5, 47.5))
+    assert (found.num_undefined, found.num_resamples, found.excludes_zero) == (0, 201, False)
+    falling = [(1.0, 3.0), (2.0, 2.0), (3.0, 1.0)]
+    half = bd_rate_interval([ANCHOR] * 4, [ANCHOR, ANCHOR, falling, falling])
+    assert half == BDInterval((0, 0), 2, 4)
+    assert bd_rate_interval([ANCHOR] * 3, [ANCHOR, falling, falling]) == BDInterval(None, 2, 3)
+    faster = bd_rate_interval([ANCHOR] * 2, [TEST] * 2)
+    assert faster.ends == pytest.approx((bd_rate(ANCHOR, TEST).value,) * 2)
+    assert faster.excludes_zero
+
+
+def test_interval_needs_pairs():
+    for anchors, tests in (([ANCHOR], []), ([], []), ([ANCHOR, ANCHOR], [TEST])):
+        with pytest.raises(ArgumentError, match="tests must be one curve for each"):
+            bd_rate_interval(anchors, tests)
