@@ -1,6 +1,7 @@
 """The preprocessor's training: straight-through values and gradients, failures, resuming, bad input."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -151,6 +152,14 @@ def test_only_the_preprocessor_learns(pictures, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
     assert any(not torch.equal(p, network[n]) for n, p in module.network.named_parameters())
     assert all(name.startswith(("network.", "figures.")) for name in module.state_dict())
+
+
+def test_frozen_networks_go_to_the_trainers_device():
+    module = make(proxy=LearnedProxy("jpeg", (10, 90), channels=4))
+    strategy = SimpleNamespace(root_device=torch.device("meta"))
+    module.trainer = SimpleNamespace(precision="32-true", strategy=strategy)
+    module.setup("fit")
+    assert {p.device.type for part in module._parts for p in part.parameters()} == {"meta"}
 
 
 def test_pictures_that_the_codec_fails_on_are_left_out(pictures, tmp_path, caplog):

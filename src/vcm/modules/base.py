@@ -144,7 +144,9 @@ class NetworkModule(LightningModule, ABC):
     # --- Lightning's plumbing -----------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Move the frozen networks to this process's device.
+        """Move the frozen networks to this process's device, and on a CPU lay channels last.
+
+        There convolutions of few channels take a fifth to a third less time so.
 
         Raises:
             ArgumentError: If the trainer's precision is one in which gradients would be clipped wrongly, or
@@ -154,8 +156,12 @@ class NetworkModule(LightningModule, ABC):
             raise ArgumentError(
                 "trainer.precision", expected=f"one of {', '.join(_PRECISIONS)}", got=self.trainer.precision
             )
+        device = self.trainer.strategy.root_device  # self.device still is the CPU
         for network in self._frozen:
-            network.to(self.device)
+            network.to(device)
+        if device.type == "cpu":
+            for network in (self.network, *self._frozen):
+                network.to(memory_format=torch.channels_last)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the random generators' states, so that a resumed run takes the same next step."""
