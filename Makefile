@@ -38,6 +38,7 @@ bench: $(STAMP)  ## the benchmarks behind the README's numbers
 	$(BIN)/python benchmarks/codec_in_loop.py
 	$(BIN)/python -W ignore benchmarks/slimmable_latency.py
 	$(BIN)/python -W ignore benchmarks/npp_latency.py
+	$(BIN)/python -W ignore benchmarks/npp_step.py
 	$(BIN)/python benchmarks/standard_codecs.py
 
 clean:  ## remove the virtual environment and build leftovers
