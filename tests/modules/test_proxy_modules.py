@@ -138,3 +138,23 @@ def test_models_are_written_and_taken_over(tmp_path):
 def test_what_does_not_fit_together_is_told(build, message):
     with pytest.raises(ArgumentError, match=message):
         build()
+
+
+def test_a_cosine_schedule_ends_at_nothing(pictures, tmp_path):
+    module = ProxyCodecModule(proxy(), schedule="cosine", learning_rate=1e-3)
+    rates = []
+    module.log_dict = lambda *_, **__: rates.append(module.optimizers().param_groups[0]["lr"])
+    trainer(tmp_path, max_epochs=4, limit_val_batches=0).fit(module, pictures())
+    assert len(rates) == 12
+    assert rates[0] == 1e-3
+    assert rates == sorted(rates, reverse=True)
+    assert rates[6] == pytest.approx(5e-4)
+    assert module.optimizers().param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
+
+
+def test_a_cosine_schedule_wants_an_end(pictures, tmp_path):
+    module = ProxyCodecModule(proxy(), schedule="cosine")
+    with pytest.raises(ArgumentError, match=r"trainer\.max_epochs must be a whole number from 1 with schedule=c"):
+        trainer(tmp_path, max_epochs=-1, max_time="00:00:00:09").fit(module, pictures())
+    with pytest.raises(ArgumentError, match="schedule must be plateau or cosine; got 'none'"):
+        ProxyCodecModule(proxy(), schedule="none")

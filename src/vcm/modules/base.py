@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from lightning import LightningModule
@@ -15,7 +15,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
 
 from vcm.data import Batch
 from vcm.errors import ArgumentError
@@ -24,6 +24,7 @@ from vcm.modules.checks import check_between
 from vcm.modules.processes import average_over_processes
 from vcm.modules.randomness import RandomState, random_state, restore_random_state
 
+Schedule = Literal["plateau", "cosine"]
 _PRECISIONS = ("32-true", "bf16-mixed")
 
 
@@ -39,6 +40,8 @@ class NetworkModule(LightningModule, ABC):
         frozen: Networks that training only uses.
         learning_rate: Of Adam.
         max_norm: Largest gradient norm; larger gradients are scaled down to it.
+        schedule: "plateau" lowers the learning rate where validation stops improving; "cosine" brings it to
+            nothing over the trainer's epochs, of which there must then be a largest number.
         plateau_epochs: Validations without improvement of the loss after which the learning rate is lowered.
         plateau_factor: By what it is multiplied then.
 
@@ -53,6 +56,7 @@ class NetworkModule(LightningModule, ABC):
         *,
         learning_rate: float = 1e-4,
         max_norm: float = 1.0,
+        schedule: Schedule = "plateau",
         plateau_epochs: int = 20,
         plateau_factor: float = 0.5,
     ) -> None:
@@ -63,6 +67,9 @@ class NetworkModule(LightningModule, ABC):
         self.max_norm = check_weight("max_norm", max_norm)
         check_between("plateau_epochs", plateau_epochs, 0, math.inf)
         check_between("plateau_factor", plateau_factor, 0, 0.999)
+        if schedule not in get_args(Schedule):
+            raise ArgumentError("schedule", expected=" or ".join(get_args(Schedule)), got=schedule)
+        self.schedule = schedule
         self.plateau = (plateau_epochs, plateau_factor)
         self._frozen = list(frozen)  # no part of this module's checkpoints
         self._random_state: RandomState | None = None
@@ -86,11 +93,31 @@ class NetworkModule(LightningModule, ABC):
 
     # --- steps --------------------------------------------------------------------------------------------
 
-    def configure_optimizers(self) -> tuple[list[Optimizer], list[ReduceLROnPlateau]]:
-        """Adam for each group of parameters, and a plateau schedule for the first."""
+    def configure_optimizers(self) -> tuple[list[Optimizer], list[ReduceLROnPlateau | CosineAnnealingLR]]:
+        """Adam for each group of parameters, and a schedule for the first.
+
+        Raises:
+            ArgumentError: If a cosine schedule does not know where it ends.
+        """
         optimizers: list[Optimizer] = [Adam(part, lr=rate) for part, rate in self.parameter_groups()]
-        epochs, factor = self.plateau
-        return optimizers, [ReduceLROnPlateau(optimizers[0], patience=epochs, factor=factor)]
+        if self.schedule == "plateau":
+            epochs, factor = self.plateau
+            return optimizers, [ReduceLROnPlateau(optimizers[0], patience=epochs, factor=factor)]
+        batches = self.trainer.estimated_stepping_batches
+        if not math.isfinite(batches):
+            raise ArgumentError(
+                "trainer.max_epochs",
+                expected="a whole number from 1 with schedule=cosine",
+                got=self.trainer.max_epochs,
+            )
+        return optimizers, [CosineAnnealingLR(optimizers[0], T_max=int(batches))]
+
+    def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
+        """Step a cosine schedule."""
+        del outputs, batch, batch_idx
+        schedule = self.lr_schedulers()
+        if isinstance(schedule, CosineAnnealingLR) and schedule.last_epoch < schedule.T_max:
+            schedule.step()
 
     def parameter_groups(self) -> list[tuple[list[nn.Parameter], float]]:
         """Parameters with their learning rate; gradients of the first group are clipped."""
@@ -135,7 +162,7 @@ class NetworkModule(LightningModule, ABC):
         return optimizers if isinstance(optimizers, list) else [optimizers]
 
     def end_validation(self, total: float) -> None:
-        """Log the loss of a validation and step the plateau schedule with it."""
+        """Log the loss of a validation and step a plateau schedule with it."""
         self.log("val/loss", total, prog_bar=True, sync_dist=True)
         schedule = self.lr_schedulers()
         if isinstance(schedule, ReduceLROnPlateau) and not self.trainer.sanity_checking:

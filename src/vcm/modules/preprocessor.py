@@ -14,7 +14,7 @@ from torchmetrics import MeanMetric
 from vcm.data import Batch
 from vcm.errors import ArgumentError, WeightsError
 from vcm.losses.straight_through import straight_through
-from vcm.modules.base import NetworkModule, crops_of
+from vcm.modules.base import NetworkModule, Schedule, crops_of
 from vcm.modules.checks import check_between
 from vcm.modules.codec_loop import CodecLoop
 from vcm.modules.processes import is_repeated
@@ -74,6 +74,7 @@ class NPPModule(NetworkModule):
         pseudo_score: Boxes on the originals at or above this score are pseudo-labels.
         learning_rate: Of Adam.
         max_norm: Largest gradient norm.
+        schedule: See `NetworkModule`.
         plateau_epochs: See `NetworkModule`.
         plateau_factor: See `NetworkModule`.
 
@@ -99,6 +100,7 @@ class NPPModule(NetworkModule):
         pseudo_score: float = 0.3,
         learning_rate: float = 1e-4,
         max_norm: float = 1.0,
+        schedule: Schedule = "plateau",
         plateau_epochs: int = 20,
         plateau_factor: float = 0.5,
     ) -> None:
@@ -109,6 +111,7 @@ class NPPModule(NetworkModule):
             (proxy, task),
             learning_rate=learning_rate,
             max_norm=max_norm,
+            schedule=schedule,
             plateau_epochs=plateau_epochs,
             plateau_factor=plateau_factor,
         )

@@ -15,7 +15,7 @@ from vcm.errors import ArgumentError, WeightsError
 from vcm.losses.imitation import imitation
 from vcm.losses.rate_distortion import check_weight
 from vcm.metrics.fidelity import ProxyFidelity
-from vcm.modules.base import NetworkModule, crops_of
+from vcm.modules.base import NetworkModule, Schedule, crops_of
 from vcm.modules.checks import check_between
 from vcm.modules.codec_loop import CodecLoop
 from vcm.modules.processes import is_repeated
@@ -56,6 +56,7 @@ class ProxyCodecModule(_ProxyModule):
             1 / (0.57·2^((QP − 12)/3)), that is 0.174 at QP 22 and 0.00108 at QP 44.
         learning_rate: Of Adam.
         max_norm: Largest gradient norm.
+        schedule: See `NetworkModule`.
         plateau_epochs: See `NetworkModule`.
         plateau_factor: See `NetworkModule`.
 
@@ -72,6 +73,7 @@ class ProxyCodecModule(_ProxyModule):
         *,
         learning_rate: float = 1e-4,
         max_norm: float = 1.0,
+        schedule: Schedule = "plateau",
         plateau_epochs: int = 20,
         plateau_factor: float = 0.5,
     ) -> None:
@@ -79,6 +81,7 @@ class ProxyCodecModule(_ProxyModule):
             network,
             learning_rate=learning_rate,
             max_norm=max_norm,
+            schedule=schedule,
             plateau_epochs=plateau_epochs,
             plateau_factor=plateau_factor,
         )
@@ -166,6 +169,7 @@ class ProxyImitationModule(_ProxyModule):
         validation_qualities: At which it is validated; None takes six over the proxy's range.
         learning_rate: Of Adam.
         max_norm: Largest gradient norm.
+        schedule: See `NetworkModule`.
         plateau_epochs: See `NetworkModule`.
         plateau_factor: See `NetworkModule`.
 
@@ -183,6 +187,7 @@ class ProxyImitationModule(_ProxyModule):
         validation_qualities: Sequence[float] | None = None,
         learning_rate: float = 1e-4,
         max_norm: float = 1.0,
+        schedule: Schedule = "plateau",
         plateau_epochs: int = 20,
         plateau_factor: float = 0.5,
     ) -> None:
@@ -190,6 +195,7 @@ class ProxyImitationModule(_ProxyModule):
             network,
             learning_rate=learning_rate,
             max_norm=max_norm,
+            schedule=schedule,
             plateau_epochs=plateau_epochs,
             plateau_factor=plateau_factor,
         )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vcm.data import Batch
 from vcm.errors import ArgumentError, WeightsError
 from vcm.losses.rate_distortion import RateDistortion, check_weight, rate_distortion
-from vcm.modules.base import NetworkModule, crops_of
+from vcm.modules.base import NetworkModule, Schedule, crops_of
 from vcm.modules.checks import check_between
 from vcm.modules.figures import PictureFigures, TaskFigures, WidthFigures
 from vcm.modules.processes import is_repeated
@@ -54,6 +54,7 @@ class SlimmableModule(NetworkModule):
         auxiliary_learning_rate: Of Adam for the quantiles.
         max_norm: Largest gradient norm; larger gradients are scaled down to it.
         stepping: "per_width" or "accumulated".
+        schedule: "plateau" or "cosine"; see `NetworkModule`.
         plateau_epochs: Validations without improvement of the loss after which the learning rate is lowered.
         plateau_factor: By what it is multiplied then.
         pseudo_score: Boxes at or above this score are pseudo-labels in validation.
@@ -74,6 +75,7 @@ class SlimmableModule(NetworkModule):
         auxiliary_learning_rate: float = 1e-3,
         max_norm: float = 1.0,
         stepping: Stepping = "per_width",
+        schedule: Schedule = "plateau",
         plateau_epochs: int = 20,
         plateau_factor: float = 0.5,
         pseudo_score: float = 0.3,
@@ -84,6 +86,7 @@ class SlimmableModule(NetworkModule):
             tasks.values(),
             learning_rate=learning_rate,
             max_norm=max_norm,
+            schedule=schedule,
             plateau_epochs=plateau_epochs,
             plateau_factor=plateau_factor,
         )
