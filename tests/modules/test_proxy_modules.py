@@ -154,7 +154,7 @@ def test_a_cosine_schedule_ends_at_nothing(pictures, tmp_path):
 
 def test_a_cosine_schedule_wants_an_end(pictures, tmp_path):
     module = ProxyCodecModule(proxy(), schedule="cosine")
-    with pytest.raises(ArgumentError, match=r"trainer\.max_epochs must be a whole number from 1 with schedule=c"):
+    with pytest.raises(ArgumentError, match=r"trainer\.max_epochs must be a whole number from 1 with"):
         trainer(tmp_path, max_epochs=-1, max_time="00:00:00:09").fit(module, pictures())
     with pytest.raises(ArgumentError, match="schedule must be plateau or cosine; got 'none'"):
         ProxyCodecModule(proxy(), schedule="none")
