@@ -46,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", message=".*torch.jit.* is deprecated")
     # Lightning 2.6 with torch 2.15.
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*is deprecated")
+    # A task that learns from decoded pictures keeps its normalization as it is.
+    warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")
     command = import_module(f"vcm.cli.{known.command}")
     try:
         return int(command.run(known.arguments))

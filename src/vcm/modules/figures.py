@@ -1,4 +1,4 @@
-"""What a width does to pictures that no training saw: estimated rate, distortion, a task's accuracy."""
+"""What training does to pictures that it never saw: rate, distortion, a task's accuracy."""
 
 from __future__ import annotations
 
@@ -18,8 +18,28 @@ from vcm.tasks.pseudo import pseudo_target
 from vcm.types import Features
 
 
-class WidthFigures(nn.Module, ABC):
-    """Figures of one width over a set of pictures; their states are synchronized as torchmetrics does.
+class Figures(nn.Module):
+    """Metrics over a set of pictures, as attributes; their states are synchronized as torchmetrics does."""
+
+    def compute(self) -> dict[str, Tensor]:
+        """Every figure by name: a metric's own, or the metric's name where it has one figure."""
+        figures: dict[str, Tensor] = {}
+        for name, metric in self._metrics().items():
+            value = metric.compute()
+            figures.update(value if isinstance(value, dict) else {name: value})
+        return figures
+
+    def reset(self) -> None:
+        """Forget all pictures."""
+        for metric in self._metrics().values():
+            metric.reset()
+
+    def _metrics(self) -> dict[str, Metric]:
+        return {name: metric for name, metric in self.named_children() if isinstance(metric, Metric)}
+
+
+class WidthFigures(Figures, ABC):
+    """Figures of one width: `bpp` over all pixels of the originals, the others averaged over pictures.
 
     Args:
         weight: λ of the width's loss.
@@ -36,22 +56,6 @@ class WidthFigures(nn.Module, ABC):
     @abstractmethod
     def add(self, network: MultiTaskNetwork, image: Tensor) -> None:
         """Code one picture, (3, H, W) in [0, 1], with rounded symbols, and take its figures."""
-
-    def compute(self) -> dict[str, Tensor]:
-        """Every figure by name: `bpp` over all pixels of the originals, the others averaged over pictures."""
-        figures: dict[str, Tensor] = {}
-        for name, metric in self._metrics().items():
-            value = metric.compute()
-            figures.update(value if isinstance(value, dict) else {name: value})
-        return figures
-
-    def reset(self) -> None:
-        """Forget all pictures."""
-        for metric in self._metrics().values():
-            metric.reset()
-
-    def _metrics(self) -> dict[str, Metric]:
-        return {name: metric for name, metric in self.named_children() if isinstance(metric, Metric)}
 
 
 class PictureFigures(WidthFigures):

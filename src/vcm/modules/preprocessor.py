@@ -13,10 +13,12 @@ from torchmetrics import MeanMetric
 
 from vcm.data import Batch
 from vcm.errors import ArgumentError, WeightsError
+from vcm.losses.rate_distortion import check_weight
 from vcm.losses.straight_through import straight_through
 from vcm.modules.base import NetworkModule, Schedule, crops_of
 from vcm.modules.checks import check_between
 from vcm.modules.codec_loop import CodecLoop
+from vcm.modules.figures import Figures
 from vcm.modules.processes import is_repeated
 from vcm.modules.proxy import check_stands_in
 from vcm.modules.supervision import Supervision, TaskSupervision
@@ -25,8 +27,8 @@ from vcm.nn.proxy import Proxy
 from vcm.tasks import Task
 
 
-class PairFigures(nn.Module):
-    """Figures of one (λ, quality) over pictures that no training saw; states are synchronized.
+class PairFigures(Figures):
+    """Figures of one (λ, quality) over pictures that no training saw.
 
     Args:
         task: Frozen; its metric is taken against its own predictions on the originals.
@@ -39,14 +41,9 @@ class PairFigures(nn.Module):
 
     def compute(self) -> dict[str, Tensor]:
         """`bpp` over all pixels; `loss`, `task_loss`, `psnr` of x̄ in dB, and the metric's own figures."""
-        figures = {name: getattr(self, name).compute() for name in ("bpp", "loss", "task_loss")}
-        figures["psnr"] = -10 * self.mse.compute().clamp(min=1e-10).log10()
-        return {**figures, **self.accuracy.compute()}
-
-    def reset(self) -> None:
-        """Forget all pictures."""
-        for metric in (self.bpp, self.loss, self.task_loss, self.mse, self.accuracy):
-            metric.reset()
+        figures = super().compute()
+        figures["psnr"] = -10 * figures.pop("mse").clamp(min=1e-10).log10()
+        return figures
 
 
 class NPPModule(NetworkModule):
@@ -135,6 +132,7 @@ class NPPModule(NetworkModule):
         """One step on crops, at one of the pairs."""
         del batch_index
         x = crops_of(batch)
+        _check_can_normalize(x, self.network.stride)
         rate, quality = self.pairs[int(torch.randint(len(self.pairs), ()))]
         proxy, _ = self._parts
         filtered = self.network(x, rate).float()
@@ -148,7 +146,7 @@ class NPPModule(NetworkModule):
             return
         decoded = straight_through(outcome.decoded, proxied.decoded.float()[kept])
         bpp = straight_through(outcome.bpp, proxied.bpp.float()[kept]).mean()
-        distortion = (filtered - x).pow(2).mean()
+        distortion = (filtered - x)[kept].pow(2).mean()
         task_loss = self.guide.loss(list(decoded), [guides[place] for place in kept.tolist()])
         loss = self._loss(bpp, distortion, task_loss, rate)
         self.descend(loss, batch)
@@ -232,11 +230,14 @@ def _check_pairs(
 ) -> list[tuple[float, float]]:
     """The pairs, if network, proxy and codec are for them."""
     expected = "(λ, quality) pairs, at least one"
-    if not pairs or any(not isinstance(pair, Sequence) or len(pair) != 2 for pair in pairs):
+    if (
+        not isinstance(pairs, Sequence)
+        or not pairs
+        or any(not isinstance(pair, Sequence) or len(pair) != 2 for pair in pairs)
+    ):
         raise ArgumentError("pairs", expected=expected, got=pairs)
-    checked = [(float(rate), loop.scale.check(quality)) for rate, quality in pairs]
+    checked = [(check_weight("λ", rate), loop.scale.check(quality)) for rate, quality in pairs]
     for rate, quality in checked:
-        check_between("λ", rate, 0, math.inf)
         low, high = proxy.qualities
         if not low <= quality <= high:
             raise ArgumentError(
@@ -255,3 +256,14 @@ def _check_pairs(
             remedy="Use network=qa_npp.",
         )
     return checked
+
+
+def _check_can_normalize(x: Tensor, stride: int) -> None:
+    """Raise ArgumentError if the coarsest map of a batch is one place, of which there is no variance."""
+    if len(x) == 1 and max(x.shape[-2:]) <= stride:
+        raise ArgumentError(
+            "batch",
+            expected=f"two crops or more, or larger ones than {stride}×{stride} pixels, to normalize over",
+            got=tuple(x.shape),
+            remedy="Raise data.batch_size or data.crop_size.",
+        )

@@ -50,12 +50,14 @@ class Task(nn.Module, ABC):
         name: Short name, as in configs and reports.
         categories: Names of its classes; predictions hold indices into these.
         cut: Name of the layer after which `features` stops.
+        weights_sha256: Of its weights; part of `settings`.
     """
 
     kind: ClassVar[Literal["detection", "classification"]]
     name: str
     categories: tuple[str, ...]
     cut: str
+    weights_sha256: str
 
     @property
     @abstractmethod

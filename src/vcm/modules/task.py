@@ -1,0 +1,196 @@
+"""Fine-tuning of a task's network on decoded pictures, as an ablation of preprocessing."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torchmetrics import MeanMetric
+
+from vcm.data import Batch
+from vcm.errors import ArgumentError
+from vcm.modules.base import NetworkModule, Schedule, crops_of
+from vcm.modules.codec_loop import CodecLoop
+from vcm.modules.figures import Figures
+from vcm.modules.processes import is_repeated
+from vcm.modules.supervision import Supervision, TaskSupervision
+from vcm.nn.preprocessor import NPP, QuantizationAdaptiveNPP
+from vcm.tasks import Task, fine_tuned
+from vcm.tasks.fine_tuned import save_fine_tuned
+
+
+class QualityFigures(Figures):
+    """`bpp` over all pixels, `loss`, and the metric's own figures at one quality.
+
+    Args:
+        task: Whose metric is taken.
+    """
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.bpp, self.loss = MeanMetric(), MeanMetric()
+        self.accuracy = task.metric()
+
+
+class TaskModule(NetworkModule):
+    """Fine-tunes a task on what a codec leaves of pictures.
+
+    ```
+    x ─┬─► (frozen NPP(·, λ)) ─► codec at a quality, on threads ─► x̂ ─► task ─► L_task(x̂)
+       └─► the task as it was, frozen ─► pseudo-labels or features ─────────────┘
+    ```
+
+    Each batch draws one of the qualities. No gradient goes through the codec. Normalization layers stay in
+    evaluation mode, as in every task here. Pictures on which the codec fails are left out of the step.
+
+    Args:
+        task: What is fine-tuned: a copy of it, which is `network`; the task itself stays as it is.
+        loop: The codec.
+        qualities: On the codec's scale, one drawn for each batch.
+        preprocessor: Before the codec; frozen. None for nothing.
+        rates: λ of a quantization-adaptive preprocessor for each of the qualities.
+        supervision: "labels" of the data set; "pseudo", the predictions of the task as it was on the
+            originals; "features", the relative squared error of the feature at its cut, which trains only
+            what comes before.
+        pseudo_score: Boxes on the originals at or above this score are pseudo-labels.
+        learning_rate: Of Adam.
+        max_norm: Largest gradient norm.
+        schedule: See `NetworkModule`.
+        plateau_epochs: See `NetworkModule`.
+        plateau_factor: See `NetworkModule`.
+
+    Raises:
+        ArgumentError: If a quality is not on the codec's scale, the rates do not go with the preprocessor, or
+            a number is out of its range.
+    """
+
+    network: Task
+
+    def __init__(
+        self,
+        task: Task,
+        loop: CodecLoop,
+        *,
+        qualities: Sequence[float],
+        preprocessor: NPP | None = None,
+        rates: Sequence[float] | None = None,
+        supervision: Supervision = "pseudo",
+        pseudo_score: float = 0.3,
+        learning_rate: float = 1e-5,
+        max_norm: float = 1.0,
+        schedule: Schedule = "plateau",
+        plateau_epochs: int = 20,
+        plateau_factor: float = 0.5,
+    ) -> None:
+        frozen = [] if preprocessor is None else [preprocessor.requires_grad_(False).eval()]
+        super().__init__(
+            copy.deepcopy(task).requires_grad_(True),
+            (task, *frozen),
+            learning_rate=learning_rate,
+            max_norm=max_norm,
+            schedule=schedule,
+            plateau_epochs=plateau_epochs,
+            plateau_factor=plateau_factor,
+        )
+        self.save_hyperparameters(ignore=["task", "loop", "preprocessor"])
+        if not qualities:
+            raise ArgumentError("qualities", expected="a list of at least one quality", got=qualities)
+        checked = [loop.scale.check(quality) for quality in qualities]
+        self.points = list(zip(_check_rates(rates, preprocessor, len(checked)), checked, strict=True))
+        self.loop = loop
+        self._preprocessor = frozen  # no part of this module's checkpoints
+        self.guide = TaskSupervision(task, supervision, pseudo_score)
+        self.learner = TaskSupervision(self.network, supervision, pseudo_score)
+        self.figures = torch.nn.ModuleList(QualityFigures(task) for _ in self.points)
+
+    def training_step(self, batch: Batch, batch_index: int) -> None:
+        """One step on crops, at one of the qualities."""
+        del batch_index
+        x = crops_of(batch)
+        rate, quality = self.points[int(torch.randint(len(self.points), ()))]
+        coded = self.loop.start(self._filtered(x, rate), quality, batch.image_ids)
+        guides = self.guide.guides(list(x), batch.targets)
+        outcome = coded()
+        if len(outcome.kept) == 0:
+            self.descend(0 * self.learner.loss(list(x), guides), batch)  # other processes wait for gradients
+            return
+        kept = [guides[place] for place in outcome.kept.tolist()]
+        loss = self.learner.loss(list(outcome.decoded), kept)
+        self.descend(loss, batch)
+        self.log("train/loss", loss.detach(), prog_bar=True)
+
+    @torch.no_grad()
+    def _filtered(self, x: Tensor, rate: float | None) -> Tensor:
+        """What the codec is given, in float32."""
+        for preprocessor in self._preprocessor:
+            with torch.autocast(x.device.type, enabled=False):
+                return preprocessor(x, rate)  # type: ignore[no-any-return]  # nn.Module.__call__ returns Any
+        return x
+
+    # --- validation ---------------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the last validation's figures."""
+        for figures in self.figures:
+            assert isinstance(figures, QualityFigures)
+            figures.reset()
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        """Whole pictures through the real codec, at every quality."""
+        for place, image in enumerate(batch.images):
+            if is_repeated(self.trainer.val_dataloaders, batch_index, place):
+                continue
+            with torch.autocast(image.device.type, enabled=False):  # as tasks run where they are used
+                self._validate(image, batch, place)
+
+    def _validate(self, image: Tensor, batch: Batch, place: int) -> None:
+        name = [batch.image_ids[place]]
+        waiting = [self.loop.start(self._filtered(image[None], rate), q, name) for rate, q in self.points]
+        guide = self.guide.guides([image], [batch.targets[place]])
+        truth = [one for one in guide if not isinstance(one, Tensor)] or self.guide.pseudo_labels([image])
+        for figures, coded in zip(self.figures, waiting, strict=True):
+            outcome = coded()
+            if len(outcome.kept):
+                assert isinstance(figures, QualityFigures)
+                decoded = list(outcome.decoded)
+                figures.bpp.update(outcome.bpp, image.shape[-1] * image.shape[-2])
+                figures.loss.update(self.learner.loss(decoded, guide))
+                figures.accuracy.update(self.network.predict(decoded), truth)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log every figure and step the plateau schedule."""
+        total = 0.0
+        for (_, quality), figures in zip(self.points, self.figures, strict=True):
+            assert isinstance(figures, QualityFigures)
+            values = figures.compute()
+            total += float(values["loss"]) / len(self.points)
+            self.log_dict({f"val/{quality:g}/{k}": value for k, value in values.items()}, sync_dist=True)
+        self.end_validation(total)
+
+    # --- files --------------------------------------------------------------------------------------------
+
+    def save_model(self, path: Path, **notes: str) -> None:
+        """Write the task to a file that `vcm.tasks.fine_tuned` reads."""
+        save_fine_tuned(self.network, path, **notes)
+
+    def start_from(self, path: str | Path) -> None:
+        """See `NetworkModule.start_from`."""
+        fine_tuned(self.network, path)
+
+
+def _check_rates(
+    rates: Sequence[float] | None, preprocessor: NPP | None, number: int
+) -> Sequence[float | None]:
+    """λ for each quality, if they go with the preprocessor."""
+    if not isinstance(preprocessor, QuantizationAdaptiveNPP):
+        if rates is not None:
+            raise ArgumentError(
+                "rates", expected="null without a quantization-adaptive preprocessor", got=rates
+            )
+        return [None] * number
+    if rates is None or len(rates) != number:
+        raise ArgumentError("rates", expected=f"one λ for each of the {number} qualities", got=rates)
+    return [preprocessor.check_rate(rate) for rate in rates]
