@@ -45,3 +45,8 @@ def test_one_picture_has_no_rank_within():
     figures = metric.compute()
     assert figures["rate_rank_within"].isnan()
     assert float(figures["rate_rank"]) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
+def test_without_pictures_nothing_is_known():
+    assert all(figure.isnan() for figure in ProxyFidelity().compute().values())

@@ -183,14 +183,36 @@ def test_a_codec_that_fails_too_often_stops_the_training(pictures, tmp_path):
 
 
 def test_a_batch_on_which_the_codec_fails_altogether_changes_nothing(pictures, tmp_path):
-    class Never(JPEGCodec):
-        def encode_array(self, pixels):
-            raise CodecError("never")
+    class Later(JPEGCodec):
+        broken = False
 
-    module = make(Never, max_failures=1.0)
-    before = {n: p.detach().clone() for n, p in module.network.named_parameters()}
-    trainer(tmp_path, limit_train_batches=1, limit_val_batches=0).fit(module, pictures())
-    assert all(torch.equal(p, before[n]) for n, p in module.network.named_parameters())
+        def encode_array(self, pixels):
+            if self.broken:
+                raise CodecError("no more")
+            return super().encode_array(pixels)
+
+    module = make(Later, max_failures=1.0)
+    plain, weights = module.take_step, []
+
+    def step(batch):
+        plain(batch)
+        weights.append([p.detach().clone() for p in module.network.parameters()])
+        Later.broken = True  # Adam has seen gradients by now
+
+    module.take_step = step
+    trainer(tmp_path, limit_train_batches=3, limit_val_batches=0).fit(module, pictures())
+    first, *others = weights
+    assert len(others) == 2
+    assert all(torch.equal(a, b) for other in others for a, b in zip(other, first, strict=True))
+
+
+def test_one_crop_too_small_to_normalize_is_told(pictures, tmp_path):
+    run = trainer(tmp_path, limit_val_batches=0, limit_train_batches=1)
+    with pytest.raises(
+        ArgumentError, match=r"batch must be two crops or more, or larger ones than 16×16 pix"
+    ):
+        run.fit(make(), pictures(batch_size=1, crop_size=16))
+    run.fit(make(), pictures(batch_size=1, crop_size=17))
 
 
 def test_losses_that_are_not_finite_stop_the_training(pictures, tmp_path):
@@ -227,6 +249,17 @@ def test_an_interrupted_training_resumes_to_the_same_losses(pictures, tmp_path):
     assert all(torch.equal(resumed[name], tensor) for name, tensor in state.items())
 
 
+def test_a_training_is_not_resumed_with_another_proxy(pictures, tmp_path):
+    run, last = trainer(tmp_path, limit_val_batches=0), tmp_path / "last.ckpt"
+    run.fit(make(proxy=LearnedProxy("jpeg", (10, 90), channels=4)), pictures())
+    run.save_checkpoint(last, weights_only=False)
+    other = make(proxy=LearnedProxy("jpeg", (10, 90), channels=4), seed=4)
+    with pytest.raises(
+        ArgumentError, match=r"run_dir must be .* same weights of what is frozen \(LearnedProxy, BatchTask\)"
+    ):
+        trainer(tmp_path, max_epochs=2).fit(other, pictures(), ckpt_path=last, weights_only=True)
+
+
 def test_the_model_file_knows_its_pairs(tmp_path):
     module = make()
     module.save_model(tmp_path / "m.safetensors", made="here")
@@ -246,6 +279,9 @@ def test_the_model_file_knows_its_pairs(tmp_path):
     [
         ({"pairs": []}, "pairs must be"),
         ({"pairs": [1, 2]}, "pairs must be"),
+        ({"pairs": 3}, "pairs must be"),
+        ({"pairs": [("a", 30)]}, "λ must be a number above 0; got 'a'"),
+        ({"pairs": [(0, 30)], "network": NPP((2, 2, 4, 4))}, "λ must be a number above 0; got 0"),
         ({"pairs": [(1, 95)]}, "pairs must be of qualities from 10 to 90, for which the proxy is; got 95"),
         ({"pairs": [(1, 300)]}, "quality must be a whole number from"),
         ({"pairs": [(17, 50)]}, "rate must be a λ from 0.25 to 16"),

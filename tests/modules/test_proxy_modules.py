@@ -1,12 +1,14 @@
 """The two stages of a proxy's training."""
 
+import math
+
 import pytest
 import torch
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from vcm.codecs import BPGCodec, JPEGCodec
-from vcm.errors import ArgumentError, WeightsError
+from vcm.errors import ArgumentError, CodecError, WeightsError
 from vcm.modules import CodecLoop, ProxyCodecModule, ProxyImitationModule
 from vcm.nn.proxy import IdentityProxy, JPEGProxy, LearnedProxy, load_proxy
 
@@ -75,6 +77,9 @@ def test_qualities_are_drawn_on_the_codecs_scale(tmp_path):
     assert torch.equal(drawn, drawn.round())
     assert set(drawn.tolist()) == set(range(22, 45))
     assert module.validation_qualities == [22, 26, 31, 35, 40, 44]
+    between = ProxyImitationModule(proxy("bpg", (22.4, 43.6)), CodecLoop(BPGCodec))
+    assert set(between._draw(500).tolist()) == set(range(23, 44))
+    assert between.validation_qualities == [23, 27, 31, 35, 39, 43]
 
 
 def test_an_interrupted_imitation_resumes_to_the_same_weights(pictures, tmp_path):
@@ -92,6 +97,29 @@ def test_an_interrupted_imitation_resumes_to_the_same_weights(pictures, tmp_path
     fit(tmp_path / "b", 2)
     resumed = fit(tmp_path / "b", 4, tmp_path / "b" / "checkpoints" / "last.ckpt")
     assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
+
+
+def test_a_batch_without_any_outcome_has_gradients_of_as_many_parameters(pictures, tmp_path):
+    class Sometimes(JPEGCodec):
+        broken = False
+
+        def encode_array(self, pixels):
+            if self.broken:
+                raise CodecError("no more")
+            return super().encode_array(pixels)
+
+    module = ProxyImitationModule(proxy(), CodecLoop(Sometimes, max_failures=1))
+    plain, known = module.take_step, []
+
+    def step(batch):
+        known.append({n for n, p in module.network.named_parameters() if p.grad is not None})
+        Sometimes.broken = True
+        plain(batch)
+
+    module.take_step = step
+    trainer(tmp_path, limit_train_batches=2, limit_val_batches=0).fit(module, pictures())
+    assert len(known) == 2
+    assert known[0] == known[1]  # else processes would send each other different numbers
 
 
 def test_models_are_written_and_taken_over(tmp_path):
@@ -133,6 +161,14 @@ def test_models_are_written_and_taken_over(tmp_path):
             lambda: ProxyImitationModule(proxy(), CodecLoop(JPEGCodec), validation_qualities=[500]),
             "quality must be",
         ),
+        (
+            lambda: ProxyImitationModule(proxy(), CodecLoop(JPEGCodec), validation_qualities=[50, 95]),
+            "quality must be from 10 to 90, for which this proxy of jpeg is; got 95",
+        ),
+        (
+            lambda: ProxyImitationModule(proxy(), CodecLoop(JPEGCodec), validation_qualities=[]),
+            "validation_qualities must be at least one",
+        ),
     ],
 )
 def test_what_does_not_fit_together_is_told(build, message):
@@ -145,11 +181,22 @@ def test_a_cosine_schedule_ends_at_nothing(pictures, tmp_path):
     rates = []
     module.log_dict = lambda *_, **__: rates.append(module.optimizers().param_groups[0]["lr"])
     trainer(tmp_path, max_epochs=4, limit_val_batches=0).fit(module, pictures())
-    assert len(rates) == 12
-    assert rates[0] == 1e-3
-    assert rates == sorted(rates, reverse=True)
-    assert rates[6] == pytest.approx(5e-4)
-    assert module.optimizers().param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
+    assert rates == pytest.approx([5e-4 * (1 + math.cos(math.pi * step / 12)) for step in range(12)])
+
+
+def test_a_longer_cosine_schedule_goes_on_in_the_longer_course(pictures, tmp_path):
+    def fit(epochs, resume=None):
+        module = ProxyCodecModule(proxy(), schedule="cosine", learning_rate=1e-3)
+        rates = []
+        module.log_dict = lambda *_, **__: rates.append(module.optimizers().param_groups[0]["lr"])
+        run = trainer(tmp_path, max_epochs=epochs, limit_val_batches=0)
+        run.fit(module, pictures(), ckpt_path=resume, weights_only=True)
+        run.save_checkpoint(tmp_path / "last.ckpt", weights_only=False)
+        return rates
+
+    fit(2)
+    rest = fit(4, tmp_path / "last.ckpt")
+    assert rest == pytest.approx([5e-4 * (1 + math.cos(math.pi * step / 12)) for step in range(6, 12)])
 
 
 def test_a_cosine_schedule_wants_an_end(pictures, tmp_path):

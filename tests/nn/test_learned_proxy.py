@@ -1,5 +1,7 @@
 """A learned codec that stands in for a real one."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -65,6 +67,18 @@ def test_coarser_steps_cost_less_and_lose_more():
 
 
 @torch.no_grad()
+def test_the_rates_scale_is_exact_in_mixed_precision():
+    proxy = LearnedProxy(channels=4).eval()
+    with torch.no_grad():
+        proxy.calibration.fill_(0.0123456)
+    bare = LearnedProxy(channels=4).eval()
+    bare.load_state_dict({**proxy.state_dict(), "calibration": torch.zeros(2, 3)})
+    x = torch.rand(1, 3, 64, 64)
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+        ratio = proxy(x, 44.0).bpp / bare(x, 44.0).bpp
+    assert float(ratio) == pytest.approx(math.exp(0.370368), rel=1e-5)
+
+
 def test_evaluation_repeats_itself_and_training_does_not():
     proxy, x = make(), smooth()
     assert torch.equal(proxy(x, 30.0).bpp, proxy(x, 30.0).bpp)

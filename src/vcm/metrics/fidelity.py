@@ -17,7 +17,7 @@ class ProxyFidelity(Metric):
     `psnr`: between the proxy's pictures and the codec's, in dB, averaged. `rate_error`: mean of |r_p − r|/r.
     `rate_rank`: Spearman's rank correlation of r_p and r over all pictures at all qualities.
     `rate_rank_within`: the same at each quality by itself, averaged over qualities: whether the proxy knows
-    which pictures are expensive; NaN where no quality has two pictures.
+    which pictures are expensive; NaN where no quality has two pictures. Without any picture, all are NaN.
     """
 
     full_state_update = False
@@ -51,6 +51,9 @@ class ProxyFidelity(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """Every figure by name."""
+        nothing = torch.tensor(float("nan"), device=self.device)
+        if len(self.rates) == 0:
+            return dict.fromkeys(("psnr", "rate_error", "rate_rank", "rate_rank_within"), nothing)
         rates, codec_rates = dim_zero_cat(self.rates), dim_zero_cat(self.codec_rates)
         qualities = dim_zero_cat(self.qualities)
         within = [
@@ -62,5 +65,5 @@ class ProxyFidelity(Metric):
             "psnr": dim_zero_cat(self.psnrs).mean(),
             "rate_error": ((rates - codec_rates).abs() / codec_rates).mean(),
             "rate_rank": spearman_corrcoef(rates, codec_rates),
-            "rate_rank_within": torch.stack(within).mean() if within else torch.tensor(float("nan")),
+            "rate_rank_within": torch.stack(within).mean() if within else nothing,
         }

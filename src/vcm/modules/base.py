@@ -15,7 +15,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from vcm.data import Batch
 from vcm.errors import ArgumentError
@@ -23,6 +23,7 @@ from vcm.losses.rate_distortion import check_weight
 from vcm.modules.checks import check_between
 from vcm.modules.processes import average_over_processes
 from vcm.modules.randomness import RandomState, random_state, restore_random_state
+from vcm.nn.content import state_sha256
 
 Schedule = Literal["plateau", "cosine"]
 _PRECISIONS = ("32-true", "bf16-mixed")
@@ -33,7 +34,8 @@ class NetworkModule(LightningModule, ABC):
 
     Gradients are averaged over processes here, so that DDP needs no search for unused parameters, and are
     clipped before each step. Works in float32 and "bf16-mixed", on one device or under DDP. Random numbers
-    are part of checkpoints: a resumed run takes the same next step. Frozen networks are not.
+    are part of checkpoints: a resumed run takes the same next step. Frozen networks are not; a run is resumed
+    with the same ones only.
 
     Args:
         network: What is trained.
@@ -41,7 +43,8 @@ class NetworkModule(LightningModule, ABC):
         learning_rate: Of Adam.
         max_norm: Largest gradient norm; larger gradients are scaled down to it.
         schedule: "plateau" lowers the learning rate where validation stops improving; "cosine" brings it to
-            nothing over the trainer's epochs, of which there must then be a largest number.
+            nothing over the trainer's epochs, of which there must then be a largest number; a run that goes
+            on with another number goes on at its place in the new course.
         plateau_epochs: Validations without improvement of the loss after which the learning rate is lowered.
         plateau_factor: By what it is multiplied then.
 
@@ -72,6 +75,7 @@ class NetworkModule(LightningModule, ABC):
         self.schedule = schedule
         self.plateau = (plateau_epochs, plateau_factor)
         self._frozen = list(frozen)  # no part of this module's checkpoints
+        self._frozen_sha256: list[str] = []
         self._random_state: RandomState | None = None
 
     @abstractmethod
@@ -93,8 +97,8 @@ class NetworkModule(LightningModule, ABC):
 
     # --- steps --------------------------------------------------------------------------------------------
 
-    def configure_optimizers(self) -> tuple[list[Optimizer], list[ReduceLROnPlateau | CosineAnnealingLR]]:
-        """Adam for each group of parameters, and a schedule for the first.
+    def configure_optimizers(self) -> tuple[list[Optimizer], list[ReduceLROnPlateau]]:
+        """Adam for each group of parameters, and a plateau schedule for the first.
 
         Raises:
             ArgumentError: If a cosine schedule does not know where it ends.
@@ -103,21 +107,25 @@ class NetworkModule(LightningModule, ABC):
         if self.schedule == "plateau":
             epochs, factor = self.plateau
             return optimizers, [ReduceLROnPlateau(optimizers[0], patience=epochs, factor=factor)]
-        batches = self.trainer.estimated_stepping_batches
-        if not math.isfinite(batches):
-            raise ArgumentError(
-                "trainer.max_epochs",
-                expected="a whole number from 1 with schedule=cosine",
-                got=self.trainer.max_epochs,
-            )
-        return optimizers, [CosineAnnealingLR(optimizers[0], T_max=int(batches))]
+        self._max_epochs()
+        return optimizers, []
 
-    def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
-        """Step a cosine schedule."""
-        del outputs, batch, batch_idx
-        schedule = self.lr_schedulers()
-        if isinstance(schedule, CosineAnnealingLR) and schedule.last_epoch < schedule.T_max:
-            schedule.step()
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Set the first group's learning rate, in a cosine schedule, by how much of the training is done."""
+        del batch
+        if self.schedule == "cosine":
+            epochs = self.trainer.current_epoch + batch_idx / self.trainer.num_training_batches
+            factor = (1 + math.cos(math.pi * epochs / self._max_epochs())) / 2
+            for group in self._every_optimizer()[0].param_groups:
+                group["lr"] = factor * self.learning_rate
+
+    def _max_epochs(self) -> int:
+        epochs = self.trainer.max_epochs
+        if epochs is None or epochs < 1:
+            raise ArgumentError(
+                "trainer.max_epochs", expected="a whole number from 1 with schedule=cosine", got=epochs
+            )
+        return epochs
 
     def parameter_groups(self) -> list[tuple[list[nn.Parameter], float]]:
         """Parameters with their learning rate; gradients of the first group are clipped."""
@@ -130,7 +138,7 @@ class NetworkModule(LightningModule, ABC):
         self.take_step(batch)
 
     def take_step(self, batch: Batch) -> None:
-        """Average gradients over processes, clip them, step every optimizer.
+        """Average gradients over processes, clip them, step every optimizer; nothing if all gradients are 0.
 
         Raises:
             ArgumentError: If a gradient is not finite, in every process alike and before any weight changes.
@@ -149,7 +157,8 @@ class NetworkModule(LightningModule, ABC):
                 remedy=f"Lower learning_rate; the batch was {', '.join(batch.image_ids)}.",
             )
         for optimizer in optimizers:
-            optimizer.step()
+            if norm > 0:  # else Adam would go on with the steps before
+                optimizer.step()
             optimizer.zero_grad()
 
     def without_sync(self) -> AbstractContextManager[None]:
@@ -193,13 +202,29 @@ class NetworkModule(LightningModule, ABC):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the random generators' states, so that a resumed run takes the same next step."""
         checkpoint["random_state"] = random_state()
+        checkpoint["frozen_sha256"] = self._frozen_sha256
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the states until training starts: setting up draws random numbers too."""
         self._random_state = checkpoint.get("random_state")
+        self._frozen_sha256 = checkpoint.get("frozen_sha256", [])
 
     def on_train_start(self) -> None:
-        """Go on with the random numbers that were next when the checkpoint was saved."""
+        """Go on with the random numbers that were next when the checkpoint was saved.
+
+        Raises:
+            ArgumentError: If the frozen networks have other weights than they had then.
+        """
+        before = self._frozen_sha256
+        self._frozen_sha256 = [state_sha256(network.state_dict()) for network in self._frozen]
+        if before and before != self._frozen_sha256:
+            names = ", ".join(type(network).__name__ for network in self._frozen)
+            raise ArgumentError(
+                "run_dir",
+                expected=f"the folder of a run with the same weights of what is frozen ({names})",
+                got="one with others",
+                remedy="Choose another run_dir= or name=, or remove the folder to begin anew.",
+            )
         if self._random_state is not None:
             restore_random_state(self._random_state)
             self._random_state = None

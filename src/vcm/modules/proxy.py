@@ -207,12 +207,15 @@ class ProxyImitationModule(_ProxyModule):
             )
         self.loop = loop
         self.rate_weight = check_between("rate_weight", rate_weight, 0, math.inf)
-        low, high = network.qualities
+        low, high = self._ends()
         steps = torch.linspace(low, high, 2 * _NUM_VALIDATED).tolist()
         chosen = [round(q) if loop.scale.integer else q for q in steps]
         self.validation_qualities = list(chosen if validation_qualities is None else validation_qualities)
+        if not self.validation_qualities:
+            raise ArgumentError("validation_qualities", expected="at least one", got=validation_qualities)
         for quality in self.validation_qualities:
             loop.codec(quality)
+            network.condition(quality, torch.zeros(1))
         self.fidelity = ProxyFidelity()
         self.loss = MeanMetric()
 
@@ -225,7 +228,8 @@ class ProxyImitationModule(_ProxyModule):
         output = self.network(x, quality.to(x.device))
         outcome = coded()
         if len(outcome.kept) == 0:
-            self.descend(0 * output.bpp.sum(), batch)  # other processes wait for gradients
+            # other processes wait for gradients, of as many parameters
+            self.descend(0 * (output.bpp.sum() + output.decoded.sum()), batch)
             return
         decoded, bpp = output.decoded[outcome.kept], output.bpp[outcome.kept]
         loss = imitation(
@@ -243,10 +247,15 @@ class ProxyImitationModule(_ProxyModule):
 
     def _draw(self, number: int) -> Tensor:
         """Qualities over the proxy's range, on the codec's scale."""
-        low, high = self.network.qualities
+        low, high = self._ends()
         if self.loop.scale.integer:
-            return torch.randint(math.ceil(low), math.floor(high) + 1, (number,)).float()
+            return torch.randint(int(low), int(high) + 1, (number,)).float()
         return low + (high - low) * torch.rand(number)
+
+    def _ends(self) -> tuple[float, float]:
+        """Smallest and largest quality of the proxy that the codec's scale has."""
+        low, high = self.network.qualities
+        return (math.ceil(low), math.floor(high)) if self.loop.scale.integer else (low, high)
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last validation's figures."""

@@ -142,8 +142,9 @@ class LearnedProxy(Proxy):
                 decoded = self.g_s_gains[number](decoded, condition)
         bits = sum(-values.log2().flatten(1).sum(dim=1) for values in (y_likelihoods, z_likelihoods))
         powers = condition[:, None] ** torch.arange(_NUM_CALIBRATIONS, device=x.device)
-        scale = torch.exp(_CALIBRATION_UNIT * powers @ self.calibration[int(self.training)])
-        bpp = (bits * scale + self.header_bits) / (height * width)
+        # no matrix product: autocast would round that to half precision
+        exponent = (_CALIBRATION_UNIT * powers * self.calibration[int(self.training)]).sum(dim=1)
+        bpp = (bits * torch.exp(exponent) + self.header_bits) / (height * width)
         return ProxyOutput(decoded[..., :height, :width], bpp)
 
     def architecture(self) -> Settings:
