@@ -1,0 +1,146 @@
+"""A preprocessor's training in two processes: as in one, and without waiting for one whose codec fails."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SCRIPT = '''
+import os
+import sys
+from functools import partial
+from pathlib import Path
+
+import torch
+from lightning import Trainer, seed_everything
+from torch.utils.data import DataLoader, DistributedSampler
+
+sys.path.insert(0, {here!r})
+from test_npp_module import PAIRS, BatchTask
+from test_task_module import CFG
+from vcm.codecs import JPEGCodec
+from vcm.data import PictureDataModule, PictureFolderDataset
+from vcm.data.datamodule import collate
+from vcm.errors import CodecError
+from vcm.modules import CodecLoop, NPPModule, TaskModule, base
+from vcm.nn.preprocessor import QuantizationAdaptiveNPP
+from vcm.nn.proxy import JPEGProxy
+from vcm.tasks import YOLOTask
+
+folder, processes, kind, fails = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
+
+
+class Data(PictureDataModule):
+    def train_dataloader(self):
+        torch.manual_seed(1)  # several processes seed themselves anew, one does not
+        sampler = DistributedSampler(self.train_dataset, processes, self.trainer.global_rank, shuffle=False)
+        return DataLoader(self.train_dataset, self.batch_size, sampler=sampler, collate_fn=collate)
+
+
+class FailingThere(JPEGCodec):
+    """Fails in the second process, from its second batch on."""
+
+    count = 0
+
+    def encode_array(self, pixels):
+        type(self).count += 1
+        if os.environ.get("LOCAL_RANK") == "1" and type(self).count > 2:
+            raise CodecError("not here")
+        return super().encode_array(pixels)
+
+
+def preprocessor(loop):
+    network = QuantizationAdaptiveNPP((4, 4, 4, 4))
+    torch.nn.init.normal_(network.head[-1].weight, std=0.1)
+    network.eval()  # or it would normalize by figures of the batch, of which half a batch has others
+    return NPPModule(
+        network, JPEGProxy(qualities=(10, 90)), BatchTask(), loop,
+        pairs=PAIRS, supervision="features", task_weight=10.0, learning_rate=1e-3,
+    )
+
+
+def task(loop):
+    (folder / "tiny.cfg").write_text(CFG)
+    detector = YOLOTask(folder / "tiny.cfg", names=["a", "b"], cut="layer0")
+    return TaskModule(detector, loop, qualities=[2, 30], supervision="features", learning_rate=1e-3)
+
+
+# or steps of a gradient that is next to 0 would be steps of its rounding errors
+base.Adam = partial(base.Adam, eps=1e-4)
+seed_everything(0, verbose=False)
+codec = JPEGCodec if fails == "never" else FailingThere
+loop = CodecLoop(codec, max_failures=0.0 if fails == "often" else 1.0)
+module = {{"preprocessor": preprocessor, "task": task}}[kind](loop)
+start = {{name: tensor.clone() for name, tensor in module.network.state_dict().items()}}
+data = Data(
+    train=PictureFolderDataset(folder / "train"),
+    val=PictureFolderDataset(folder / "val"),
+    batch_size=4 // processes,
+)
+trainer = Trainer(
+    accelerator="cpu", devices=processes, strategy="ddp" if processes > 1 else "auto", max_epochs=3,
+    logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+)
+trainer.fit(module, data)
+figures = {{n: float(v) for n, v in trainer.callback_metrics.items() if n.startswith("val/")}}
+torch.save(
+    {{"start": start, "state": module.network.state_dict(), "figures": figures, "failed": loop.num_failures}},
+    folder / f"{{processes}}.{{trainer.global_rank}}.pt",
+)
+'''
+
+
+@pytest.fixture
+def run(pictures, tmp_path):
+    """`run(processes, kind, fails)`: what each process has at the end, or the error."""
+    pictures()
+    (tmp_path / "val" / "03.png").unlink()  # an odd number: one process has a picture less
+    script = tmp_path / "train.py"
+    script.write_text(SCRIPT.format(here=str(Path(__file__).parent)))
+
+    def start(processes, kind="preprocessor", fails="never"):
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", str(script), str(tmp_path), str(processes), kind, fails],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=200,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        if done.returncode:
+            return done.stderr
+        files = [tmp_path / f"{processes}.{rank}.pt" for rank in range(processes)]
+        return [torch.load(file, weights_only=True) for file in files]
+
+    return start
+
+
+def test_two_processes_train_as_one_with_the_doubled_batch(run):
+    (one,), (two, other) = run(1), run(2)
+    for name, value in one["figures"].items():
+        assert two["figures"][name] == pytest.approx(value, rel=1e-3, nan_ok=True), name
+    assert one["figures"]["val/2@60/bpp"] > 0
+    for name, tensor in one["state"].items():
+        assert torch.equal(two["state"][name], other["state"][name]), name
+        torch.testing.assert_close(two["state"][name], tensor, atol=1e-5, rtol=1e-4, msg=name)
+    moved = [(tensor - one["start"][name]).abs().max() for name, tensor in one["state"].items()]
+    assert max(moved) > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["preprocessor", "task"])
+def test_a_codec_that_fails_in_one_process_does_not_stop_the_other(run, kind):
+    first, second = run(2, kind, "sometimes")
+    assert (first["failed"], second["failed"] > 10) == (0, True)
+    for name, tensor in first["state"].items():
+        assert tensor.isfinite().all()
+        assert torch.equal(second["state"][name], tensor), name
+    assert any(not torch.equal(first["start"][name], tensor) for name, tensor in first["state"].items())
+
+
+def test_a_codec_that_fails_too_often_in_one_process_ends_both(run):
+    told = run(2, fails="often")
+    assert isinstance(told, str)
+    assert "jpeg failed on 2 of the last 4 pictures, more than max_failures=0" in told
