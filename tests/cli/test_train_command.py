@@ -88,6 +88,7 @@ def test_trains_writes_resumes_and_refuses_other_settings(arguments, tmp_path, c
         (["data.train.root=missing"], "missing"),
         (["network=nothing"], "s_bfm, s_bhm; got nothing"),
         (["module.nothing=1"], "module.nothing"),
+        (["experiment=npp/small", "proxy=null"], "null is no option of a group: say GROUP=OPTION, or ~GROUP"),
     ],
 )
 def test_what_cannot_be_trained_is_told(arguments, changes, message, capsys):

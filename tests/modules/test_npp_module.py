@@ -274,6 +274,13 @@ def test_the_model_file_knows_its_pairs(tmp_path):
     torch.testing.assert_close(other.network.eval()(x, 1.0), loaded(x, 1.0))
 
 
+@pytest.mark.parametrize("missing", ["proxy", "loop"])
+def test_a_part_that_is_missing_is_told(missing):
+    parts = {"proxy": JPEGProxy(qualities=(10, 90)), "loop": CodecLoop(JPEGCodec), missing: None}
+    with pytest.raises(ArgumentError, match=rf"{missing} must be a .*; got 'NoneType'\. .* say {missing}=…"):
+        NPPModule(NPP((2, 2, 2, 2)), task=BatchTask(), pairs=[(1, 50)], **parts)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -22,6 +22,8 @@ def told_error(error: BaseException, command: str = "evaluate") -> str | None:
         link = link.__cause__ or link.__context__
     if isinstance(error, OSError) and error.filename:  # the run's folder, which Hydra makes
         return f"{error.filename}: {error.strerror}; choose another run_dir."
+    if isinstance(error, ValueError) and "Config group override must be" in str(error):  # Hydra's
+        return "null is no option of a group: say GROUP=OPTION, or ~GROUP to leave one out."
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _unknown_option(error.missing_cfg_file) or _first_lines(error)
     if isinstance(error, InstantiationException):

@@ -16,6 +16,7 @@ from vcm.codecs import Codec, CodecPool
 from vcm.codecs.pool import Failure, RoundTrip
 from vcm.errors import ArgumentError, CodecError
 from vcm.modules.checks import check_between
+from vcm.nn.proxy import Proxy
 from vcm.types import QualityScale
 
 _WINDOW = 200
@@ -132,3 +133,28 @@ class CodecLoop:
             bpp=torch.tensor([o.num_bits / num_pixels for _, o in done], device=device),
             kept=torch.tensor([place for place, _ in done], dtype=torch.int64, device=device),
         )
+
+
+def check_stands_in(proxy: Proxy, loop: CodecLoop) -> None:
+    """Raise ArgumentError unless the proxy is of the loop's codec, at qualities on its scale."""
+    parts: tuple[tuple[str, object, type], ...] = (("proxy", proxy, Proxy), ("loop", loop, CodecLoop))
+    for name, part, kind in parts:
+        if not isinstance(part, kind):
+            raise ArgumentError(
+                name,
+                expected=f"a {kind.__name__}",
+                got=type(part).__name__,
+                remedy=f"For `vcm train`, say {name}=….",
+            )
+    if proxy.codec != loop.name:
+        raise ArgumentError(
+            "proxy",
+            expected=f"one of {loop.name}, the codec in the loop",
+            got=f"one of {proxy.codec}",
+            remedy=f"Train a proxy for {loop.name}, or put {proxy.codec} into the loop.",
+        )
+    for quality in proxy.qualities:
+        if not loop.scale.low <= quality <= loop.scale.high:
+            raise ArgumentError(
+                "qualities", expected=f"{loop.scale} ({loop.scale.name} of {loop.name})", got=proxy.qualities
+            )

@@ -17,10 +17,9 @@ from vcm.losses.rate_distortion import check_weight
 from vcm.losses.straight_through import straight_through
 from vcm.modules.base import NetworkModule, Schedule, crops_of
 from vcm.modules.checks import check_between
-from vcm.modules.codec_loop import CodecLoop
+from vcm.modules.codec_loop import CodecLoop, check_stands_in
 from vcm.modules.figures import Figures
 from vcm.modules.processes import is_repeated
-from vcm.modules.proxy import check_stands_in
 from vcm.modules.supervision import Supervision, TaskSupervision
 from vcm.nn.preprocessor import NPP, QuantizationAdaptiveNPP, load_preprocessor, save_preprocessor
 from vcm.nn.proxy import Proxy
@@ -101,6 +100,7 @@ class NPPModule(NetworkModule):
         plateau_epochs: int = 20,
         plateau_factor: float = 0.5,
     ) -> None:
+        check_stands_in(proxy, loop)
         # In training mode, but with nothing to train: noisy symbols tell more of the rate.
         proxy.requires_grad_(False).train()
         super().__init__(
@@ -113,7 +113,6 @@ class NPPModule(NetworkModule):
             plateau_factor=plateau_factor,
         )
         self.save_hyperparameters(ignore=["network", "proxy", "task", "loop"])
-        check_stands_in(proxy, loop)
         self.pairs = _check_pairs(pairs, network, proxy, loop)
         self.weights = {
             name: check_between(name, value, 0, math.inf)

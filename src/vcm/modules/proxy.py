@@ -17,7 +17,7 @@ from vcm.losses.rate_distortion import check_weight
 from vcm.metrics.fidelity import ProxyFidelity
 from vcm.modules.base import NetworkModule, Schedule, crops_of
 from vcm.modules.checks import check_between
-from vcm.modules.codec_loop import CodecLoop
+from vcm.modules.codec_loop import CodecLoop, check_stands_in
 from vcm.modules.processes import is_repeated
 from vcm.nn.proxy import LearnedProxy, Proxy, load_proxy, save_proxy
 
@@ -286,19 +286,3 @@ class ProxyImitationModule(_ProxyModule):
         )
         total = float(self.loss.compute())
         self.end_validation(total)
-
-
-def check_stands_in(proxy: Proxy, loop: CodecLoop) -> None:
-    """Raise ArgumentError unless the proxy is of the loop's codec, at qualities on its scale."""
-    if proxy.codec != loop.name:
-        raise ArgumentError(
-            "proxy",
-            expected=f"one of {loop.name}, the codec in the loop",
-            got=f"one of {proxy.codec}",
-            remedy=f"Train a proxy for {loop.name}, or put {proxy.codec} into the loop.",
-        )
-    for quality in proxy.qualities:
-        if not loop.scale.low <= quality <= loop.scale.high:
-            raise ArgumentError(
-                "qualities", expected=f"{loop.scale} ({loop.scale.name} of {loop.name})", got=proxy.qualities
-            )
