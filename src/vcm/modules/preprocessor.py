@@ -150,7 +150,12 @@ class NPPModule(NetworkModule):
         loss = self._loss(bpp, distortion, task_loss, rate)
         self.descend(loss, batch)
         self.log_dict(
-            {"train/loss": loss.detach(), "train/bpp": bpp.detach(), "train/task_loss": task_loss.detach()},
+            {
+                "train/loss": loss.detach(),
+                "train/bpp": bpp.detach(),
+                "train/task_loss": task_loss.detach(),
+                "train/codec_failures": float(self.loop.num_failures),
+            },
             prog_bar=True,
         )
 

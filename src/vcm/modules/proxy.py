@@ -241,6 +241,7 @@ class ProxyImitationModule(_ProxyModule):
                 "train/loss": loss.loss.detach(),
                 "train/picture": loss.picture.detach(),
                 "train/rate": loss.rate.detach(),
+                "train/codec_failures": float(self.loop.num_failures),
             },
             prog_bar=True,
         )
