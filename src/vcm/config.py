@@ -67,7 +67,7 @@ class TrainConfig:
         module: How to build the LightningModule.
         data: How to build the datamodule.
         trainer: How to build Lightning's Trainer.
-        network: How to build the network; the module takes it by interpolation. None where it trains a task's.
+        network: How to build the network; the module takes it by interpolation. None: it trains a task's.
         tasks: How to build the frozen tasks, by name; likewise.
         loop: How to build the codec in the loop; likewise.
         proxy: How to build the proxy of that codec; likewise.
