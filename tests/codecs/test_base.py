@@ -63,7 +63,9 @@ def test_each_configuration_builds_its_codec_with_its_defaults(name: str) -> Non
 
 
 def test_every_configuration_is_tested() -> None:
-    assert sorted(path.stem for path in CONF.glob("*.yaml")) == sorted([*NAMES, *NEED_A_MODEL])
+    every = {path.stem for path in CONF.glob("*.yaml")}
+    filtered = {name for name in every if name.startswith("npp_")}  # tests/cli/test_evaluate_preprocessors.py
+    assert every - filtered == {*NAMES, *NEED_A_MODEL}
 
 
 @pytest.mark.parametrize(
