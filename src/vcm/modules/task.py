@@ -120,7 +120,8 @@ class TaskModule(NetworkModule):
         kept = [guides[place] for place in outcome.kept.tolist()]
         loss = self.learner.loss(list(outcome.decoded), kept)
         self.descend(loss, batch)
-        self.log("train/loss", loss.detach(), prog_bar=True)
+        failures = float(self.loop.num_failures)
+        self.log_dict({"train/loss": loss.detach(), "train/codec_failures": failures}, prog_bar=True)
 
     @torch.no_grad()
     def _filtered(self, x: Tensor, rate: float | None) -> Tensor:
