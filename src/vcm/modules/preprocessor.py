@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,8 @@ from vcm.modules.supervision import Supervision, TaskSupervision
 from vcm.nn.preprocessor import NPP, QuantizationAdaptiveNPP, load_preprocessor, save_preprocessor
 from vcm.nn.proxy import Proxy
 from vcm.tasks import Task
+
+Drawing = Literal["per_batch", "per_picture"]
 
 
 class PairFigures(Figures):
@@ -54,7 +57,9 @@ class NPPModule(NetworkModule):
     loss = w_r·bpp + w_x·MSE(x̄, x) + λ·w_t·L_task(x̂)
     ```
 
-    Each batch draws one of the pairs. Pictures on which the codec fails are left out of the step.
+    Each batch draws one of the pairs, as published, or each picture one of its own. The second way batch
+    normalization sees in training what it sees in use: a mixture of every λ. Pictures on which the codec
+    fails are left out of the step.
 
     Args:
         network: The preprocessor; with more than one λ, a quantization-adaptive one.
@@ -62,6 +67,7 @@ class NPPModule(NetworkModule):
         task: What reads the decoded pictures; frozen.
         loop: The codec.
         pairs: (λ, quality) each; the paper's are (0.25, 44) … (16, 25) for BPG.
+        drawing: "per_batch" or "per_picture".
         supervision: "labels" of the data set; "pseudo", the task's own predictions on the originals;
             "features", the relative squared error of the task's feature at its cut.
         task_weight: w_t, brings the task's loss to the size of a detector's.
@@ -89,6 +95,7 @@ class NPPModule(NetworkModule):
         loop: CodecLoop,
         *,
         pairs: Sequence[tuple[float, float]],
+        drawing: Drawing = "per_batch",
         supervision: Supervision = "pseudo",
         task_weight: float = 1.0,
         fidelity_weight: float = 0.5,
@@ -122,21 +129,25 @@ class NPPModule(NetworkModule):
                 ("task_weight", task_weight),
             )
         }
+        if drawing not in get_args(Drawing):
+            raise ArgumentError("drawing", expected=" or ".join(get_args(Drawing)), got=drawing)
+        self.drawing = drawing
         self.loop = loop
         self._parts = (proxy, task)  # frozen, and no part of this module's checkpoints
         self.guide = TaskSupervision(task, supervision, pseudo_score)
         self.figures = nn.ModuleList(PairFigures(task) for _ in self.pairs)
 
     def training_step(self, batch: Batch, batch_index: int) -> None:
-        """One step on crops, at one of the pairs."""
+        """One step on crops, at one of the pairs or one each."""
         del batch_index
         x = crops_of(batch)
         _check_can_normalize(x, self.network.stride)
-        rate, quality = self.pairs[int(torch.randint(len(self.pairs), ()))]
+        pairs = self._draw(len(x))
+        rates, qualities = x.new_tensor(pairs).unbind(dim=1)
         proxy, _ = self._parts
-        filtered = self.network(x, rate).float()
-        coded = self.loop.start(filtered, quality, batch.image_ids)
-        proxied = proxy(filtered, quality)
+        filtered = self.network(x, rates).float()
+        coded = self.loop.start(filtered, [quality for _, quality in pairs], batch.image_ids)
+        proxied = proxy(filtered, qualities)
         guides = self.guide.guides(list(x), batch.targets)
         outcome = coded()
         kept = outcome.kept
@@ -146,8 +157,14 @@ class NPPModule(NetworkModule):
         decoded = straight_through(outcome.decoded, proxied.decoded.float()[kept])
         bpp = straight_through(outcome.bpp, proxied.bpp.float()[kept]).mean()
         distortion = (filtered - x)[kept].pow(2).mean()
-        task_loss = self.guide.loss(list(decoded), [guides[place] for place in kept.tolist()])
-        loss = self._loss(bpp, distortion, task_loss, rate)
+        kept_guides = [guides[place] for place in kept.tolist()]
+        if self.drawing == "per_batch":
+            task_loss = self.guide.loss(list(decoded), kept_guides)
+            weighted = pairs[0][0] * task_loss
+        else:
+            losses = self.guide.losses(list(decoded), kept_guides)
+            task_loss, weighted = losses.mean(), (rates[kept] * losses).mean()
+        loss = self._loss(bpp, distortion, weighted)
         self.descend(loss, batch)
         self.log_dict(
             {
@@ -159,13 +176,19 @@ class NPPModule(NetworkModule):
             prog_bar=True,
         )
 
-    def _loss(self, bpp: Tensor, distortion: Tensor, task_loss: Tensor, rate: float) -> Tensor:
-        """w_r·bpp + w_x·MSE(x̄, x) + λ·w_t·L_task."""
+    def _draw(self, count: int) -> list[tuple[float, float]]:
+        """The pairs of a batch's pictures."""
+        if self.drawing == "per_batch":
+            return [self.pairs[int(torch.randint(len(self.pairs), ()))]] * count
+        return [self.pairs[place] for place in torch.randint(len(self.pairs), (count,)).tolist()]
+
+    def _loss(self, bpp: Tensor, distortion: Tensor, task_loss: Tensor) -> Tensor:
+        """w_r·bpp + w_x·MSE(x̄, x) + w_t·(λ·L_task)."""
         weights = self.weights
         return (
             weights["rate_weight"] * bpp
             + weights["fidelity_weight"] * distortion
-            + rate * weights["task_weight"] * task_loss
+            + weights["task_weight"] * task_loss
         )
 
     # --- validation ---------------------------------------------------------------------------------------
@@ -200,7 +223,7 @@ class NPPModule(NetworkModule):
                 distortion = (filtered - x).pow(2).mean()
                 task_loss = self.guide.loss(list(outcome.decoded), guide)
                 figures.bpp.update(outcome.bpp, x.shape[-1] * x.shape[-2])
-                figures.loss.update(self._loss(outcome.bpp.mean(), distortion, task_loss, rate))
+                figures.loss.update(self._loss(outcome.bpp.mean(), distortion, rate * task_loss))
                 figures.task_loss.update(task_loss)
                 figures.mse.update(distortion)
                 figures.accuracy.update(self._parts[1].predict(list(outcome.decoded)), label)

@@ -78,10 +78,19 @@ class TaskSupervision:
             decoded: (3, H, W), about [0, 1].
             guides: What `guides` gave, one each.
         """
+        if self.supervision == "features":
+            return self.losses(decoded, guides).mean()
         with torch.autocast(decoded[0].device.type, enabled=False):
-            if self.supervision != "features":
-                return self.task.loss(decoded, [guide for guide in guides if not isinstance(guide, Tensor)])
+            return self.task.loss(decoded, [guide for guide in guides if not isinstance(guide, Tensor)])
+
+    def losses(self, decoded: list[Tensor], guides: Sequence[Guide]) -> Tensor:
+        """The loss of each picture for itself, (N,); arguments as for `loss`."""
+        if self.supervision != "features":
+            return torch.stack(
+                [self.loss([image], [guide]) for image, guide in zip(decoded, guides, strict=True)]
+            )
+        with torch.autocast(decoded[0].device.type, enabled=False):
             found = self.task.cut_feature(self.task.prepare(decoded))
             true = torch.stack([guide for guide in guides if isinstance(guide, Tensor)])
             error = (found - true).pow(2).mean(dim=(1, 2, 3))
-            return (error / true.pow(2).mean(dim=(1, 2, 3)).clamp(min=_SMALLEST_POWER)).mean()
+            return error / true.pow(2).mean(dim=(1, 2, 3)).clamp(min=_SMALLEST_POWER)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+GDN_START = 0.001
+"""γ of a new normalization: next to none, so that encoder and decoder start as each other's inverse."""
+
 
 def downsampling(in_channels: int, out_channels: int) -> nn.Conv2d:
     """A 5×5 convolution to half the size."""

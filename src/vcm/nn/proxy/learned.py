@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from vcm.errors import ArgumentError
 from vcm.nn.gains import ChannelGains
 from vcm.nn.haar import start_as_haar
-from vcm.nn.layers import downsampling, in_float32, upsampling
+from vcm.nn.layers import GDN_START, downsampling, in_float32, upsampling
 from vcm.nn.padding import pad_to_multiple
 from vcm.nn.proxy.base import Proxy, ProxyOutput
 from vcm.types import Settings, is_number, is_whole
@@ -86,8 +86,12 @@ class LearnedProxy(Proxy):
         downs = [downsampling(a, b) for a, b in pairwise((3, *[n] * between, m))]
         ups = [upsampling(a, b) for a, b in pairwise((m, *[n] * between, 3))]
         start_as_haar(downs, ups, gain=_GAIN)
-        self.g_a = nn.Sequential(*[layer for down in downs[:-1] for layer in (down, GDN(n))], downs[-1])
-        stages: list[nn.Module] = [nn.Sequential(up, GDN(n, inverse=True)) for up in ups[:-1]]
+        self.g_a = nn.Sequential(
+            *[layer for down in downs[:-1] for layer in (down, GDN(n, gamma_init=GDN_START))], downs[-1]
+        )
+        stages: list[nn.Module] = [
+            nn.Sequential(up, GDN(n, inverse=True, gamma_init=GDN_START)) for up in ups[:-1]
+        ]
         self.g_s = nn.ModuleList([*stages, ups[-1]])
         self.g_s_gains = nn.ModuleList(ChannelGains(n) for _ in range(between))
         self.h_a = nn.Sequential(

@@ -11,6 +11,7 @@ from compressai.layers import GDN
 from torch import Tensor, nn
 
 from vcm.errors import ArgumentError
+from vcm.nn.layers import GDN_START
 from vcm.types import is_whole
 
 
@@ -124,10 +125,6 @@ class SlimmableConvTranspose2d(nn.ConvTranspose2d):
         """Run at width `index`, counted from 0."""
         weight, bias = self.sliced(index)
         return F.conv_transpose2d(x, weight, bias, self.stride, self.padding, self.output_padding)  # type: ignore[arg-type]  # torch's own tuples
-
-
-GDN_START = 0.001
-"""γ of a new normalization: next to none, so that encoder and decoder start as each other's inverse."""
 
 
 _STRIP_ROWS = 32

@@ -10,9 +10,8 @@ from compressai.layers import GDN
 from torch import Tensor, nn
 
 from vcm.errors import ArgumentError
-from vcm.nn.layers import upsampling
+from vcm.nn.layers import GDN_START, upsampling
 from vcm.nn.slimmable.layers import (
-    GDN_START,
     DenseGDN,
     SlimmableConv2d,
     SlimmableConvTranspose2d,
