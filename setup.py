@@ -6,5 +6,5 @@ setup(
     packages=[*find_packages("src"), "vcm.conf"],
     package_dir={"": "src", "vcm.conf": "conf"},
     include_package_data=False,  # or setuptools warns of each folder of data: a forgotten package?
-    package_data={"vcm.conf": ["**/*.yaml"], "vcm": ["py.typed", "**/*.j2"]},
+    package_data={"vcm.conf": ["**/*.yaml"], "vcm": ["py.typed", "**/*.j2", "weights/*"]},
 )

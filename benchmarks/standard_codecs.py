@@ -16,6 +16,7 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,32 +48,48 @@ def main() -> int:
         "--limit", type=int, help="evaluate on the first so many pictures, and keep no results"
     )
     known = parser.parse_args()
-    found = {}
-    for task in TASKS:
-        folder = known.folder / task
-        command = [sys.executable, "-m", "vcm", "evaluate", f"task={task}", "data=coco_sample"]
-        command += [f"codec=[{','.join(QUALITIES)}]", f"name=standard-codecs-{task}", f"run_dir={folder}"]
-        command += [
-            f"codecs.{codec}.qualities={values}".replace(" ", "") for codec, values in QUALITIES.items()
-        ]
-        command += [f"data.test.limit={known.limit}"] if known.limit else []
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        print(f"report: {build_report([folder], anchor=ANCHOR)}", file=sys.stderr)
-        found[task] = Results.read(folder)
+    found = evaluate(TASKS, QUALITIES, known.folder, limit=known.limit)
     table = rows(found)
     print_table(table)
     if not known.limit:
-        for folder in ("docs", "benchmarks/results"):
-            (ROOT / folder).mkdir(exist_ok=True)
-        plot = known.folder / TASKS[0] / "plots/rate_map_pseudo.svg"
-        (ROOT / "docs/standard_codecs.svg").write_text(plot.read_text())
-        provenance = json.loads((known.folder / TASKS[0] / "provenance.json").read_text())
-        kept = {key: provenance[key] for key in ("packages", "processor", "num_cores", "started")}
-        points = {task: [point.to_json() for point in results.points] for task, results in found.items()}
-        write_json(
-            ROOT / "benchmarks/results/standard_codecs.json", {"bd_rate": table, "points": points, **kept}
-        )
+        keep("standard_codecs", table, found, known.folder)
     return 0
+
+
+def evaluate(
+    tasks: Sequence[str],
+    qualities: Mapping[str, Sequence[float]],
+    folder: Path,
+    *,
+    limit: int | None,
+    settings: Sequence[str] = (),
+) -> dict[str, Results]:
+    """What `vcm evaluate` finds for every task on the COCO sample; records and reports go below `folder`."""
+    found = {}
+    for task in tasks:
+        below = folder / task
+        command = [sys.executable, "-m", "vcm", "evaluate", f"task={task}", "data=coco_sample", *settings]
+        command += [f"codec=[{','.join(qualities)}]", f"name={folder.name}-{task}", f"run_dir={below}"]
+        command += [
+            f"codecs.{codec}.qualities={list(values)}".replace(" ", "") for codec, values in qualities.items()
+        ]
+        command += [f"data.test.limit={limit}"] if limit else []
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        print(f"report: {build_report([below], anchor=ANCHOR)}", file=sys.stderr)
+        found[task] = Results.read(below)
+    return found
+
+
+def keep(name: str, table: list[dict[str, Any]], found: dict[str, Results], folder: Path) -> None:
+    """Write the figures to benchmarks/results, and the first task's plot to docs."""
+    first = folder / next(iter(found))
+    for below in ("docs", "benchmarks/results"):
+        (ROOT / below).mkdir(exist_ok=True)
+    (ROOT / f"docs/{name}.svg").write_text((first / "plots/rate_map_pseudo.svg").read_text())
+    provenance = json.loads((first / "provenance.json").read_text())
+    kept = {key: provenance[key] for key in ("packages", "processor", "num_cores", "started")}
+    points = {task: [point.to_json() for point in results.points] for task, results in found.items()}
+    write_json(ROOT / f"benchmarks/results/{name}.json", {"bd_rate": table, "points": points, **kept})
 
 
 def rows(found: dict[str, Results]) -> list[dict[str, Any]]:
@@ -80,7 +97,7 @@ def rows(found: dict[str, Results]) -> list[dict[str, Any]]:
     table = []
     for task, results in found.items():
         for axis in axes_of(results):
-            if axis.labels is None and task != TASKS[-1]:
+            if axis.labels is None and task != list(found)[-1]:
                 continue  # distortions are the same whoever looks
             seen_by = f"{task.replace('_', '-')}: " if axis.labels else ""
             column = seen_by + axis.title.rpartition(" (")[0]

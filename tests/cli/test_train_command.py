@@ -17,6 +17,7 @@ from PIL import Image
 
 from vcm.cli.main import main
 from vcm.codecs import LearnedCodec
+from vcm.nn.files import read_notes
 from vcm.nn.slimmable import load_network
 
 EXPERIMENTS = ["two_task", "three_task", "baseline", "two_task_small", "three_task_small", "baseline_small"]
@@ -74,6 +75,12 @@ def test_trains_writes_resumes_and_refuses_other_settings(arguments, tmp_path, c
     assert main([*arguments[:-1], "name=next", f"start_from={folder}/model.safetensors"]) == 0
     assert main([*arguments[:-1], "name=third", "start_from=nowhere.safetensors"]) == 2
     assert "nowhere.safetensors cannot be read as a model" in capsys.readouterr().err
+
+
+def test_a_model_notes_its_tasks_without_folders_of_this_machine(arguments):
+    assert main([*arguments, "tasks.classification.architecture=${file_name:mobilenet_v2}"]) == 0
+    note = json.loads(read_notes("runs/small/model.safetensors")["tasks"])
+    assert note["classification"]["architecture"] == "${file_name:mobilenet_v2}"  # as ${asset:…} is
 
 
 @pytest.mark.parametrize(

@@ -298,6 +298,7 @@ def test_a_part_that_is_missing_is_told(missing):
             "proxy must be one of jpeg, the codec in the loop; got 'one of bpg'",
         ),
         ({"supervision": "love"}, "supervision must be labels, pseudo or features; got 'love'"),
+        ({"drawing": "never"}, "drawing must be per_batch or per_picture; got 'never'"),
         ({"rate_weight": -1}, "rate_weight must be"),
         ({"pseudo_score": 2}, "pseudo_score must be"),
         ({"learning_rate": 0}, "learning_rate must be"),
@@ -324,13 +325,36 @@ def test_mixed_precision_trains(pictures, tmp_path):
     assert all(p.isfinite().all() for p in module.network.parameters())
 
 
-def test_pairs_are_all_drawn(monkeypatch):
-    module = make()
-    seen = set()
+@pytest.mark.parametrize("drawing", ["per_batch", "per_picture"])
+def test_pairs_are_all_drawn(drawing, monkeypatch):
+    module = make(drawing=drawing)
+    seen = []
     plain = module.loop.start
     monkeypatch.setattr(module, "descend", lambda *_: None)
     monkeypatch.setattr(module, "log_dict", lambda *_, **__: None)
-    monkeypatch.setattr(module.loop, "start", lambda x, q, ids: seen.add(q) or plain(x, q, ids))
+    monkeypatch.setattr(module.loop, "start", lambda x, q, ids: seen.append(q) or plain(x, q, ids))
     for index in range(12):
         module.training_step(Batch(crops(), [None] * 3, ["a", "b", "c"]), index)
-    assert seen == {20, 60}
+    assert {quality for qualities in seen for quality in qualities} == {20, 60}
+    assert any(len(set(qualities)) > 1 for qualities in seen) == (drawing == "per_picture")
+
+
+@pytest.mark.parametrize("supervision", ["features", "pseudo"])
+def test_each_pictures_loss_has_its_own_rate_and_quality(supervision, monkeypatch):
+    module = make(drawing="per_picture", supervision=supervision, workers=1)
+    given = []
+    monkeypatch.setattr(module, "descend", lambda loss, _: given.append(loss.detach()))
+    monkeypatch.setattr(module, "log_dict", lambda *_, **__: None)
+    monkeypatch.setattr(module, "_draw", lambda count: [PAIRS[place] for place in (1, 0, 1)])
+    x = crops()
+    module.training_step(Batch(x, [None] * 3, ["a", "b", "c"]), 0)
+    expected = torch.zeros(())
+    for image, place in zip(x, (1, 0, 1), strict=True):
+        rate, quality = PAIRS[place]
+        pixels = (image * 255).round().to(torch.uint8)  # a new network gives the picture back
+        data = JPEGCodec(quality=quality).encode(pixels)
+        decoded = JPEGCodec(quality=quality).decode(data).float() / 255
+        guides = module.guide.guides([image], [None])
+        task_loss = module.guide.loss([decoded], guides)
+        expected += (8 * len(data) / 40**2 + 10 * rate * task_loss) / 3
+    torch.testing.assert_close(given[0], expected)

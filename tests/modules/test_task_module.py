@@ -153,6 +153,7 @@ def test_what_is_saved_predicts_the_same_and_has_records_of_its_own(detector, pi
     assert read_notes(file) == {"made": "here"}
     images = [torch.rand(3, 50, 70), torch.rand(3, 64, 64)]
     loaded = fine_tuned(detector(1), file)  # whatever weights it had
+    module.network.to(memory_format=torch.contiguous_format)  # training laid channels last
     for got, expected in zip(loaded.predict(images), module.network.predict(images), strict=True):
         assert len(got.boxes)
         for name in ("boxes", "scores", "labels"):

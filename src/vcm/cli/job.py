@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from vcm.cli.composition import told_error
 from vcm.data.assets import asset_file
 from vcm.evaluation.names import file_name
+from vcm.weights import shipped
 
 
 def run_job(command: str, arguments: Sequence[str], job: Callable[[DictConfig], int]) -> int:
@@ -59,6 +60,7 @@ def run_job(command: str, arguments: Sequence[str], job: Callable[[DictConfig], 
 
 
 def register_resolvers() -> None:
-    """Let configurations say ${asset:name,file} and ${file_name:text}."""
+    """Let configurations say ${asset:name,file}, ${file_name:text} and ${shipped:name}."""
     OmegaConf.register_new_resolver("asset", lambda name, file: str(asset_file(name, file)), replace=True)
     OmegaConf.register_new_resolver("file_name", file_name, replace=True)
+    OmegaConf.register_new_resolver("shipped", lambda name: str(shipped(name)), replace=True)

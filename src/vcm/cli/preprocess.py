@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from vcm.cli.compress import add_output_options
 from vcm.cli.files import Batch, Input, Outputs, find_inputs, names_a_file
 from vcm.errors import ArgumentError, OutputError
+from vcm.weights import QA_NPP_BPG, shipped
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,8 +54,9 @@ def run(arguments: Sequence[str]) -> int:
     from vcm.cli.evaluate import choose_device
     from vcm.evaluation.preprocessing import NPPPreprocessor
 
-    preprocessor = NPPPreprocessor(known.model, rate=known.rate, device=str(choose_device(known.device)))
-    outputs = Outputs([known.model, *(source.path for source in inputs)], overwrite=known.overwrite)
+    model = known.model or shipped(QA_NPP_BPG)
+    preprocessor = NPPPreprocessor(model, rate=known.rate, device=str(choose_device(known.device)))
+    outputs = Outputs([model, *(source.path for source in inputs)], overwrite=known.overwrite)
 
     def preprocess(source: Input) -> tuple[int, int]:
         target = one_name or source.below(known.output).with_suffix(".png")
@@ -85,7 +87,11 @@ def _parser() -> argparse.ArgumentParser:
         "pictures", nargs="+", type=Path, metavar="IMG", help="pictures, and folders to search for pictures"
     )
     parser.add_argument(
-        "--model", required=True, type=Path, metavar="M", help="model.safetensors, as `vcm train` wrote it"
+        "--model",
+        type=Path,
+        metavar="M",
+        help="model.safetensors, as `vcm train` wrote it; without it, the one that comes with vcm, for BPG "
+        "and detectors",
     )
     parser.add_argument(
         "--rate",

@@ -43,9 +43,10 @@ def train(composed: DictConfig) -> int:
     # Which devices there are, and an advertisement, at every start.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     seed_everything(config.seed, workers=True, verbose=False)
+    # Before `instantiate` puts this machine's folders for ${asset:…}.
+    tasks = json.dumps(OmegaConf.to_container(config.tasks, resolve=False))
     data = instantiate(config.data)
     module: NetworkModule = instantiate(config.module)
-    tasks = json.dumps(OmegaConf.to_container(config.tasks, resolve=False))
     callbacks: list[Callback] = [
         MetricsFile(folder / "metrics.jsonl", print),
         LastCheckpoint(last, folder / MODEL_FILE, tasks=tasks),
