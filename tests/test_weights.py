@@ -42,7 +42,9 @@ def test_preprocess_takes_it_by_default(tmp_path):
     smooth = torch.nn.functional.interpolate(coarse, size=(96, 128), mode="bicubic").clamp(0, 1)
     pixels = (smooth[0] * 255).byte()
     Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(tmp_path / "photo.png")
-    assert main(["preprocess", str(tmp_path / "photo.png"), "--rate", "1", "-o", str(tmp_path / "out.png")]) == 0
+    assert (
+        main(["preprocess", str(tmp_path / "photo.png"), "--rate", "1", "-o", str(tmp_path / "out.png")]) == 0
+    )
     written = read_picture(tmp_path / "out.png")
     assert torch.equal(written, NPPPreprocessor(shipped(QA_NPP_BPG), rate=1)(pixels))
     error = (written.float() - pixels.float()).square().mean()
