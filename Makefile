@@ -48,7 +48,7 @@ lint: $(STAMP)  ## ruff, mypy, import-linter
 	$(BIN)/lint-imports
 
 bench: $(STAMP)  ## the benchmarks behind the README's numbers
-	$(BIN)/vcm fetch yolov3-tiny yolov4-tiny mobilenet-v2 coco-sample
+	$(BIN)/vcm fetch yolov3-tiny yolov4-tiny coco-sample
 	$(BIN)/python benchmarks/codec_in_loop.py
 	$(BIN)/python -W ignore benchmarks/slimmable_latency.py
 	$(BIN)/python -W ignore benchmarks/npp_latency.py
