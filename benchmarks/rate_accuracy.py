@@ -3,8 +3,8 @@
 Evaluates BPG with and without it on the 95 pictures of the COCO sample, which no training saw, from real
 bytes, against true labels (65 pictures) and pseudo-labels (95), as yolov3-tiny sees them, for which it was
 trained, and yolov4-tiny, which it never saw. Prints BD-rates against BPG alone as a Markdown table, in
-parentheses with their 95 % intervals over resamples of the pictures, and the curves' points. The figures go to
-benchmarks/results/rate_accuracy.json, the plot to docs/rate_accuracy.svg. Interrupted, it goes on where it
+parentheses with their 95 % intervals over resamples of the pictures, and the curves' points. The figures go
+to benchmarks/results/rate_accuracy.json, the plot to docs/rate_accuracy.svg. Interrupted, it goes on where it
 stopped.
 
     vcm fetch yolov3-tiny yolov4-tiny coco-sample

@@ -20,6 +20,17 @@ def test_the_table_of_standard_codecs_is_what_the_benchmark_prints(capsys):
     assert measured == {(codec, q) for codec, values in script["QUALITIES"].items() for q in values}
 
 
+def test_the_table_of_the_preprocessor_is_what_the_benchmark_prints(capsys, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    script = runpy.run_path(str(ROOT / "benchmarks/rate_accuracy.py"))
+    results = json.loads((ROOT / "benchmarks/results/rate_accuracy.json").read_text())
+    script["print_table"](results["bd_rate"])
+    readme = (ROOT / "README.md").read_text()
+    assert capsys.readouterr().out.strip() in readme
+    assert "](docs/rate_accuracy.svg)" in readme
+    assert tuple(results["points"]) == script["TASKS"]
+
+
 def test_the_ratios_of_the_pool_are_those_it_printed():
     lines = (ROOT / "benchmarks/results/codec_in_loop.txt").read_text().splitlines()
     rows = [line.split() for line in lines if line.strip()[:3] in ("256", "512")]
