@@ -123,9 +123,13 @@ def print_table(table: list[dict[str, Any]]) -> None:
             number = "n/a" if row["bd_rate"] is None else f"{row['bd_rate']:+.0f}"
             if row.get("interval"):
                 number += " ({:+.0f} to {:+.0f})".format(*row["interval"])
-            cells.append(number + ("\\*" if row["note"] else ""))
-            if row["note"]:
-                notes.append(f"{codec}, {row['column']}: {row['note']}")
+            reasons = [row["note"]] if row["note"] else []
+            if row.get("interval") and row["num_undefined"]:
+                reasons.append(
+                    f"{row['num_undefined']} resamples have no BD-rate, and no part in the interval"
+                )
+            cells.append(number + ("\\*" if reasons else ""))
+            notes += [f"{codec}, {row['column']}: {reason}" for reason in reasons]
         print(f"| {codec} |", " | ".join(cells), "|")
     if notes:
         print("\n\\*", "; ".join(notes) + ".")

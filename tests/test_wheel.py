@@ -66,6 +66,7 @@ def test_wheel_holds_configuration_templates_and_type_marker(wheel):
     }
     assert shipped
     assert shipped <= names
+    assert {"vcm/weights/qa_npp_bpg_detection.safetensors", "vcm/weights/qa_npp_bpg_detection.md"} <= names
     assert {"vcm/py.typed", "vcm/evaluation/report/templates/report.html.j2"} <= names
     assert not [name for name in names if name.startswith(("tests", "benchmarks", "conf/"))]
 
