@@ -4,9 +4,6 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-# Large tensors come from the heap, not from the system anew each time: training on a CPU takes a fifth less time.
-TRAIN := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=268435456 $(BIN)/vcm train
-
 .PHONY: help demo train-npp train-slimmable test test-slow lint bench clean
 
 help:  ## list the targets
@@ -26,14 +23,14 @@ demo: $(STAMP)  ## fetch weights and pictures, judge four codecs by what a detec
 
 train-npp: $(STAMP)  ## train the small preprocessor for BPG and its proxy, from nothing; again: go on
 	$(BIN)/vcm fetch photo-corpus yolov3-tiny
-	$(TRAIN) experiment=proxy/bpg_small
-	$(TRAIN) experiment=proxy/bpg_finetune_small
-	$(TRAIN) experiment=npp/small
+	$(BIN)/vcm train experiment=proxy/bpg_small
+	$(BIN)/vcm train experiment=proxy/bpg_finetune_small
+	$(BIN)/vcm train experiment=npp/small
 
 train-slimmable: $(STAMP)  ## train two small slimmable codecs, half an hour each, from nothing; again: go on
 	$(BIN)/vcm fetch photo-corpus yolov3-tiny
-	$(TRAIN) experiment=slimmable/two_task_small module.weight_scale=1 name=two_task_small_1
-	$(TRAIN) experiment=slimmable/two_task_small module.weight_scale=8 name=two_task_small_8
+	$(BIN)/vcm train experiment=slimmable/two_task_small module.weight_scale=1 name=two_task_small_1
+	$(BIN)/vcm train experiment=slimmable/two_task_small module.weight_scale=8 name=two_task_small_8
 
 test: $(STAMP)  ## run the tests, without those marked slow or gpu
 	$(BIN)/python -m pytest

@@ -1,11 +1,12 @@
 """What each part of the preprocessor's training is good for: the same training without it.
 
 Trains `experiment=npp/small` whole, without a proxy (its picture is the identity's, its rate a constant), and
-without the rate term; and `experiment=npp/small_jpeg`, whose model then stands before BPG. Each for as long,
-from the same seed. Then measures BPG alone and after each of them, from real bytes, and prints BD-rates.
+without the rate term; and `experiment=npp/small_jpeg`, whose model then stands before BPG. Each for as many
+epochs, from the same seed. Then measures BPG alone and after each of them, from real bytes, and prints
+BD-rates. A training that was stopped goes on when the same command is given again.
 
     vcm train experiment=proxy/bpg_small && vcm train experiment=proxy/bpg_finetune_small   # the proxy, once
-    python benchmarks/npp_ablations.py [--minutes 30] [--task yolov4_tiny] [--limit N]
+    python benchmarks/npp_ablations.py [--epochs 20] [--task yolov4_tiny] [--limit N]
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ PROXY = "runs/proxy_bpg_finetune_small/model.safetensors"
 def main() -> None:
     """Train, measure, print."""
     parser = argparse.ArgumentParser(description="Ablations of the preprocessor's training.")
-    parser.add_argument("--minutes", type=int, default=30, help="of each training")
+    parser.add_argument("--epochs", type=int, default=20, help="of each training (default: %(default)s)")
     parser.add_argument("--task", default="yolov3_tiny", help="what judges")
     parser.add_argument("--preset", default="veryslow", help="x265's, of the codec that is judged")
     parser.add_argument("--limit", type=int, help="pictures to judge on; all of the COCO sample by default")
@@ -43,8 +44,8 @@ def main() -> None:
     codecs: dict[str, Any] = {"bpg": {"codec": codec, "qualities": QUALITIES}}
     for name, overrides in TRAININGS.items():
         run = f"npp_ablation_{name.replace(' ', '_')}"
-        limit = f"trainer.max_time=00:{known.minutes // 60:02}:{known.minutes % 60:02}:00"
-        subprocess.run([vcm, "train", *overrides, f"name={run}", limit], check=True)
+        length = f"trainer.max_epochs={known.epochs}"
+        subprocess.run([vcm, "train", *overrides, f"name={run}", length], check=True)
         model = f"runs/{run}/model.safetensors"
         preprocessor = {"_target_": "vcm.evaluation.preprocessing.NPPPreprocessor", "model": model}
         curve = {"codec": codec, "qualities": QUALITIES, "rates": RATES, "preprocessor": preprocessor}

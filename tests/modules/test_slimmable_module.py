@@ -62,7 +62,7 @@ def test_held_out_losses_fall(kind, stepping, pictures, tmp_path):
     run.fit(module, data)
     after = {name: float(value) for name, value in run.callback_metrics.items()}
     assert after["val/loss"] < 0.6 * before["val/loss"]
-    assert after["val/detection/feature_mse"] < 0.7 * before["val/detection/feature_mse"]
+    assert after["val/detection/feature_error"] < 0.7 * before["val/detection/feature_error"]
     assert after["val/reconstruction/psnr"] > before["val/reconstruction/psnr"] + 1
     assert {"val/detection/bpp", "val/detection/map", "val/reconstruction/bpp"} <= set(after)
 

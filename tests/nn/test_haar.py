@@ -15,7 +15,7 @@ def chain(widths, gain=0.5, noise=0.0):
     torch.manual_seed(0)
     downs = [downsampling(a, b) for a, b in zip((3, *widths[:-1]), widths, strict=True)]
     ups = [upsampling(b, a) for a, b in zip((3, *widths[:-1]), widths, strict=True)][::-1]
-    start_as_haar(downs, ups, gain=gain, noise=noise)
+    start_as_haar(downs, [ups], gain=gain, noise=noise)
     return nn.Sequential(*downs), nn.Sequential(*ups)
 
 
@@ -41,6 +41,21 @@ def test_energy_is_kept_and_grey_is_zero():
     torch.testing.assert_close(encoder(grey), torch.zeros(1, 48, 4, 4), atol=1e-5, rtol=0)
     x = torch.rand(1, 3, 16, 16)
     torch.testing.assert_close(encoder(x).norm(), (x - 0.45).norm(), rtol=1e-4, atol=0)
+
+
+@torch.no_grad()
+def test_a_decoder_that_stops_early_gives_the_bands_of_that_stage():
+    torch.manual_seed(0)
+    downs, ups = [downsampling(3, 12), downsampling(12, 48)], [upsampling(48, 12), upsampling(12, 3)]
+    early = upsampling(48, 12)
+    start_as_haar(downs, [ups, [early]], gain=1.5, noise=0)
+    x = torch.rand(1, 3, 32, 32)
+    bands = downs[0](x)
+    given = early(downs[1](bands))
+    grey = (bands - given).mean(dim=(2, 3), keepdim=True)
+    torch.testing.assert_close(given + grey, bands, atol=1e-5, rtol=0)
+    assert grey.flatten()[1:].abs().max() < 1e-5  # only of brightness
+    torch.testing.assert_close(ups[1](given), x, atol=1e-5, rtol=0)
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from vcm.nn.slimmable import (
     LatentScalable,
     SlimmableFactorized,
     SlimmableHyperprior,
+    build_network,
 )
 from vcm.nn.slimmable.layers import DenseGDN, SlimmableConv2d, SlimmableConvTranspose2d
 from vcm.nn.slimmable.transforms import FeatureTransform
@@ -165,6 +166,32 @@ def test_feature_transform_gives_any_stride(stride):
 def test_feature_transform_refuses_other_strides(stride):
     with pytest.raises(ArgumentError, match="stride must be one of 1, 2, 4"):
         FeatureTransform(4, 3, stride, 5)
+
+
+@pytest.mark.parametrize(("stride", "places"), [(8, 8), (4, 16), (2, 32)])
+def test_early_features_are_decoded_by_synthesis(stride, places):
+    target = FeatureMap(7, stride, synthesis=True, hidden=4)
+    network = make(SlimmableFactorized, features={"detection": target})
+    decoded = network(torch.rand(1, 3, 64, 64), "detection").decoded
+    assert decoded.shape == (1, 7, places, places)
+    again = build_network(network.architecture())
+    again.load_state_dict(network.state_dict())
+    assert again.features["detection"] == target
+    assert again.fingerprint("detection") == network.fingerprint("detection")
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (FeatureMap(7, 16, synthesis=True), "stride must be one of 2, 4, 8"),
+        (FeatureMap(7, 8, hidden=0), "hidden must be a whole number from 1; got 0"),
+        (FeatureMap(7, 8, synthesis=True, hidden=2.5), "hidden must be a whole number from 1; got 2.5"),
+        (FeatureMap(0, 8), "channels must be a whole number from 1; got 0"),
+    ],
+)
+def test_feature_maps_that_cannot_be_are_told(target, message):
+    with pytest.raises(ArgumentError, match=message):
+        make(SlimmableFactorized, features={"detection": target})
 
 
 @pytest.mark.parametrize(

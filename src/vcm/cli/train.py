@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import Callback, RichProgressBar
 from omegaconf import DictConfig, OmegaConf
 
 from vcm.cli.job import run_job
+from vcm.cli.memory import keep_freed_memory
 from vcm.config import TrainConfig
 from vcm.errors import ArgumentError, WeightsError
 from vcm.modules.base import NetworkModule
@@ -35,6 +36,7 @@ def run(arguments: Sequence[str]) -> int:
 def train(composed: DictConfig) -> int:
     """Build and run the training that a composed configuration describes; goes on where it stopped."""
     config = OmegaConf.merge(OmegaConf.structured(TrainConfig), composed)
+    keep_freed_memory()
     folder = Path(HydraConfig.get().runtime.output_dir)
     last = folder / "checkpoints" / "last.ckpt"
     if last.exists() and not is_zipfile(last):

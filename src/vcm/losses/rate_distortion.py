@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -17,20 +17,31 @@ class RateDistortion:
     """One width's loss and what it is made of; scalars.
 
     Attributes:
-        loss: bpp + λ·255²·mse.
+        loss: bpp + λ·255²·distortion.
         bpp: Estimated bits per pixel.
-        mse: Mean squared error, of a picture in [0, 1] or of a feature map as it is.
+        distortion: Mean squared error, of a picture in [0, 1] or of a feature map as it is; or another one.
     """
 
     loss: Tensor
     bpp: Tensor
-    mse: Tensor
+    distortion: Tensor
+
+
+def squared_error(decoded: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error in float32; scalar."""
+    return torch.nn.functional.mse_loss(decoded.float(), target.float())
 
 
 def rate_distortion(
-    decoded: Tensor, target: Tensor, likelihoods: Iterable[Tensor], num_pixels: int, weight: float
+    decoded: Tensor,
+    target: Tensor,
+    likelihoods: Iterable[Tensor],
+    num_pixels: int,
+    weight: float,
+    *,
+    distortion: Callable[[Tensor, Tensor], Tensor] = squared_error,
 ) -> RateDistortion:
-    """L = R + λ·255²·MSE(decoded, target), for a picture or a feature map (Cao et al., IEEE Access 2023).
+    """L = R + λ·255²·D(decoded, target), for a picture or a feature map (Cao et al., IEEE Access 2023).
 
     Args:
         decoded: x̂, (N, 3, H, W) in [0, 1], or f̂, (N, C, h, w).
@@ -38,6 +49,7 @@ def rate_distortion(
         likelihoods: Of every symbol, in (0, 1].
         num_pixels: Pixels that the rate is for, N·H·W.
         weight: λ, above 0.
+        distortion: D; the mean squared error in the paper.
 
     Raises:
         ArgumentError: If the shapes differ.
@@ -47,8 +59,8 @@ def rate_distortion(
             "decoded", expected=f"of the target's shape {tuple(target.shape)}", got=tuple(decoded.shape)
         )
     bpp = -torch.stack([values.log2().sum() for values in likelihoods]).sum() / num_pixels
-    mse = torch.nn.functional.mse_loss(decoded.float(), target.float())
-    return RateDistortion(bpp + weight * 255**2 * mse, bpp, mse)
+    error = distortion(decoded, target)
+    return RateDistortion(bpp + weight * 255**2 * error, bpp, error)
 
 
 def check_weight(argument: str, value: float) -> float:

@@ -11,9 +11,9 @@ from torchmetrics import MeanMetric, Metric
 
 from vcm.losses.rate_distortion import rate_distortion
 from vcm.metrics.distortion import ms_ssim, psnr
+from vcm.modules.feature_distance import FeatureDistance
 from vcm.nn.padding import pad_to_multiple
 from vcm.nn.slimmable import RECONSTRUCTION, MultiTaskNetwork
-from vcm.tasks import Task
 from vcm.tasks.pseudo import pseudo_target
 from vcm.types import Features
 
@@ -83,34 +83,38 @@ class PictureFigures(WidthFigures):
 
 
 class TaskFigures(WidthFigures):
-    """`bpp`, `loss`, `feature_mse` and the task's accuracy against its own predictions on the originals.
+    """`bpp`, `loss`, `feature_error` and the task's accuracy against its own predictions on the originals.
 
     Args:
         name: The width's name in the network.
-        task: Frozen; it is no part of this module's state.
+        distance: Of decoded features from the task's, `feature_error`; its task is no part of this module's
+            state.
         weight: λ of the width's loss.
         pseudo_score: Boxes on the originals at or above this score are pseudo-labels.
     """
 
-    def __init__(self, name: str, task: Task, weight: float, pseudo_score: float) -> None:
+    def __init__(self, name: str, distance: FeatureDistance, weight: float, pseudo_score: float) -> None:
         super().__init__(weight)
         self.name, self.pseudo_score = name, pseudo_score
-        self.feature_mse = MeanMetric()
-        self.accuracy = task.metric()
-        self._task = [task]
+        self.feature_error = MeanMetric()
+        self.accuracy = distance.task.metric()
+        self._distance = distance
 
     def add(self, network: MultiTaskNetwork, image: Tensor) -> None:
         """See `WidthFigures.add`; the picture is prepared as the task prepares it."""
-        (task,) = self._task
+        task = self._distance.task
         prepared = task.prepare([image])
         x, target = prepared.inputs, task.cut_feature(prepared)
         output = network(pad_to_multiple(x, network.stride), self.name)
         decoded = output.decoded[..., : target.shape[-2], : target.shape[-1]]
         coded_pixels, pixels = x.shape[-2] * x.shape[-1], image.shape[-2] * image.shape[-1]
-        outcome = rate_distortion(decoded, target, output.likelihoods.values(), coded_pixels, self.weight)
+        likelihoods = output.likelihoods.values()
+        outcome = rate_distortion(
+            decoded, target, likelihoods, coded_pixels, self.weight, distortion=self._distance
+        )
         self.bpp.update(outcome.bpp * coded_pixels / pixels, pixels)
         self.loss.update(outcome.loss)
-        self.feature_mse.update(outcome.mse)
+        self.feature_error.update(outcome.distortion)
         found, true = (
             task.tail(Features({task.cut: tensor.float()}, prepared.image_sizes))[0]
             for tensor in (decoded, target)

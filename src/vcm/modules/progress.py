@@ -85,6 +85,6 @@ class LastCheckpoint(Callback):
 
 def _shown(figures: dict[str, float | None]) -> list[str]:
     """Names of the figures that there are and that fit on a line."""
-    ends = ("loss", "bpp", "psnr", "feature_mse", "/map", "top_1", "rate_error", "rate_rank")
+    ends = ("loss", "bpp", "psnr", "feature_error", "/map", "top_1", "rate_error", "rate_rank")
     known = [name for name, figure in figures.items() if figure is not None]
     return [name for name in known if name.startswith("val/") and name.endswith(ends)]

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from vcm.data import Batch
 from vcm.errors import ArgumentError, WeightsError
-from vcm.losses.rate_distortion import RateDistortion, check_weight, rate_distortion
+from vcm.losses.rate_distortion import RateDistortion, check_weight, rate_distortion, squared_error
 from vcm.modules.base import NetworkModule, Schedule, crops_of
 from vcm.modules.checks import check_between
+from vcm.modules.feature_distance import FeatureDistance
 from vcm.modules.figures import PictureFigures, TaskFigures, WidthFigures
 from vcm.modules.processes import is_repeated
 from vcm.nn.padding import pad_to_multiple
@@ -50,6 +51,9 @@ class SlimmableModule(NetworkModule):
             "reconstruction".
         weights: λ of every one of the network's tasks.
         weight_scale: Multiplies every λ: one number moves a model along its rate–accuracy curve.
+        guides: A deeper layer for tasks whose decoded features are to be held against the original's there,
+            after the frozen layers in between, and not only at the cut; see `FeatureDistance`.
+        near_weight: With a guide, the weight of the relative error at the cut beside that at the guide.
         learning_rate: Of Adam.
         auxiliary_learning_rate: Of Adam for the quantiles.
         max_norm: Largest gradient norm; larger gradients are scaled down to it.
@@ -71,6 +75,8 @@ class SlimmableModule(NetworkModule):
         weights: Mapping[str, float],
         *,
         weight_scale: float = 1.0,
+        guides: Mapping[str, str] | None = None,
+        near_weight: float = 0.3,
         learning_rate: float = 1e-4,
         auxiliary_learning_rate: float = 1e-3,
         max_norm: float = 1.0,
@@ -109,6 +115,12 @@ class SlimmableModule(NetworkModule):
         self.pseudo_score = check_between("pseudo_score", pseudo_score, 0, 1)
         self.stepping = stepping
         self._tasks = [dict(tasks)]  # no part of this module's state
+        guides = guides or {}
+        if unknown := sorted(set(guides) - set(tasks)):
+            raise ArgumentError("guides", expected=f"names among {', '.join(tasks)}", got=unknown[0])
+        self._distances = {
+            name: FeatureDistance(task, guides.get(name), near_weight) for name, task in tasks.items()
+        }
         self._compiled = [torch.compile(network) if compile else network]
         self.figures = nn.ModuleDict({name: self._figures(name) for name in network.tasks})
 
@@ -139,9 +151,12 @@ class SlimmableModule(NetworkModule):
             if self.stepping == "per_width":
                 self.take_step(batch)
             total += outcome.loss.detach()
-            name = "mse" if task == RECONSTRUCTION else "feature_mse"
+            name = "mse" if task == RECONSTRUCTION else "feature_error"
             self.log_dict(
-                {f"train/{task}/bpp": outcome.bpp.detach(), f"train/{task}/{name}": outcome.mse.detach()}
+                {
+                    f"train/{task}/bpp": outcome.bpp.detach(),
+                    f"train/{task}/{name}": outcome.distortion.detach(),
+                }
             )
         if self.stepping == "accumulated":
             self.take_step(batch)
@@ -151,13 +166,17 @@ class SlimmableModule(NetworkModule):
         """The loss of one width on crops."""
         num_pixels = x.shape[0] * x.shape[2] * x.shape[3]
         target = x
+        distortion = squared_error if task == RECONSTRUCTION else self._distances[task]
         if task != RECONSTRUCTION:
             with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
                 sizes = tuple((x.shape[2], x.shape[3]) for _ in x)
                 target = self.tasks[task].cut_feature(Prepared(x, sizes))
         output: CodecOutput = self._compiled[0](pad_to_multiple(x, self.network.stride), task)
         decoded = output.decoded[..., : target.shape[-2], : target.shape[-1]]
-        return rate_distortion(decoded, target, output.likelihoods.values(), num_pixels, self.weights[task])
+        likelihoods = output.likelihoods.values()
+        return rate_distortion(
+            decoded, target, likelihoods, num_pixels, self.weights[task], distortion=distortion
+        )
 
     # --- validation ---------------------------------------------------------------------------------------
 
@@ -187,7 +206,7 @@ class SlimmableModule(NetworkModule):
     def _figures(self, name: str) -> WidthFigures:
         if name == RECONSTRUCTION:
             return PictureFigures(self.weights[name])
-        return TaskFigures(name, self.tasks[name], self.weights[name], self.pseudo_score)
+        return TaskFigures(name, self._distances[name], self.weights[name], self.pseudo_score)
 
     def _every_figures(self) -> dict[str, WidthFigures]:
         return {name: part for name, part in self.figures.items() if isinstance(part, WidthFigures)}

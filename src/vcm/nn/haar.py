@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,9 +31,13 @@ class _Band:
 
 @torch.no_grad()
 def start_as_haar(
-    convs: Sequence[nn.Module], deconvs: Sequence[nn.Module], *, gain: float = 0.5, noise: float = 0.1
+    convs: Sequence[nn.Module],
+    decoders: Iterable[Sequence[nn.Module]] = (),
+    *,
+    gain: float = 0.5,
+    noise: float = 0.1,
 ) -> None:
-    """Make of encoder and decoder a pyramid of Haar transforms and its inverse, and some noise.
+    """Make of an encoder and its decoders a pyramid of Haar transforms and its inverse, and some noise.
 
     ```
     x ─► (brightness, colours) ─► 2×2 Haar, ·gain ─► 2×2 Haar, ·gain ─► … ─► y ─► … inverse … ─► x̂
@@ -46,17 +50,19 @@ def start_as_haar(
     Args:
         convs: The encoder's convolutions of stride 2, first to last, with an odd kernel; the first takes 3
             channels. Their `weight` is (out, in, k, k).
-        deconvs: The decoder's transposed convolutions, first to last, with kernels as large; none where
-            nothing decodes to a picture. Their `weight` is (in, out, k, k).
+        decoders: Each one's transposed convolutions, first to last, with kernels as large: as many as there
+            are `convs` where it decodes to a picture, fewer where it stops at a coarser stage. Their `weight`
+            is (in, out, k, k).
         gain: Each stage's; decoders have its inverse.
         noise: How much of the weights that were there stays.
     """
     bands = [_Band(1.0, True), _Band(_COLOUR_ENERGY, True), _Band(_COLOUR_ENERGY, True)]
     mixing = _COLOURS / _COLOURS.norm(dim=1, keepdim=True)
-    inverses: list[nn.Module | None] = list(reversed(deconvs)) or [None] * len(convs)
-    for conv, deconv in zip(convs, inverses, strict=True):
+    decoders = list(decoders)
+    for stage, conv in enumerate(convs):
         down = _emptied(conv, noise)
-        up = None if deconv is None else _emptied(deconv, noise)
+        undone = len(convs) - 1 - stage  # how many stages a decoder has undone when it comes to this one
+        ups = [_emptied(deconvs[undone], noise) for deconvs in decoders if undone < len(deconvs)]
         bands = _children(bands)[: down.shape[0]]
         middle = down.shape[-1] // 2
         place = slice(middle, middle + 2)
@@ -65,14 +71,16 @@ def start_as_haar(
             pattern = mix * _BASIS[band.pattern].to(down)
             sources = pattern.shape[0]
             down[number, :sources, place, place] += gain * pattern
-            if up is not None and number < up.shape[0]:
-                up[number, :sources, place, place] += pattern[: up.shape[1]] / gain
+            for up in ups:
+                if number < up.shape[0]:
+                    up[number, :sources, place, place] += pattern[: up.shape[1]] / gain
         mixing = torch.eye(len(bands))
     # Symbols of a grey picture are 0: its mean goes from the encoder's end to the decoder's.
     level = _GREY * float(_COLOURS[0].norm()) * (2 * gain) ** len(convs)
     _bias(convs[-1])[:1] = -level
-    if deconvs:
-        _bias(deconvs[-1]).fill_(_GREY)
+    for deconvs in decoders:
+        if len(deconvs) == len(convs):
+            _bias(deconvs[-1]).fill_(_GREY)
 
 
 def _children(bands: Sequence[_Band]) -> list[_Band]:

@@ -99,6 +99,25 @@ class Task(nn.Module, ABC):
             )
         return next(iter(tensors.values()))
 
+    def onward(self, features: Features, cut: str) -> Features:
+        """Run the network on from its own cut, up to and including a later layer; gradients flow.
+
+        A task that does not override this stays where it is cut.
+
+        Args:
+            features: As `tail` takes them.
+            cut: One of `cuts`, this task's own or a later one.
+
+        Returns:
+            What `encode` would give if the task were cut there.
+
+        Raises:
+            ArgumentError: If there is no such layer, or it comes before the task's own cut.
+        """
+        if cut != self.cut:
+            raise ArgumentError("cut", expected=f"{self.cut}, where {self.name} is cut", got=cut)
+        return features
+
     def features(self, images: Tensor | Sequence[Tensor]) -> Features:
         """`encode(prepare(images))`.
 
@@ -155,6 +174,17 @@ class Task(nn.Module, ABC):
         """
         if cut not in self.cuts:
             raise ArgumentError("cut", expected=f"one of {', '.join(self.cuts)}", got=cut)
+        return cut
+
+    def check_later_cut(self, cut: str) -> str:
+        """Return `cut` if this network has it, and not before the task's own.
+
+        Raises:
+            ArgumentError: If it has not.
+        """
+        later = self.cuts[self.cuts.index(self.cut) :]
+        if cut not in later:
+            raise ArgumentError("cut", expected=f"one from {self.cut} on: {', '.join(later)}", got=cut)
         return cut
 
 

@@ -121,6 +121,11 @@ class ClassificationTask(Task):
             x = self.stages[name](x)
         return Features({self.cut: x}, prepared.image_sizes)
 
+    def onward(self, features: Features, cut: str) -> Features:
+        """Run the stages after this task's cut up to another; see `Task.onward`."""
+        last = self.check_later_cut(cut)
+        return Features({last: self._through(features, last)}, features.image_sizes)
+
     def tail(self, features: Features) -> list[Prediction]:
         """Run the remaining stages and the head; see `Task.tail`. Logits keep their gradient."""
         return [ClassScores(logits) for logits in self._logits(features)]
@@ -158,12 +163,16 @@ class ClassificationTask(Task):
 
     def _logits(self, features: Features) -> Tensor:
         """(N, number of categories) from what is needed after the cut."""
+        logits: Tensor = self.head(self._through(features, self.cuts[-1]))
+        return logits
+
+    def _through(self, features: Features, last: str) -> Tensor:
+        """What the stage `last` gives, from what is needed after the cut."""
         check_features(features, [self.cut])
         x = features.tensors[self.cut]
-        for name in self.cuts[self.cuts.index(self.cut) + 1 :]:
+        for name in self.cuts[self.cuts.index(self.cut) + 1 : self.cuts.index(last) + 1]:
             x = self.stages[name](x)
-        logits: Tensor = self.head(x)
-        return logits
+        return x
 
 
 def _torchvision(builder: str) -> tuple[Callable[[int], nn.Module], Callable[[], Published]]:

@@ -139,13 +139,19 @@ class TorchvisionDetectionTask(Task):
         sizes = tuple((picture.shape[-2], picture.shape[-1]) for picture in pictures)
         return self._backbone(self.model.transform(pictures)[0].tensors, sizes)
 
+    def onward(self, features: Features, cut: str) -> Features:
+        """Run the backbone on from this task's cut up to another; see `Task.onward`."""
+        last = self.check_later_cut(cut)
+        check_features(features, self._needed(self.cut))
+        if self.cut == last:
+            return features
+        outputs = self._stages(features.tensors, self.cut, STAGES[-1] if last == "fpn" else last)
+        return self._cut_at(last, outputs, features.image_sizes)
+
     @torch.no_grad()
     def tail(self, features: Features) -> list[Prediction]:
         """Run the rest of the backbone and the detector's heads; see `Task.tail`."""
-        check_features(features, self._needed())
-        levels = features.tensors
-        if self.cut != "fpn":
-            levels = self._pyramid_levels(self._stages(features.tensors, self.cut, STAGES[-1]))
+        levels = self.onward(features, "fpn").tensors
         resized = [self.model.transform.resized(*size) for size in features.image_sizes]
         height, width = self._batch_size(features.image_sizes)
         # Anchors are laid out by the padded batch's size; its pixels are not needed any more.
@@ -194,9 +200,13 @@ class TorchvisionDetectionTask(Task):
 
     def _backbone(self, normalized: Tensor, sizes: tuple[tuple[int, int], ...]) -> Features:
         outputs = self._stages({"input": normalized}, "input", STAGES[-1] if self.cut == "fpn" else self.cut)
-        if self.cut == "fpn":
+        return self._cut_at(self.cut, outputs, sizes)
+
+    def _cut_at(self, cut: str, outputs: dict[str, Tensor], sizes: tuple[tuple[int, int], ...]) -> Features:
+        """What is needed after a cut, of the stages' outputs."""
+        if cut == "fpn":
             return Features(self._pyramid_levels(outputs), sizes)
-        return Features({name: outputs[name] for name in self._needed()}, sizes)
+        return Features({name: outputs[name] for name in self._needed(cut)}, sizes)
 
     def _batch_size(self, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
         """(height, width) of the network's input for pictures of these sizes."""
@@ -204,12 +214,12 @@ class TorchvisionDetectionTask(Task):
         height, width = (-(-max(side) // 32) * 32 for side in zip(*resized, strict=True))
         return height, width
 
-    def _needed(self) -> list[str]:
-        """Names of the tensors that are needed after the cut: its own first."""
-        if self.cut == "fpn":
+    def _needed(self, cut: str) -> list[str]:
+        """Names of the tensors that are needed after a cut: its own first."""
+        if cut == "fpn":
             return self._levels
-        before = STAGES[: STAGES.index(self.cut)]
-        return [self.cut, *(name for name in before if name in self._pyramid)]
+        before = STAGES[: STAGES.index(cut)]
+        return [cut, *(name for name in before if name in self._pyramid)]
 
     def _stages(self, outputs: dict[str, Tensor], after: str, last: str) -> dict[str, Tensor]:
         """`outputs` with those of the stages after `after` up to `last` added."""

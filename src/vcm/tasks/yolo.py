@@ -147,12 +147,16 @@ class YOLOTask(Task):
         live = self.network.run({IMAGE: prepared.inputs}, 0, self._cut_index)
         return Features({_name(index): tensor for index, tensor in live.items()}, prepared.image_sizes)
 
+    def onward(self, features: Features, cut: str) -> Features:
+        """Run the layers after `cut` of this task up to another one; see `Task.onward`."""
+        last = _index(self.check_later_cut(cut))
+        live = self.network.run(self._live(features), self._cut_index + 1, last)
+        return Features({_name(index): tensor for index, tensor in live.items()}, features.image_sizes)
+
     @torch.no_grad()
     def tail(self, features: Features) -> list[Prediction]:
         """Run the rest of the network, and turn its heads' outputs into detections; see `Task.tail`."""
-        check_features(features, [_name(index) for index in self.network.live_after(self._cut_index)])
-        live = {_index(name): tensor for name, tensor in features.tensors.items()}
-        outputs = self.network.run(live, self._cut_index + 1, len(self.network) - 1)
+        outputs = self.network.run(self._live(features), self._cut_index + 1, len(self.network) - 1)
         raw = [outputs[index] for index in self.network.head_layers]
         return self._detections(raw, features.image_sizes)
 
@@ -204,6 +208,11 @@ class YOLOTask(Task):
     @property
     def _cut_index(self) -> int:
         return _index(self.cut)
+
+    def _live(self, features: Features) -> dict[int, Tensor]:
+        """Outputs by layer index, checked to be those that are needed after the cut."""
+        check_features(features, [_name(index) for index in self.network.live_after(self._cut_index)])
+        return {_index(name): tensor for name, tensor in features.tensors.items()}
 
     def _detections(self, raw: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
         boxes, scores = [], []

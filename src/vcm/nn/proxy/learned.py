@@ -85,7 +85,7 @@ class LearnedProxy(Proxy):
         n, between = channels, num_stages - 1
         downs = [downsampling(a, b) for a, b in pairwise((3, *[n] * between, m))]
         ups = [upsampling(a, b) for a, b in pairwise((m, *[n] * between, 3))]
-        start_as_haar(downs, ups, gain=_GAIN)
+        start_as_haar(downs, [ups], gain=_GAIN)
         self.g_a = nn.Sequential(
             *[layer for down in downs[:-1] for layer in (down, GDN(n, gamma_init=GDN_START))], downs[-1]
         )

@@ -19,7 +19,13 @@ from vcm.nn.content import content, state_sha256
 from vcm.nn.haar import start_as_haar
 from vcm.nn.slimmable.layers import check_widths
 from vcm.nn.slimmable.records import RECONSTRUCTION, CodecOutput, FeatureMap, check_tasks
-from vcm.nn.slimmable.transforms import Analysis, DenseEncoder, FeatureTransform, Synthesis
+from vcm.nn.slimmable.transforms import (
+    Analysis,
+    DenseEncoder,
+    FeatureSynthesis,
+    Synthesis,
+    feature_decoder,
+)
 from vcm.types import Settings, is_whole
 
 if TYPE_CHECKING:
@@ -80,7 +86,7 @@ class MultiTaskNetwork(nn.Module, ABC):
                 self.decoders[task] = Synthesis(width, self.channels)
             else:
                 target = self.features[task]
-                self.decoders[task] = FeatureTransform(width, target.channels, target.stride, self.channels)
+                self.decoders[task] = feature_decoder(width, target, self.channels)
         self.register_buffer(
             "fingerprints", torch.zeros(len(self.tasks), FINGERPRINT_BYTES, dtype=torch.uint8)
         )
@@ -89,9 +95,8 @@ class MultiTaskNetwork(nn.Module, ABC):
         self.register_state_dict_pre_hook(_update_before_saving)  # type: ignore[no-untyped-call]  # torch
         self.register_load_state_dict_post_hook(_trust_after_loading)  # type: ignore[no-untyped-call]  # torch
         self._build()
-        syntheses = [decoder for decoder in self.decoders.values() if isinstance(decoder, Synthesis)]
-        deconvs = [layer for g_s in syntheses for layer in g_s if isinstance(layer, nn.ConvTranspose2d)]
-        start_as_haar(list(self.g_a.convs), deconvs, gain=_STAGE_GAIN)
+        pyramids = [part for part in self.decoders.values() if isinstance(part, Synthesis | FeatureSynthesis)]
+        start_as_haar(list(self.g_a.convs), [part.deconvs() for part in pyramids], gain=_STAGE_GAIN)
 
     # --- what each kind of network says of itself ---------------------------------------------------------
 

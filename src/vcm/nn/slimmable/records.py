@@ -20,10 +20,15 @@ class FeatureMap:
     Attributes:
         channels: Its channels.
         stride: Pixels of the network's input, a side, for each of its places.
+        synthesis: Whether it is decoded by `FeatureSynthesis`, for an early cut, instead of the published
+            `FeatureTransform`.
+        hidden: Channels between the decoder's convolutions; None takes the network's `channels`.
     """
 
     channels: int
     stride: int
+    synthesis: bool = False
+    hidden: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

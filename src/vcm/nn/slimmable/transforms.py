@@ -17,6 +17,7 @@ from vcm.nn.slimmable.layers import (
     SlimmableConvTranspose2d,
     SwitchableGDN,
 )
+from vcm.nn.slimmable.records import FeatureMap
 from vcm.types import is_whole
 
 LATENT_STRIDE = 16
@@ -63,7 +64,15 @@ class Analysis(nn.Module):
         return nn.Sequential(*layers, last.dense(index))
 
 
-class Synthesis(nn.Sequential):
+class _Pyramid(nn.Sequential):
+    """A decoder that may start as the inverse of a pyramid of Haar transforms; see `vcm.nn.haar`."""
+
+    def deconvs(self) -> list[nn.Module]:
+        """Its transposed convolutions, first to last."""
+        return [layer for layer in self if isinstance(layer, nn.ConvTranspose2d)]
+
+
+class Synthesis(_Pyramid):
     """g_s: latent → picture.
 
     ```
@@ -78,10 +87,16 @@ class Synthesis(nn.Sequential):
     """
 
     def __init__(self, in_channels: int, channels: int) -> None:
-        layers: list[nn.Module] = []
-        for before, after in ((in_channels, channels), (channels, channels), (channels, channels)):
-            layers += [upsampling(before, after), GDN(after, inverse=True, gamma_init=GDN_START)]
-        super().__init__(*layers, upsampling(channels, 3))
+        super().__init__(*_synthesis_stages(in_channels, channels, 3), upsampling(channels, 3))
+
+
+def _synthesis_stages(in_channels: int, channels: int, count: int) -> list[nn.Module]:
+    """The first stages of g_s: a deconvolution and an inverse normalization each."""
+    layers: list[nn.Module] = []
+    for number in range(count):
+        before = channels if number else in_channels
+        layers += [upsampling(before, channels), GDN(channels, inverse=True, gamma_init=GDN_START)]
+    return layers
 
 
 class HyperAnalysis(nn.Module):
@@ -189,7 +204,71 @@ class FeatureTransform(nn.Sequential):
         super().__init__(*layers, nn.Conv2d(channels, out_channels, 3, padding=1))
 
 
+class FeatureSynthesis(_Pyramid):
+    """A machine width's decoder to an early, fine feature map: g_s's first stages, then convolutions.
+
+    ```
+    ŷ ─► [deconv 5×5/2 ─► IGDN] ×n ─► 5×5/1 ─► LeakyReLU ─► 3×3/1 ─► LeakyReLU ─► 3×3/1 ─► f̂
+    ```
+
+    n = 1, 2 or 3, for a feature map at stride 8, 4 or 2. The stages start as the inverse of the encoder's, so
+    that the convolutions start at the picture's bands, of which an early layer's features are a local
+    function. The published `FeatureTransform`, which starts as noise, has to find the picture first.
+
+    (N, in_channels, h, w) → (N, out_channels, 16·h/stride, 16·w/stride).
+
+    Args:
+        in_channels: Channels of the latent.
+        out_channels: Channels of the feature map.
+        stride: Pixels of the picture, a side, for each place of the feature map: 2, 4 or 8.
+        channels: Channels between the stages.
+        hidden: Channels between the convolutions.
+
+    Raises:
+        ArgumentError: If the stride is not such a number.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, channels: int, hidden: int) -> None:
+        if not is_whole(stride) or stride not in _FINE_STRIDES:
+            raise ArgumentError(
+                "stride",
+                expected=f"one of {', '.join(map(str, _FINE_STRIDES))} (pixels) with synthesis=true",
+                got=stride,
+            )
+        super().__init__(
+            *_synthesis_stages(in_channels, channels, round(math.log2(LATENT_STRIDE / stride))),
+            nn.Conv2d(channels, hidden, 5, padding=2),
+            nn.LeakyReLU(),
+            nn.Conv2d(hidden, hidden, 3, padding=1),
+            nn.LeakyReLU(),
+            nn.Conv2d(hidden, out_channels, 3, padding=1),
+        )
+
+
+def feature_decoder(
+    in_channels: int, target: FeatureMap, channels: int
+) -> FeatureTransform | FeatureSynthesis:
+    """The decoder from a latent of `in_channels` to a feature map.
+
+    Args:
+        in_channels: Of the latent.
+        target: The feature map.
+        channels: Between the layers, unless the feature map says otherwise.
+
+    Raises:
+        ArgumentError: If the feature map's numbers are none that a decoder has.
+    """
+    hidden = channels if target.hidden is None else target.hidden
+    for name, value in (("channels", target.channels), ("hidden", hidden)):
+        if not is_whole(value) or value < 1:
+            raise ArgumentError(name, expected="a whole number from 1", got=value)
+    if target.synthesis:
+        return FeatureSynthesis(in_channels, target.channels, target.stride, channels, hidden)
+    return FeatureTransform(in_channels, target.channels, target.stride, hidden)
+
+
 _STRIDES = tuple(1 << power for power in range(7))
+_FINE_STRIDES = (2, 4, 8)
 
 
 class DenseEncoder(nn.Module):
