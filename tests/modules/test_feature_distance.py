@@ -7,8 +7,9 @@ from lightning import Trainer, seed_everything
 
 from conftest import MeanTask
 from vcm.errors import ArgumentError
+from vcm.losses.features import relative_errors
 from vcm.modules import SlimmableModule
-from vcm.modules.feature_distance import FeatureDistance, relative_error
+from vcm.modules.feature_distance import FeatureDistance
 from vcm.nn.slimmable import FeatureMap, SlimmableFactorized
 from vcm.types import Features
 
@@ -48,9 +49,9 @@ def test_with_a_guide_it_is_what_the_task_makes_of_the_error():
     true = torch.rand(2, 3, 8, 8)
     found = (true + 0.1 * torch.randn_like(true)).requires_grad_()
     distance = FeatureDistance(DeepTask(), "pool", 0.25)(found, true)
-    near = relative_error(found, true)
-    far = relative_error(F.avg_pool2d(found, 4), F.avg_pool2d(true, 4))
-    torch.testing.assert_close(distance, far + 0.25 * near)
+    near = relative_errors({"": found}, {"": true})
+    far = relative_errors({"": F.avg_pool2d(found, 4)}, {"": F.avg_pool2d(true, 4)})
+    torch.testing.assert_close(distance, (far + 0.25 * near).mean())
     (gradient,) = torch.autograd.grad(distance, found)
     assert gradient.abs().min() > 0
     # what the means do not see costs nothing there
@@ -71,10 +72,19 @@ def test_settings_that_cannot_be_are_told(settings, message):
         make(**settings)
 
 
-def test_a_guide_of_several_tensors_is_told():
-    distance = FeatureDistance(DeepTask(), "double", 0.3)
-    with pytest.raises(ArgumentError, match="guides must be a layer after which one tensor is needed"):
-        distance(torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 8))
+def test_a_guide_of_several_tensors_takes_them_all():
+    distance = FeatureDistance(DeepTask(), "double", 0.0)
+    found, true = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8)
+    # the second tensor is twice the first, and scale does not matter
+    torch.testing.assert_close(distance(found, true), FeatureDistance(DeepTask(), "pool", 0.0)(found, true))
+
+
+def test_relative_errors_count_maps_and_pictures_alike():
+    true = {"a": torch.rand(3, 2, 4, 4), "b": 100 * torch.rand(3, 5, 2, 2)}
+    nothing = {name: torch.zeros_like(maps) for name, maps in true.items()}
+    torch.testing.assert_close(relative_errors(nothing, true), torch.ones(3))
+    half = {"a": true["a"], "b": torch.cat((nothing["b"][:1], true["b"][1:]))}
+    torch.testing.assert_close(relative_errors(half, true), torch.tensor([0.5, 0, 0]))
 
 
 def make(**settings):

@@ -29,7 +29,10 @@ def run(arguments: Sequence[str]) -> int:
         "pictures", nargs="+", type=Path, metavar="IMG", help="pictures, and folders to search for pictures"
     )
     parser.add_argument(
-        "--model", required=True, type=Path, metavar="M", help="model.safetensors, as `vcm train` wrote it"
+        "--model",
+        type=Path,
+        metavar="M",
+        help="model.safetensors, as `vcm train` wrote it; by default vcm's own, for yolov3-tiny",
     )
     parser.add_argument(
         "--for",
@@ -50,13 +53,13 @@ def run(arguments: Sequence[str]) -> int:
         batch.tell(problem)
     if not inputs:
         return 2
-    from vcm.cli.models import Model
+    from vcm.cli.models import Model, shipped_models
 
-    model = Model(known.model, known.device)
+    model = Model(known.model, known.device) if known.model else shipped_models(known.device)[0]
     task = model.task_for(known.purpose)
     if task != RECONSTRUCTION:
         model.features(task)  # what is missing is told before any work
-    outputs = Outputs([known.model, *(source.path for source in inputs)], overwrite=known.overwrite)
+    outputs = Outputs([model.path, *(source.path for source in inputs)], overwrite=known.overwrite)
     one_name = known.output if names_a_file(known.output, known.pictures) else None
 
     def compress(source: Input) -> tuple[int, int]:

@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -21,6 +22,9 @@ from vcm.cli.files import (
     read_stream_file,
 )
 from vcm.errors import ArgumentError, OutputError
+
+if TYPE_CHECKING:
+    from vcm.cli.models import Model
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -54,14 +58,18 @@ def _parser() -> argparse.ArgumentParser:
         "classifications.json.",
     )
     parser.add_argument(
-        "streams", nargs="+", type=Path, metavar="STREAM", help="streams, and folders to search for *.vcm"
+        "streams",
+        nargs="*",
+        default=[Path()],
+        type=Path,
+        metavar="STREAM",
+        help="streams, and folders to search for *.vcm; the current folder by default",
     )
     parser.add_argument(
         "--model",
-        required=True,
         type=Path,
         metavar="M",
-        help="the model file that the streams were made with",
+        help="the model file that the streams were made with; by default whichever of vcm's own it was",
     )
     add_output_options(
         parser, "the outputs' folder, which mirrors that of the streams, or a .png's or .json's name"
@@ -91,7 +99,7 @@ class Decompression:
     """
 
     def __init__(self, known: argparse.Namespace, inputs: Sequence[Input]) -> None:
-        from vcm.cli.models import Model
+        from vcm.cli.models import Model, shipped_models
 
         self.known = known
         self.several = len(known.streams) > 1 or known.streams[0].is_dir()
@@ -104,8 +112,12 @@ class Decompression:
         if original is not None and not (original.is_dir() or (original.exists() and not self.several)):
             expected = "a folder of pictures" if self.several else "a picture or a folder of pictures"
             raise ArgumentError("--original", expected=expected, got=str(original))
-        self.model = Model(known.model, known.device)
-        kept = [known.model, *(source.path for source in inputs), *([original] if original else [])]
+        self.models = [Model(known.model, known.device)] if known.model else shipped_models(known.device)
+        kept = [
+            *(model.path for model in self.models),
+            *(source.path for source in inputs),
+            *([original] if original else []),
+        ]
         self.outputs = Outputs(kept, overwrite=known.overwrite)
         self.folder: Path = known.output or inputs[0].root
         self._found: dict[Path, list[dict[str, object]]] = {}
@@ -117,17 +129,18 @@ class Decompression:
         Returns:
             The stream's bytes and the original picture's pixels.
         """
+        from vcm.cli.models import model_of
         from vcm.codecs.learned.container import read_stream
 
         data = read_stream_file(source.path)
         header = read_stream(data).header
-        task = self.model.task_of(header)
+        model, task = model_of(header, self.models)
         if task == RECONSTRUCTION:
-            self._picture(source, data)
-        elif self.model.features(task)[1].kind == "detection":
-            self._detections(source, data, task, header.size)
+            self._picture(source, data, model)
+        elif model.features(task)[1].kind == "detection":
+            self._detections(source, data, model, task)
         else:
-            self._classes(source, data, task)
+            self._classes(source, data, model, task)
         return len(data), header.size[0] * header.size[1]
 
     def write_predictions(self) -> list[str]:
@@ -141,39 +154,40 @@ class Decompression:
                 problems.append(str(error))
         return problems
 
-    def _picture(self, source: Input, data: bytes) -> None:
+    def _picture(self, source: Input, data: bytes, model: Model) -> None:
         if self.one_name and self.one_name.suffix.lower() != ".png":
             raise OutputError(f"{self.one_name}: this stream gives a picture; name it .png.")
         target = self._target(source, ".png")
         self.outputs.claim(target, source.path)
-        pixels = self.model.pictures.decode(data).permute(1, 2, 0).contiguous().numpy()
+        pixels = model.pictures.decode(data).permute(1, 2, 0).contiguous().numpy()
         self._write_png(target, Image.fromarray(pixels))
 
-    def _detections(self, source: Input, data: bytes, task: str, size: tuple[int, int]) -> None:
+    def _detections(self, source: Input, data: bytes, model: Model, task: str) -> None:
         from vcm.categories import category_ids
         from vcm.cli.predictions import coco_results, draw
+        from vcm.codecs.learned.container import read_stream
         from vcm.types import Detections
 
         target = self._target(source, ".png")
         self.outputs.claim(target, source.path)
         path, image_id = self._claim_predictions(source, "detections.json")
-        canvas = self._canvas(source, size)
-        found = self.model.predict(data, task)
+        canvas = self._canvas(source, read_stream(data).header.size)
+        found = model.predict(data, task)
         assert isinstance(found, Detections)
-        categories = self.model.features(task)[1].categories
+        categories = model.features(task)[1].categories
         draw(canvas, found, categories, min_score=self.known.min_score)
         self._write_png(target, canvas)
         results = coco_results(found, image_id, category_ids(categories))
         self._found.setdefault(path, []).extend(results)
 
-    def _classes(self, source: Input, data: bytes, task: str) -> None:
+    def _classes(self, source: Input, data: bytes, model: Model, task: str) -> None:
         from vcm.cli.predictions import best_classes
         from vcm.types import ClassScores
 
         path, image_id = self._claim_predictions(source, "classifications.json")
-        scores = self.model.predict(data, task)
+        scores = model.predict(data, task)
         assert isinstance(scores, ClassScores)
-        classes = best_classes(scores, self.model.features(task)[1].categories)
+        classes = best_classes(scores, model.features(task)[1].categories)
         self._found.setdefault(path, []).append({"image_id": image_id, "classes": classes})
 
     def _target(self, source: Input, suffix: str) -> Path:

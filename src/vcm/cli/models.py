@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from vcm.nn.files import read_notes
 from vcm.nn.slimmable import load_network
 from vcm.tasks import Task
 from vcm.types import Prediction
+from vcm.weights import SLIMMABLE_YOLOV3_TINY, shipped
 
 _KINDS = {
     f"vcm.tasks.{kind.__name__}": kind
@@ -69,6 +71,35 @@ def _plans(path: str | Path) -> dict[str, Any]:
     except ValueError as error:
         raise WeightsError(f"{path}: its note of tasks is damaged: {error}.") from error
     return plans if isinstance(plans, dict) else {}
+
+
+def shipped_models(device: str) -> list[Model]:
+    """The slimmable codecs that come with vcm; the one that `vcm compress` takes by default is the first."""
+    return [Model(shipped(name), device) for name in reversed(SLIMMABLE_YOLOV3_TINY)]
+
+
+def model_of(header: Header, models: Sequence[Model]) -> tuple[Model, str]:
+    """The model whose stream it is, and the task.
+
+    Args:
+        header: The stream's.
+        models: At least one.
+
+    Raises:
+        BitstreamError: If it is of none of them.
+    """
+    problems = []
+    for model in models:
+        try:
+            return model, model.task_of(header)
+        except BitstreamError as error:
+            problems.append(error)
+    if len(problems) == 1:
+        raise problems[0]
+    raise BitstreamError(
+        f"the stream is of none of the models that come with vcm: it has fingerprint "
+        f"{header.fingerprint.hex()}. Say --model with the file that it was made with."
+    )
 
 
 class Model:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vcm.errors import ArgumentError
+from vcm.losses.features import relative_errors
 from vcm.losses.rate_distortion import squared_error
 from vcm.modules.checks import check_between
 from vcm.tasks import Task
 from vcm.types import Features
-
-_SMALLEST_POWER = 1e-6
 
 
 class FeatureDistance:
@@ -19,11 +17,12 @@ class FeatureDistance:
 
     Without a guide the mean squared error at the cut, as published. With one, features are run on through the
     frozen network and held against each other there, where it shows what the task makes of an error: the
-    relative error mean((f̂ − f)²) / mean(f²) at the guide, plus a share of that at the cut.
+    relative error of all that is needed after the guide (`vcm.losses.features.relative_errors`), plus a share
+    of that at the cut.
 
     Args:
         task: Frozen.
-        guide: A layer at or after the task's cut, of which the tail needs nothing else; or None.
+        guide: A layer at or after the task's cut; or None.
         near_weight: The share of the relative error at the cut.
 
     Raises:
@@ -49,22 +48,10 @@ class FeatureDistance:
                 return squared_error(decoded, target)
             with torch.no_grad():
                 far_target = self._onward(target, self.guide)
-            far = relative_error(self._onward(decoded, self.guide), far_target)
-            return far + self.near_weight * relative_error(decoded, target)
+            far = relative_errors(self._onward(decoded, self.guide), far_target)
+            near = relative_errors({"": decoded}, {"": target})
+            return (far + self.near_weight * near).mean()
 
-    def _onward(self, feature: Tensor, guide: str) -> Tensor:
-        tensors = self.task.onward(
-            Features({self.task.cut: feature}, ((0, 0),) * len(feature)), guide
-        ).tensors
-        if len(tensors) != 1:
-            raise ArgumentError(
-                "guides",
-                expected="a layer after which one tensor is needed",
-                got=f"{guide}, after which {', '.join(tensors)} are",
-            )
-        return next(iter(tensors.values()))
-
-
-def relative_error(found: Tensor, true: Tensor) -> Tensor:
-    """mean((f̂ − f)²) / mean(f²), over the batch; scalar."""
-    return (found - true).pow(2).mean() / true.pow(2).mean().clamp(min=_SMALLEST_POWER)
+    def _onward(self, feature: Tensor, guide: str) -> dict[str, Tensor]:
+        sizes = ((0, 0),) * len(feature)  # of no meaning before the tail
+        return self.task.onward(Features({self.task.cut: feature}, sizes), guide).tensors

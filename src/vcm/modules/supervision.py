@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from vcm.errors import ArgumentError
+from vcm.losses.features import relative_errors
 from vcm.modules.checks import check_between
 from vcm.tasks import Task
 from vcm.tasks.pseudo import pseudo_target
 from vcm.types import Target
 
 Supervision = Literal["labels", "pseudo", "features"]
-Guide: TypeAlias = Target | Tensor
-"""What a decoded picture is held against: a target, or the original's feature, (C, h, w)."""
-_SMALLEST_POWER = 1e-6
+Guide: TypeAlias = Target | dict[str, Tensor]
+"""What a decoded picture is held against: a target, or the original's features by name, (C, h, w) each."""
 
 
 class TaskSupervision:
@@ -55,7 +55,8 @@ class TaskSupervision:
             return self.pseudo_labels(images)
         if self.supervision == "features":
             with torch.autocast(images[0].device.type, enabled=False):
-                return list(self.task.cut_feature(self.task.prepare(images)))
+                tensors = self.task.features(images).tensors
+                return [{name: maps[place] for name, maps in tensors.items()} for place in range(len(images))]
         known = [target for target in targets if target is not None]
         if len(known) != len(images):
             raise ArgumentError(
@@ -72,7 +73,7 @@ class TaskSupervision:
             return [pseudo_target(found, self.pseudo_score) for found in self.task.predict(images)]
 
     def loss(self, decoded: list[Tensor], guides: Sequence[Guide]) -> Tensor:
-        """The task's loss, or mean((f̂ − f)²) / mean(f²) averaged over pictures; a scalar with a gradient.
+        """The task's loss, or the features' relative errors averaged over pictures; a scalar with a gradient.
 
         Args:
             decoded: (3, H, W), about [0, 1].
@@ -81,7 +82,7 @@ class TaskSupervision:
         if self.supervision == "features":
             return self.losses(decoded, guides).mean()
         with torch.autocast(decoded[0].device.type, enabled=False):
-            return self.task.loss(decoded, [guide for guide in guides if not isinstance(guide, Tensor)])
+            return self.task.loss(decoded, [guide for guide in guides if not isinstance(guide, dict)])
 
     def losses(self, decoded: list[Tensor], guides: Sequence[Guide]) -> Tensor:
         """The loss of each picture for itself, (N,); arguments as for `loss`."""
@@ -90,7 +91,6 @@ class TaskSupervision:
                 [self.loss([image], [guide]) for image, guide in zip(decoded, guides, strict=True)]
             )
         with torch.autocast(decoded[0].device.type, enabled=False):
-            found = self.task.cut_feature(self.task.prepare(decoded))
-            true = torch.stack([guide for guide in guides if isinstance(guide, Tensor)])
-            error = (found - true).pow(2).mean(dim=(1, 2, 3))
-            return error / true.pow(2).mean(dim=(1, 2, 3)).clamp(min=_SMALLEST_POWER)
+            found = self.task.features(decoded).tensors
+            maps = [guide for guide in guides if isinstance(guide, dict)]
+            return relative_errors(found, {name: torch.stack([m[name] for m in maps]) for name in found})

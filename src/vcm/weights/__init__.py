@@ -8,6 +8,8 @@ from vcm.errors import ArgumentError
 
 QA_NPP_BPG = "qa_npp_bpg_detection"
 """A quantization-adaptive preprocessor before BPG, for detectors."""
+SLIMMABLE_YOLOV3_TINY = ("slimmable_yolov3_tiny_1", "slimmable_yolov3_tiny_4")
+"""Slimmable codecs for yolov3-tiny and for people, at two λ of detection; the first sends fewer bits."""
 
 
 def shipped(name: str) -> Path:
