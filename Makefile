@@ -15,7 +15,7 @@ $(STAMP): pyproject.toml setup.py
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
-demo: $(STAMP)  ## fetch weights and pictures, judge four codecs by what a detector still sees, write the report
+demo: $(STAMP)  ## fetch weights and pictures, judge codecs by what a detector still sees, write the report
 	$(BIN)/vcm fetch yolov3-tiny coco-sample
 	$(BIN)/vcm evaluate experiment=demo
 	@echo "the report:"
@@ -27,10 +27,11 @@ train-npp: $(STAMP)  ## train the small preprocessor for BPG and its proxy, from
 	$(BIN)/vcm train experiment=proxy/bpg_finetune_small
 	$(BIN)/vcm train experiment=npp/small
 
-train-slimmable: $(STAMP)  ## train two small slimmable codecs, half an hour each, from nothing; again: go on
+train-slimmable: $(STAMP)  ## train two small slimmable codecs, from nothing; again: go on
 	$(BIN)/vcm fetch photo-corpus yolov3-tiny
-	$(BIN)/vcm train experiment=slimmable/two_task_small module.weight_scale=1 name=two_task_small_1
-	$(BIN)/vcm train experiment=slimmable/two_task_small module.weight_scale=8 name=two_task_small_8
+	$(BIN)/vcm train experiment=slimmable/two_task_small name=two_task_small_1
+	$(BIN)/vcm train experiment=slimmable/two_task_small name=two_task_small_4 module.weight_scale=4 \
+	  trainer.max_epochs=30 start_from=runs/two_task_small_1/model.safetensors
 
 test: $(STAMP)  ## run the tests, without those marked slow or gpu
 	$(BIN)/python -m pytest
@@ -45,12 +46,11 @@ lint: $(STAMP)  ## ruff, mypy, import-linter
 	$(BIN)/lint-imports
 
 bench: $(STAMP)  ## the benchmarks behind the README's numbers
-	$(BIN)/vcm fetch yolov3-tiny yolov4-tiny coco-sample
+	$(BIN)/vcm fetch yolov3-tiny yolov4-tiny mobilenet-v2 coco-sample
 	$(BIN)/python benchmarks/codec_in_loop.py
 	$(BIN)/python -W ignore benchmarks/slimmable_latency.py
 	$(BIN)/python -W ignore benchmarks/npp_latency.py
 	$(BIN)/python -W ignore benchmarks/npp_step.py
-	$(BIN)/python benchmarks/standard_codecs.py
 	$(BIN)/python benchmarks/rate_accuracy.py
 
 clean:  ## remove the virtual environment and build leftovers

@@ -38,6 +38,7 @@ from torch.utils.data import DataLoader
 
 from file_route import file_codec, machine_facts, read_pictures
 from vcm.cli.job import register_resolvers
+from vcm.cli.memory import keep_freed_memory
 from vcm.codecs import BPGCodec, Codec
 from vcm.codecs.pool import Failure, RoundTrip
 from vcm.data import Batch, PictureDataModule
@@ -223,6 +224,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, help="folder of pictures; those of coco-sample by default")
     arguments = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    keep_freed_memory()  # as `vcm train` does
     torch.set_num_threads(1)
     try:
         folder = arguments.pictures or asset_file("coco-sample", "images")

@@ -2,10 +2,11 @@
 
 Evaluates JPEG, WebP, AVIF and BPG, each alone and after the preprocessor that comes with vcm, and both widths
 of the slimmable codecs that come with it, on the 95 pictures of the COCO sample, which no training saw, from
-real bytes. Seen by yolov3-tiny, for which vcm's models were trained, and by yolov4-tiny and MobileNetV2, which
-they never saw; against true labels (boxes on 65 pictures) and pseudo-labels (95). Prints BD-rates against BPG
-as a Markdown table, in parentheses with their 95 % intervals over resamples of the pictures; what each stream
-of the slimmable codecs costs beside what BPG takes for as much; and all points.
+real bytes. The readers: yolov3-tiny, for which vcm's models were trained; yolov4-tiny and MobileNetV2, which
+they never saw. True labels are boxes on 65 of the pictures, pseudo-labels what a network finds on the 95
+originals. Prints BD-rates against BPG as a Markdown table, in parentheses with their 95 % intervals over
+resamples of the pictures; what each stream of the slimmable codecs costs beside what BPG takes for as much;
+and all points.
 
 The figures go to benchmarks/results/rate_accuracy.json, the plots to docs/. Interrupted, it goes on where it
 stopped.
@@ -22,19 +23,20 @@ import math
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from vcm.evaluation.curves import axes_of, compare, curves
 from vcm.evaluation.report import build_report
 from vcm.evaluation.results import Results, write_json
-from vcm.weights import SLIMMABLE_YOLOV3_TINY, shipped
+from vcm.weights import SLIMMABLE_QUALITIES
 
 ROOT = Path(__file__).resolve().parent.parent
 ANCHOR = "bpg"
 TASKS = ("yolov3_tiny", "yolov4_tiny", "mobilenet_v2")
 TRAINED_FOR = "yolov3_tiny"
-# Chosen so that the standard codecs' curves share most of their accuracies and rise: with 65 labelled pictures,
+# Chosen so that the standard codecs' curves share most of their accuracies and rise: with 65 labels' pictures
 # neighbouring qualities can come out in the wrong order, and such a curve has no BD-rate. Those of BPG are
 # some of the QPs that the preprocessor was trained with.
 QUALITIES = {
@@ -49,7 +51,6 @@ RATES = {
     "avif": [0.25, 0.5, 1, 4, 16],
 }
 """λ of the preprocessor before the codecs that it was not trained with, at each of their qualities."""
-SLIMMABLE = [int(name.rpartition("_")[2]) for name in SLIMMABLE_YOLOV3_TINY]
 STREAMS = ("features", "learned")
 """The slimmable codecs' curves: their narrow and their full width."""
 
@@ -85,9 +86,7 @@ def evaluate(task: str, folder: Path, limit: int | None) -> Results:
     for codec, values in QUALITIES.items():
         command += [f"codecs.{name}.qualities={_listed(values)}" for name in (codec, f"npp_{codec}")]
     command += [f"codecs.npp_{codec}.rates={_listed(values)}" for codec, values in RATES.items()]
-    model = str(shipped(SLIMMABLE_YOLOV3_TINY[0])).replace(f"_{SLIMMABLE[0]}.", "_{quality}.")
-    for name in streams:
-        command += [f"codecs.{name}.codec.model='{model}'", f"codecs.{name}.qualities={_listed(SLIMMABLE)}"]
+    command += [f"codecs.{name}.qualities={_listed([*SLIMMABLE_QUALITIES])}" for name in streams]
     command += ["task.cut=layer1"] if task == TRAINED_FOR else []
     command += [f"data.test.limit={limit}"] if limit else []
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
@@ -148,8 +147,8 @@ def stream_rates(found: dict[str, Results]) -> list[dict[str, Any]]:
 
 
 def rate_at(points: list[tuple[float, float]], value: float) -> float | None:
-    """The rate at which a curve first reaches a value, log-linear between its points; None if it is outside."""
-    for (low_rate, low), (high_rate, high) in zip(points, points[1:], strict=False):
+    """The rate at which a curve first reaches a value, log-linear between points; None if it is outside."""
+    for (low_rate, low), (high_rate, high) in pairwise(points):
         if low <= value <= high:
             share = (value - low) / (high - low) if high > low else 0.0
             return math.exp((1 - share) * math.log(low_rate) + share * math.log(high_rate))
@@ -201,7 +200,7 @@ def print_streams(rows: list[dict[str, Any]]) -> None:
         )
         print(
             f"| {names[row['stream']]}, model {row['model']:g} | {row['column']} | {row['value']:.1f} "
-            f"| {row['bpp']:.3f} | {theirs[0]} | {theirs[1].rstrip('%')} |"
+            f"| {row['bpp']:.3f} | {theirs[0]} | {theirs[1]} |"
         )
 
 

@@ -4,31 +4,25 @@ import json
 import runpy
 from pathlib import Path
 
+from vcm.weights import SLIMMABLE_QUALITIES
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def test_the_table_of_standard_codecs_is_what_the_benchmark_prints(capsys):
-    script = runpy.run_path(str(ROOT / "benchmarks/standard_codecs.py"))
-    results = json.loads((ROOT / "benchmarks/results/standard_codecs.json").read_text())
-    script["print_table"](results["bd_rate"])
-    readme = (ROOT / "README.md").read_text()
-    assert capsys.readouterr().out.strip() in readme
-    assert "](docs/standard_codecs.svg)" in readme
-    measured = {
-        (point["system"], point["quality"]) for points in results["points"].values() for point in points
-    }
-    assert measured == {(codec, q) for codec, values in script["QUALITIES"].items() for q in values}
-
-
-def test_the_table_of_the_preprocessor_is_what_the_benchmark_prints(capsys, monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+def test_the_tables_of_rates_and_accuracies_are_what_the_benchmark_prints(capsys):
     script = runpy.run_path(str(ROOT / "benchmarks/rate_accuracy.py"))
     results = json.loads((ROOT / "benchmarks/results/rate_accuracy.json").read_text())
-    script["print_table"](results["bd_rate"])
     readme = (ROOT / "README.md").read_text()
-    assert capsys.readouterr().out.strip() in readme
+    for table, kind in (("print_table", "bd_rate"), ("print_streams", "streams")):
+        script[table](results[kind])
+        assert capsys.readouterr().out.strip() in readme
     assert "](docs/rate_accuracy.svg)" in readme
     assert tuple(results["points"]) == script["TASKS"]
+    measured = {(point["system"], point["quality"]) for point in results["points"]["yolov3_tiny"]}
+    expected = {(codec, q) for codec, values in script["QUALITIES"].items() for q in values}
+    expected |= {(f"npp_{codec}", quality) for codec, quality in expected}
+    expected |= {(name, quality) for name in script["STREAMS"] for quality in SLIMMABLE_QUALITIES}
+    assert measured == expected
 
 
 def test_the_ratios_of_the_pool_are_those_it_printed():

@@ -1,6 +1,9 @@
 """The weights that come with the package."""
 
+import json
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +14,8 @@ from vcm.data import read_picture
 from vcm.errors import ArgumentError
 from vcm.evaluation.preprocessing import NPPPreprocessor
 from vcm.nn.files import read_notes
-from vcm.weights import QA_NPP_BPG, shipped
+from vcm.nn.slimmable import SlimmableFactorized, save_network
+from vcm.weights import QA_NPP_BPG, SLIMMABLE_QUALITIES, SLIMMABLE_YOLOV3_TINY, shipped
 
 
 def test_they_are_small_and_each_has_a_card():
@@ -19,7 +23,7 @@ def test_they_are_small_and_each_has_a_card():
     files = sorted(folder.glob("*.safetensors"))
     assert sum(file.stat().st_size for file in files) < 10e6
     for file in files:
-        card = file.with_suffix(".md").read_text()
+        card = (folder / f"{re.sub(r'_[0-9]+$', '', file.stem)}.md").read_text()
         for heading in ("Data", "Recipe", "Figures", "Limits"):
             assert re.search(rf"^## {heading}$", card, re.MULTILINE), (file, heading)
 
@@ -27,6 +31,8 @@ def test_they_are_small_and_each_has_a_card():
 def test_other_names_are_told():
     with pytest.raises(ArgumentError, match=rf"name must be one of the shipped models: .*{QA_NPP_BPG}"):
         shipped("../conf")
+    with pytest.raises(ArgumentError, match="name must be one of the shipped models"):
+        shipped("qa_npp_{quality}")
 
 
 def test_the_preprocessor_knows_bpgs_rates():
@@ -36,12 +42,17 @@ def test_the_preprocessor_knows_bpgs_rates():
     assert "yolov3-tiny" in read_notes(shipped(QA_NPP_BPG))["tasks"]
 
 
-def test_preprocess_takes_it_by_default(tmp_path):
+def write_photo(path):
     torch.manual_seed(0)
     coarse = torch.rand(1, 3, 6, 8)
     smooth = torch.nn.functional.interpolate(coarse, size=(96, 128), mode="bicubic").clamp(0, 1)
     pixels = (smooth[0] * 255).byte()
-    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(tmp_path / "photo.png")
+    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(path)
+    return pixels
+
+
+def test_preprocess_takes_it_by_default(tmp_path):
+    pixels = write_photo(tmp_path / "photo.png")
     assert (
         main(["preprocess", str(tmp_path / "photo.png"), "--rate", "1", "-o", str(tmp_path / "out.png")]) == 0
     )
@@ -49,3 +60,46 @@ def test_preprocess_takes_it_by_default(tmp_path):
     assert torch.equal(written, NPPPreprocessor(shipped(QA_NPP_BPG), rate=1)(pixels))
     error = (written.float() - pixels.float()).square().mean()
     assert 0 < error < 255**2 / 10**2  # changed, and at more than 20 dB still that picture
+
+
+def test_compress_and_decompress_take_the_slimmable_codec_by_default(tmp_path, monkeypatch):
+    pixels = write_photo(tmp_path / "photo.png")
+    monkeypatch.chdir(tmp_path)
+    assert main(["compress", "photo.png", "--for", "viewing"]) == 0
+    assert main(["decompress"]) == 0  # what is in the current folder
+    error = (read_picture(tmp_path / "photo.png.png").float() - pixels.float()).square().mean()
+    assert error < 255**2 / 10**2.5
+
+
+@pytest.mark.parametrize("quality", SLIMMABLE_QUALITIES)
+def test_decompress_finds_which_shipped_model_it_was(quality, tmp_path, monkeypatch):
+    write_photo(tmp_path / "photo.png")
+    monkeypatch.chdir(tmp_path)
+    model = str(shipped(SLIMMABLE_YOLOV3_TINY)).replace("{quality}", str(quality))
+    assert main(["compress", "photo.png", "--for", "viewing", "--model", model]) == 0
+    assert main(["decompress", "photo.png.vcm"]) == 0
+    assert (tmp_path / "photo.png.png").exists()
+
+
+def test_a_stream_of_another_model_is_told(tmp_path, capsys):
+    torch.manual_seed(0)
+    write_photo(tmp_path / "photo.png")
+    save_network(SlimmableFactorized({"reconstruction": 4}), tmp_path / "own.safetensors")
+    command = ["compress", str(tmp_path / "photo.png"), "--for", "viewing"]
+    assert main([*command, "--model", str(tmp_path / "own.safetensors")]) == 0
+    assert main(["decompress", str(tmp_path / "photo.png.vcm")]) == 1
+    assert "is of none of the models that come with vcm" in capsys.readouterr().err
+
+
+def test_a_photo_becomes_boxes(tmp_path, asset_path, monkeypatch):
+    asset_path("yolov3-tiny", "yolov3-tiny.weights")
+    bear = asset_path("coco-sample", "images/000000000285.jpg")
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(bear, "bear.jpg")
+    assert main(["compress", "bear.jpg", "--for", "detection"]) == 0
+    assert main(["decompress"]) == 0
+    found = json.loads(Path("bear.jpg.json").read_text())
+    best = max(found, key=lambda box: box["score"])
+    assert best["category_id"] == 23  # COCO's bear
+    assert best["score"] > 0.5
+    assert Path("bear.jpg.vcm").stat().st_size < bear.stat().st_size / 5

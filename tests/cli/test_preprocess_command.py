@@ -15,6 +15,7 @@ from vcm.nn.preprocessor import NPP, QuantizationAdaptiveNPP, load_preprocessor,
 
 CHANNELS = (3, 4, 4, 5)
 ORIENTATION, MAKE, EXIF_IFD, WIDTH, HEIGHT, EXPOSURE = 0x0112, 0x010F, 0x8769, 0xA002, 0xA003, 0x829A
+DESCRIPTION, ARTIST = 0x010E, 0x013B
 
 
 def write_npp(path, network):
@@ -156,6 +157,7 @@ def test_orientation_is_applied_and_the_rest_is_kept(preprocess, npp, tmp_path, 
     pixels = np.random.default_rng(0).integers(0, 256, (20, 50, 3), dtype=np.uint8)
     exif = Image.Exif()
     exif[ORIENTATION], exif[MAKE] = 6, "A camera"
+    exif[DESCRIPTION], exif[ARTIST] = "Grüße".encode(), "Müller".encode("latin-1")
     exif.get_ifd(EXIF_IFD).update({WIDTH: 50, HEIGHT: 20, EXPOSURE: 0.25})
     photo, target = tmp_path / "photo.jpg", tmp_path / f"out/photo{suffix}"
     Image.fromarray(pixels).save(photo, exif=exif, icc_profile=colour_profile())
@@ -165,6 +167,8 @@ def test_orientation_is_applied_and_the_rest_is_kept(preprocess, npp, tmp_path, 
         assert written.size == (20, 50)
         assert found.get(ORIENTATION, 1) == 1
         assert found[MAKE] == "A camera"
+        assert found[DESCRIPTION].encode("latin-1").decode() == "Grüße"
+        assert found[ARTIST] == "Müller"
         assert {tag: found.get_ifd(EXIF_IFD)[tag] for tag in (WIDTH, HEIGHT, EXPOSURE)} == {
             WIDTH: 20, HEIGHT: 50, EXPOSURE: 0.25,
         }  # fmt: skip

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning import Trainer, seed_everything
+from mean_task import MeanTask
 
-from conftest import MeanTask
 from vcm.errors import ArgumentError
 from vcm.losses.features import relative_errors
 from vcm.modules import SlimmableModule

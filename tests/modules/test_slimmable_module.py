@@ -4,8 +4,8 @@ import pytest
 import torch
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
+from mean_task import MeanTask
 
-from conftest import MeanTask
 from vcm.errors import ArgumentError
 from vcm.modules import SlimmableModule
 from vcm.modules.progress import MetricsFile

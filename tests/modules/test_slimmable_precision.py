@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning import Trainer
+from mean_task import MeanTask
 
-from conftest import MeanTask
 from vcm.modules import SlimmableModule
 from vcm.nn.slimmable import FeatureMap, SlimmableHyperprior
 from vcm.types import Features

@@ -19,7 +19,7 @@ from lightning import Trainer, seed_everything
 from torch.utils.data import DataLoader, DistributedSampler
 
 sys.path.insert(0, {here!r})
-from conftest import MeanTask
+from mean_task import MeanTask
 from vcm.data import PictureDataModule, PictureFolderDataset
 from vcm.data.datamodule import collate
 from vcm.modules import SlimmableModule, base

@@ -7,8 +7,8 @@ import pytest
 import torch
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
+from mean_task import MeanTask
 
-from conftest import MeanTask
 from vcm.codecs import JPEGCodec
 from vcm.data import PictureDataModule, PictureFolderDataset
 from vcm.errors import ArgumentError, CodecError, WeightsError

@@ -25,7 +25,7 @@ from vcm.nn.files import read_notes
 from vcm.nn.slimmable import load_network
 from vcm.tasks import Task
 from vcm.types import Prediction
-from vcm.weights import SLIMMABLE_YOLOV3_TINY, shipped
+from vcm.weights import SLIMMABLE_QUALITIES, SLIMMABLE_YOLOV3_TINY, shipped
 
 _KINDS = {
     f"vcm.tasks.{kind.__name__}": kind
@@ -75,7 +75,8 @@ def _plans(path: str | Path) -> dict[str, Any]:
 
 def shipped_models(device: str) -> list[Model]:
     """The slimmable codecs that come with vcm; the one that `vcm compress` takes by default is the first."""
-    return [Model(shipped(name), device) for name in reversed(SLIMMABLE_YOLOV3_TINY)]
+    names = [SLIMMABLE_YOLOV3_TINY.replace("{quality}", str(quality)) for quality in SLIMMABLE_QUALITIES]
+    return [Model(shipped(name), device) for name in reversed(names)]
 
 
 def model_of(header: Header, models: Sequence[Model]) -> tuple[Model, str]:

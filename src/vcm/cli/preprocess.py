@@ -80,8 +80,9 @@ def _parser() -> argparse.ArgumentParser:
         "bits on what a detector or classifier does not need. Writes PNG, or with -o NAME another lossless "
         "format. Pictures are written as a person sees them: EXIF's orientation is applied to the pixels "
         "and no longer noted, transparency is laid over white, of 16 bits the upper 8 are kept, of an "
-        "animation the first frame. Colours are not converted: an ICC profile for RGB is kept, with other "
-        "EXIF, wherever the format takes them (BMP and PPM take neither); XMP and thumbnails are not.",
+        "animation the first frame. Colours are not converted: an ICC profile for RGB is kept, with what "
+        "EXIF says of camera, time, place, author and copyright, wherever the format takes them (BMP and PPM "
+        "take neither); XMP and thumbnails are not.",
     )
     parser.add_argument(
         "pictures", nargs="+", type=Path, metavar="IMG", help="pictures, and folders to search for pictures"
@@ -124,6 +125,13 @@ def encode(image: Tensor, suffix: str, metadata: Metadata) -> bytes:
     if kind not in _WITHOUT_METADATA:
         beside = {"exif": metadata.exif, "icc_profile": metadata.icc_profile}
         options = {**options, **{name: value for name, value in beside.items() if value}}
+        if kind == "TIFF" and metadata.exif:  # of its own accord Pillow would turn text into ASCII
+            exif = Image.Exif()
+            exif.load(metadata.exif)
+            exif.update(
+                {tag: value.encode("latin-1") for tag, value in exif.items() if isinstance(value, str)}
+            )
+            options["tiffinfo"] = exif
     file = io.BytesIO()
     try:
         Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(file, kind, **options)

@@ -58,6 +58,9 @@ def _exif(image: Image.Image, size: tuple[int, int]) -> bytes:
     exif = image.getexif()
     for tag in set(exif) - set(_KEPT):
         del exif[tag]
+    for tag, value in exif.items():
+        if isinstance(value, str):
+            exif[tag] = value.encode("latin-1")  # as Pillow reads bytes; strings it would write as ASCII
     if not exif:
         return b""
     details = exif.get_ifd(_EXIF_IFD) if _EXIF_IFD in exif else {}

@@ -21,6 +21,7 @@ from vcm.data import Batch
 from vcm.errors import ArgumentError
 from vcm.losses.rate_distortion import check_weight
 from vcm.modules.checks import check_between
+from vcm.modules.codec_loop import CodecLoop
 from vcm.modules.processes import average_over_processes
 from vcm.modules.randomness import RandomState, random_state, restore_random_state
 from vcm.nn.content import state_sha256
@@ -51,6 +52,9 @@ class NetworkModule(LightningModule, ABC):
     Raises:
         ArgumentError: If a number is out of its range.
     """
+
+    loop: CodecLoop | None = None
+    """The codec in the loop, where training has one."""
 
     def __init__(
         self,
@@ -202,11 +206,15 @@ class NetworkModule(LightningModule, ABC):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the random generators' states, so that a resumed run takes the same next step."""
         checkpoint["random_state"] = random_state()
+        if self.loop is not None:
+            checkpoint["codec_loop"] = self.loop.state_dict()
         checkpoint["frozen_sha256"] = self._frozen_sha256
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the states until training starts: setting up draws random numbers too."""
         self._random_state = checkpoint.get("random_state")
+        if self.loop is not None and "codec_loop" in checkpoint:
+            self.loop.load_state_dict(checkpoint["codec_loop"])
         self._frozen_sha256 = checkpoint.get("frozen_sha256", [])
 
     def on_train_start(self) -> None:

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,11 +18,16 @@ from vcm.codecs.pool import Failure, RoundTrip
 from vcm.errors import ArgumentError, CodecError
 from vcm.modules.checks import check_between
 from vcm.nn.proxy import Proxy
-from vcm.types import QualityScale
+from vcm.types import QualityScale, Settings
 
 _WINDOW = 200
 """Pictures over which failures are counted."""
 _log = logging.getLogger(__name__)
+_OF_NO_MEANING = {
+    *("name", "quality", "implementation"),
+    *("preset", "speed", "effort", "method", "optimize", "progressive", "integrity_hash"),
+}
+"""Settings of codecs that change bytes and time, but not what a quality means."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +59,7 @@ class CodecLoop:
     Attributes:
         scale: The codec's scale of qualities.
         name: Its name.
+        conventions: Its settings, without those that leave the meaning of a quality as it is.
         num_pictures: How many it was given.
         num_failures: On how many of them it failed.
 
@@ -70,6 +77,9 @@ class CodecLoop:
             )
         self.scale: QualityScale = made.quality_scale
         self.name: str = made.name
+        self.conventions: Settings = {
+            name: value for name, value in made.settings().items() if name not in _OF_NO_MEANING
+        }
         self.max_failures = check_between("max_failures", max_failures, 0, 1)
         self.num_pictures = self.num_failures = 0
         self._make = codec
@@ -77,6 +87,15 @@ class CodecLoop:
         self._pool = CodecPool(workers=os.cpu_count() or 1 if workers is None else workers)
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="vcm-codec-loop")
         self._recent: deque[bool] = deque(maxlen=_WINDOW)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The counts of failures, so that a resumed run goes on counting."""
+        return {"pictures": self.num_pictures, "failures": self.num_failures, "recent": list(self._recent)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self.num_pictures, self.num_failures = state["pictures"], state["failures"]
+        self._recent = deque(state["recent"], maxlen=_WINDOW)
 
     def codec(self, quality: float) -> Codec:
         """The codec at a quality.
@@ -97,7 +116,17 @@ class CodecLoop:
             images: (N, 3, H, W) in [0, 1]; rounded to 8 bits, as a codec takes them. No gradient flows.
             qualities: One for all, or one each.
             image_ids: One each, to tell which failed.
+
+        Raises:
+            ArgumentError: If a picture is not finite: what made it has gone wrong.
         """
+        if not images.isfinite().all():
+            raise ArgumentError(
+                "images",
+                expected="finite, of what goes into the codec",
+                got="NaN or infinity",
+                remedy=f"Lower learning_rate; the batch was {', '.join(image_ids)}.",
+            )
         pixels = (images.detach().float() * 255).round().clamp(0, 255).to(torch.uint8).cpu()
         one_each = qualities if isinstance(qualities, Sequence) else [qualities] * len(pixels)
         codecs = [self.codec(quality) for quality in one_each]
@@ -153,6 +182,14 @@ def check_stands_in(proxy: Proxy, loop: CodecLoop) -> None:
             got=f"one of {proxy.codec}",
             remedy=f"Train a proxy for {loop.name}, or put {proxy.codec} into the loop.",
         )
+    for name, value in proxy.codec_settings.items():
+        if loop.conventions.get(name, value) != value:
+            raise ArgumentError(
+                "proxy",
+                expected=f"one of {loop.name} with {name}={loop.conventions[name]}, as the codec in the loop",
+                got=f"one with {name}={value}",
+                remedy="Train a proxy for this codec, or set the codec as it was for the proxy.",
+            )
     for quality in proxy.qualities:
         if not loop.scale.low <= quality <= loop.scale.high:
             raise ArgumentError(

@@ -86,6 +86,7 @@ class NPPModule(NetworkModule):
     """
 
     network: NPP
+    loop: CodecLoop
 
     def __init__(
         self,
@@ -151,6 +152,7 @@ class NPPModule(NetworkModule):
         guides = self.guide.guides(list(x), batch.targets)
         outcome = coded()
         kept = outcome.kept
+        self.log_dict({"train/codec_failures": float(self.loop.num_failures)}, prog_bar=True)
         if len(kept) == 0:
             self.descend(0 * filtered.sum(), batch)  # other processes wait for gradients
             return
@@ -171,7 +173,6 @@ class NPPModule(NetworkModule):
                 "train/loss": loss.detach(),
                 "train/bpp": bpp.detach(),
                 "train/task_loss": task_loss.detach(),
-                "train/codec_failures": float(self.loop.num_failures),
             },
             prog_bar=True,
         )

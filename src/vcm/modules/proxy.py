@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -178,6 +179,8 @@ class ProxyImitationModule(_ProxyModule):
             of its range.
     """
 
+    loop: CodecLoop
+
     def __init__(
         self,
         network: Proxy,
@@ -219,6 +222,10 @@ class ProxyImitationModule(_ProxyModule):
         self.fidelity = ProxyFidelity()
         self.loss = MeanMetric()
 
+    def save_model(self, path: Path, **notes: str) -> None:
+        """Write the proxy, and for which settings of the codec it is; see `load_proxy`."""
+        super().save_model(path, **notes, codec_settings=json.dumps(self.loop.conventions))
+
     def training_step(self, batch: Batch, batch_index: int) -> None:
         """One step on crops, each at a quality of its own; every other one with rounded symbols."""
         self.network.train(batch_index % 2 == 0)
@@ -227,6 +234,7 @@ class ProxyImitationModule(_ProxyModule):
         coded = self.loop.start(x, quality.tolist(), batch.image_ids)
         output = self.network(x, quality.to(x.device))
         outcome = coded()
+        self.log_dict({"train/codec_failures": float(self.loop.num_failures)}, prog_bar=True)
         if len(outcome.kept) == 0:
             # other processes wait for gradients, of as many parameters
             self.descend(0 * (output.bpp.sum() + output.decoded.sum()), batch)
@@ -241,7 +249,6 @@ class ProxyImitationModule(_ProxyModule):
                 "train/loss": loss.loss.detach(),
                 "train/picture": loss.picture.detach(),
                 "train/rate": loss.rate.detach(),
-                "train/codec_failures": float(self.loop.num_failures),
             },
             prog_bar=True,
         )

@@ -69,6 +69,8 @@ class TaskModule(NetworkModule):
 
     network: Task
 
+    loop: CodecLoop
+
     def __init__(
         self,
         task: Task,
@@ -114,14 +116,14 @@ class TaskModule(NetworkModule):
         coded = self.loop.start(self._filtered(x, rate), quality, batch.image_ids)
         guides = self.guide.guides(list(x), batch.targets)
         outcome = coded()
+        self.log_dict({"train/codec_failures": float(self.loop.num_failures)}, prog_bar=True)
         if len(outcome.kept) == 0:
             self.descend(0 * self.learner.loss(list(x), guides), batch)  # other processes wait for gradients
             return
         kept = [guides[place] for place in outcome.kept.tolist()]
         loss = self.learner.loss(list(outcome.decoded), kept)
         self.descend(loss, batch)
-        failures = float(self.loop.num_failures)
-        self.log_dict({"train/loss": loss.detach(), "train/codec_failures": failures}, prog_bar=True)
+        self.log("train/loss", loss.detach(), prog_bar=True)
 
     @torch.no_grad()
     def _filtered(self, x: Tensor, rate: float | None) -> Tensor:
@@ -151,7 +153,7 @@ class TaskModule(NetworkModule):
         name = [batch.image_ids[place]]
         waiting = [self.loop.start(self._filtered(image[None], rate), q, name) for rate, q in self.points]
         guide = self.guide.guides([image], [batch.targets[place]])
-        truth = [one for one in guide if not isinstance(one, Tensor)] or self.guide.pseudo_labels([image])
+        truth = [one for one in guide if not isinstance(one, dict)] or self.guide.pseudo_labels([image])
         for figures, coded in zip(self.figures, waiting, strict=True):
             outcome = coded()
             if len(outcome.kept):

@@ -36,12 +36,16 @@ class Proxy(nn.Module, ABC):
         codec: Name of the codec that it stands in for, as `Codec.name` has it.
         qualities: Smallest and largest quality that it is for, in that codec's own scale.
 
+    Attributes:
+        codec_settings: The codec's settings that it was trained for, by name, as far as they are known.
+
     Raises:
         ArgumentError: If the qualities are not two numbers, ascending.
     """
 
     def __init__(self, codec: str, qualities: Sequence[float]) -> None:
         super().__init__()
+        self.codec_settings: Settings = {}
         self.codec, self.qualities = codec, tuple(qualities)
         numbers = len(self.qualities) == 2 and all(is_number(quality) for quality in self.qualities)
         if not numbers or not self.qualities[0] < self.qualities[1]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from vcm.errors import ArgumentError, VCMError, WeightsError
-from vcm.nn.files import read_model, write_model
+from vcm.nn.files import read_model, read_notes, write_model
 from vcm.nn.proxy.base import Proxy
 from vcm.nn.proxy.identity import IdentityProxy
 from vcm.nn.proxy.jpeg import JPEGProxy
@@ -53,6 +54,7 @@ def load_proxy(path: str | Path, codec: str | None = None) -> Proxy:
         WeightsError: If the file is missing, damaged or something else, or of another codec.
     """
     proxy = read_model(path, "a proxy", build_proxy)
+    proxy.codec_settings.update(json.loads(read_notes(path).get("codec_settings", "{}")))
     if codec not in (None, proxy.codec):
         raise WeightsError(f"{path} is a proxy of {proxy.codec}, not of {codec}; train one for {codec}.")
     return proxy

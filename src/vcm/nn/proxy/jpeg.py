@@ -86,6 +86,7 @@ class JPEGProxy(Proxy):
         if chroma not in CHROMA:
             raise ArgumentError("chroma", expected="one of " + ", ".join(map(repr, CHROMA)), got=chroma)
         self.chroma = chroma
+        self.codec_settings = {"chroma": chroma}
         constants = {
             "basis": _dct_basis(),
             "to_ycc": torch.tensor(_TO_YCC, dtype=torch.float64),
