@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from vcm.errors import WeightsError
+from vcm.nn.files import read_notes
 from vcm.nn.slimmable import (
     FeatureMap,
     LatentScalable,
@@ -107,3 +108,20 @@ def test_files_that_are_no_models_are_told(tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "odd.safetensors", {"vcm": "{}"})
     with pytest.raises(WeightsError, match="does not hold a multi-task network"):
         load_network(tmp_path / "odd.safetensors")
+
+
+@pytest.mark.parametrize("kind", [SlimmableFactorized, SlimmableHyperprior, LatentScalable])
+def test_a_file_of_half_the_size_holds_the_rounded_network(kind, tmp_path):
+    network = make(kind)
+    save_network(network, tmp_path / "whole.safetensors")
+    save_network(network, tmp_path / "half.safetensors", half=True, made="here")
+    sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("half", "whole")]
+    assert sizes[0] < sizes[1]
+    loaded = load_network(tmp_path / "half.safetensors")
+    assert read_notes(tmp_path / "half.safetensors") == {"made": "here"}
+    x = torch.rand(1, 3, 64, 64)
+    for task in network.tasks:
+        assert loaded.fingerprint(task) == network.fingerprint(task)
+        assert loaded.decoders[task].state_dict().keys() == network.decoders[task].state_dict().keys()
+        assert torch.equal(loaded(x, task).decoded, network(x, task).decoded)
+    assert all(parameter.dtype == torch.float32 for parameter in loaded.parameters())

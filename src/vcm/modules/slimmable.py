@@ -213,7 +213,7 @@ class SlimmableModule(NetworkModule):
 
     def save_model(self, path: Path, **notes: str) -> None:
         """Write the network to a file that `vcm.codecs.LearnedCodec` takes; see `save_network`."""
-        save_network(self.network, path, **notes)
+        save_network(self.network, path, half=False, **notes)
 
     def start_from(self, path: str | Path) -> None:
         """Take over the weights of a model file, as another λ's training starts.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from vcm.errors import ArgumentError, WeightsError
@@ -34,7 +34,7 @@ def write_model(
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     metadata = {**notes, _KEY: json.dumps(architecture), _SHA256: state_sha256(state)}
     partial = Path(path).with_name(Path(path).name + ".partial")
-    save_file(state, partial, metadata)
+    partial.write_bytes(save(state, metadata))  # save_file's are for their owner only
     partial.replace(path)
 
 

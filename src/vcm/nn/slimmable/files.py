@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from vcm.errors import ArgumentError, VCMError
 from vcm.nn.files import read_model, write_model
 from vcm.nn.slimmable.factorized import LatentScalable, SlimmableFactorized
@@ -32,15 +34,24 @@ def build_network(architecture: Settings) -> MultiTaskNetwork:
         raise ArgumentError("architecture", expected=expected, got=architecture) from error
 
 
-def save_network(network: MultiTaskNetwork, path: str | Path, **notes: str) -> None:
+def save_network(network: MultiTaskNetwork, path: str | Path, *, half: bool = False, **notes: str) -> None:
     """Write a network to a safetensors file, its tables in step with its weights.
 
     Args:
         network: What to save.
         path: The file; its folder must exist.
+        half: Whether to write weights as float16, for a file of half the size. That rounds the network's own
+            weights, too; streams from before are then another model's.
         notes: More to say about it, kept in the file's metadata.
     """
-    write_model(path, network.state_dict(), network.architecture(), notes)
+    if half:
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.copy_(parameter.half())
+    state = network.state_dict()
+    if half:
+        state |= {name: parameter.detach().half() for name, parameter in network.named_parameters()}
+    write_model(path, state, network.architecture(), notes)
 
 
 def load_network(path: str | Path) -> MultiTaskNetwork:
