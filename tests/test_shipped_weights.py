@@ -98,7 +98,8 @@ def test_a_photo_becomes_boxes(tmp_path, asset_path, monkeypatch):
     shutil.copy(bear, "bear.jpg")
     assert main(["compress", "bear.jpg", "--for", "detection"]) == 0
     assert main(["decompress"]) == 0
-    found = json.loads(Path("bear.jpg.json").read_text())
+    assert Path("bear.jpg.png").exists()
+    found = json.loads(Path("detections.json").read_text())
     best = max(found, key=lambda box: box["score"])
     assert best["category_id"] == 23  # COCO's bear
     assert best["score"] > 0.5

@@ -6,7 +6,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vcm.cli.composition import told_error
-from vcm.cli.evaluate import build, choose_device, print_results
+from vcm.cli.devices import choose_device
+from vcm.cli.evaluate import build, print_results
 from vcm.codecs import Codec
 from vcm.config import EvaluateConfig
 from vcm.errors import ArgumentError

@@ -98,6 +98,8 @@ def test_files_that_are_no_models_are_told(tmp_path):
     (tmp_path / "junk.safetensors").write_bytes(b"junk" * 10)
     with pytest.raises(WeightsError, match="cannot be read as a model"):
         load_network(tmp_path / "junk.safetensors")
+    with pytest.raises(WeightsError, match="it is a folder"):
+        load_network(tmp_path)
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(WeightsError, match="not a model that vcm wrote"):
         load_network(tmp_path / "other.safetensors")

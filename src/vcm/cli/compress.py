@@ -53,9 +53,9 @@ def run(arguments: Sequence[str]) -> int:
         batch.tell(problem)
     if not inputs:
         return 2
-    from vcm.cli.models import Model, shipped_models
+    from vcm.cli.models import Model, shipped_paths
 
-    model = Model(known.model, known.device) if known.model else shipped_models(known.device)[0]
+    model = Model(known.model or shipped_paths()[0], known.device)
     task = model.task_for(known.purpose)
     if task != RECONSTRUCTION:
         model.features(task)  # what is missing is told before any work

@@ -99,7 +99,7 @@ class Decompression:
     """
 
     def __init__(self, known: argparse.Namespace, inputs: Sequence[Input]) -> None:
-        from vcm.cli.models import Model, shipped_models
+        from vcm.cli.models import Models, shipped_paths
 
         self.known = known
         self.several = len(known.streams) > 1 or known.streams[0].is_dir()
@@ -112,9 +112,9 @@ class Decompression:
         if original is not None and not (original.is_dir() or (original.exists() and not self.several)):
             expected = "a folder of pictures" if self.several else "a picture or a folder of pictures"
             raise ArgumentError("--original", expected=expected, got=str(original))
-        self.models = [Model(known.model, known.device)] if known.model else shipped_models(known.device)
+        self.models = Models([known.model] if known.model else shipped_paths(), known.device)
         kept = [
-            *(model.path for model in self.models),
+            *self.models.paths,
             *(source.path for source in inputs),
             *([original] if original else []),
         ]
@@ -129,12 +129,11 @@ class Decompression:
         Returns:
             The stream's bytes and the original picture's pixels.
         """
-        from vcm.cli.models import model_of
         from vcm.codecs.learned.container import read_stream
 
         data = read_stream_file(source.path)
         header = read_stream(data).header
-        model, task = model_of(header, self.models)
+        model, task = self.models.of(header)
         if task == RECONSTRUCTION:
             self._picture(source, data, model)
         elif model.features(task)[1].kind == "detection":

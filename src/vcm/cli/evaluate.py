@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from vcm.cli.composition import told_error
+from vcm.cli.devices import choose_device
 from vcm.cli.job import run_job
 from vcm.codecs import Codec, CodecPool, FeatureCodec
 from vcm.config import CodecPlan, EvaluateConfig
@@ -179,28 +180,6 @@ def build_preprocessors(
         if cause is None:
             raise
         raise EvaluationError(f"codecs.{name}: {cause}") from error
-
-
-def choose_device(name: str) -> torch.device:
-    """The torch device of that name.
-
-    Raises:
-        ArgumentError: If there is no such device here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        if device.type not in ("cpu", "cuda"):
-            raise RuntimeError(f"vcm is not made for {device.type}")
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ArgumentError(
-            "device",
-            expected=f"auto, cpu, or a CUDA device of this machine, which has {torch.cuda.device_count()}",
-            got=name,
-        ) from error
-    return device
 
 
 @contextmanager

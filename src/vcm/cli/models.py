@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vcm import tasks
 from vcm.cli.composition import told_error
-from vcm.cli.evaluate import choose_device
+from vcm.cli.devices import choose_device
 from vcm.cli.files import RECONSTRUCTION, VIEWING, shown_task
 from vcm.cli.job import register_resolvers
 from vcm.codecs import FeatureCodec, LearnedCodec
@@ -73,34 +73,47 @@ def _plans(path: str | Path) -> dict[str, Any]:
     return plans if isinstance(plans, dict) else {}
 
 
-def shipped_models(device: str) -> list[Model]:
-    """The slimmable codecs that come with vcm; the one that `vcm compress` takes by default is the first."""
-    names = [SLIMMABLE_YOLOV3_TINY.replace("{quality}", str(quality)) for quality in SLIMMABLE_QUALITIES]
-    return [Model(shipped(name), device) for name in reversed(names)]
+def shipped_paths() -> list[Path]:
+    """The slimmable codecs that come with vcm; the first is what `vcm compress` takes by default."""
+    template = str(shipped(SLIMMABLE_YOLOV3_TINY))
+    return [Path(template.replace("{quality}", str(quality))) for quality in reversed(SLIMMABLE_QUALITIES)]
 
 
-def model_of(header: Header, models: Sequence[Model]) -> tuple[Model, str]:
-    """The model whose stream it is, and the task.
+class Models:
+    """Model files of which one has made a stream; those after the first are loaded when they are needed.
 
     Args:
-        header: The stream's.
-        models: At least one.
+        paths: The files, at least one.
+        device: See `Model`.
 
     Raises:
-        BitstreamError: If it is of none of them.
+        WeightsError: If the first file is no model.
+        ArgumentError: If there is no such device.
     """
-    problems = []
-    for model in models:
-        try:
-            return model, model.task_of(header)
-        except BitstreamError as error:
-            problems.append(error)
-    if len(problems) == 1:
-        raise problems[0]
-    raise BitstreamError(
-        f"the stream is of none of the models that come with vcm: it has fingerprint "
-        f"{header.fingerprint.hex()}. Say --model with the file that it was made with."
-    )
+
+    def __init__(self, paths: Sequence[Path], device: str) -> None:
+        self.paths, self.device = paths, device
+        self._loaded = {paths[0]: Model(paths[0], device)}
+
+    def of(self, header: Header) -> tuple[Model, str]:
+        """The model whose stream it is, and the task.
+
+        Raises:
+            BitstreamError: If it is of none of them.
+            WeightsError: If a file is no model.
+        """
+        for path in self.paths:
+            if path not in self._loaded:
+                self._loaded[path] = Model(path, self.device)
+            try:
+                return self._loaded[path], self._loaded[path].task_of(header)
+            except BitstreamError:
+                if len(self.paths) == 1:
+                    raise
+        raise BitstreamError(
+            f"the stream is of none of the models that come with vcm: it has fingerprint "
+            f"{header.fingerprint.hex()}. Say --model with the file that it was made with."
+        )
 
 
 class Model:

@@ -51,7 +51,7 @@ def run(arguments: Sequence[str]) -> int:
         batch.tell(problem)
     if not inputs:
         return 2
-    from vcm.cli.evaluate import choose_device
+    from vcm.cli.devices import choose_device
     from vcm.evaluation.preprocessing import NPPPreprocessor
 
     model = known.model or shipped(QA_NPP_BPG)

@@ -74,6 +74,10 @@ def read_notes(path: str | Path) -> dict[str, str]:
 
 @contextmanager
 def _opened(path: str | Path) -> Iterator[Any]:
+    if Path(path).is_dir():
+        raise WeightsError(
+            f"{path} cannot be read as a model: it is a folder. Give the .safetensors file in it."
+        )
     try:
         with safe_open(path, framework="pt") as file:
             if _KEY not in (file.metadata() or {}):

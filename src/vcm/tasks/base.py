@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import Metric
 from torchvision.ops import clip_boxes_to_image
 
 from vcm.errors import ArgumentError
@@ -24,6 +23,9 @@ from vcm.types import (
     is_number,
     is_whole,
 )
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
 
 MIN_BOX_SIDE = 0.01
 """Shortest side, in pixels, of a box that a loss takes; float32 resolves 0.001 at coordinate 10,000."""

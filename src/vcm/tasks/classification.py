@@ -6,20 +6,21 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics import Metric
 from torchvision.models import ResNet50_Weights, get_model
 from torchvision.transforms.v2 import functional as transforms
 
 from vcm.errors import ArgumentError, MissingToolError
-from vcm.metrics.classification import TopKAccuracy
 from vcm.tasks.base import Task, check_features, check_targets, image_list
 from vcm.tasks.weights import Published, load_weights, torchvision_weights
 from vcm.types import ClassScores, ClassTarget, Features, Prediction, Prepared, Settings, Target
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
 
 IMAGENET_CATEGORIES: tuple[str, ...] = tuple(ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
 """ImageNet-1k's class names in the order of the networks' outputs."""
@@ -147,6 +148,8 @@ class ClassificationTask(Task):
 
     def metric(self) -> Metric:
         """Top-1 and top-5 accuracy."""
+        from vcm.metrics.classification import TopKAccuracy  # takes a second to import
+
         return TopKAccuracy()
 
     def settings(self) -> Settings:

@@ -6,17 +6,15 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 from torchvision.models import get_model_weights
 from torchvision.models.detection.image_list import ImageList
 
 from vcm.categories import COCO_CATEGORIES, match_categories
 from vcm.errors import ArgumentError
-from vcm.metrics.detection import DetectionAccuracy
 from vcm.tasks.base import (
     Task,
     check_features,
@@ -35,6 +33,9 @@ from vcm.tasks.torchvision_models import (
 )
 from vcm.tasks.weights import load_weights, torchvision_weights
 from vcm.types import BoxTarget, Detections, Features, Prediction, Prepared, Settings, Target
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
 
 
 class TorchvisionDetectionTask(Task):
@@ -183,6 +184,8 @@ class TorchvisionDetectionTask(Task):
 
     def metric(self) -> Metric:
         """COCO's average precision."""
+        from vcm.metrics.detection import DetectionAccuracy  # takes a second to import
+
         return DetectionAccuracy()
 
     def settings(self) -> Settings:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 from torchvision.ops import clip_boxes_to_image, nms
 
 from vcm.categories import COCO_CATEGORIES, read_names
 from vcm.errors import ArgumentError
 from vcm.losses.yolo import yolo_loss
-from vcm.metrics.detection import DetectionAccuracy
 from vcm.nn.content import state_sha256
 from vcm.nn.darknet import IMAGE, Darknet, decode_head, parse_cfg, read_cfg, read_weights, yolov3_cfg
 from vcm.nn.darknet.layers import Shortcut
@@ -30,6 +29,9 @@ from vcm.tasks.base import (
 from vcm.tasks.hashing import file_sha256
 from vcm.tasks.letterbox import Letterbox
 from vcm.types import BoxTarget, Detections, Features, Prediction, Prepared, Settings, Target
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
 
 _BUILTIN = {"yolov3": False, "yolov3-spp": True}
 _CUT_STRIDE = 8
@@ -188,6 +190,8 @@ class YOLOTask(Task):
 
     def metric(self) -> Metric:
         """COCO's average precision."""
+        from vcm.metrics.detection import DetectionAccuracy  # takes a second to import
+
         return DetectionAccuracy()
 
     def settings(self) -> Settings:

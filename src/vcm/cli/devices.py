@@ -1,0 +1,29 @@
+"""Where networks run."""
+
+from __future__ import annotations
+
+import torch
+
+from vcm.errors import ArgumentError
+
+
+def choose_device(name: str) -> torch.device:
+    """The torch device of that name.
+
+    Raises:
+        ArgumentError: If there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError(f"vcm is not made for {device.type}")
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ArgumentError(
+            "device",
+            expected=f"auto, cpu, or a CUDA device of this machine, which has {torch.cuda.device_count()}",
+            got=name,
+        ) from error
+    return device
