@@ -22,13 +22,13 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from vcm.evaluation.curves import axes_of, compare, curves
 from vcm.evaluation.report import build_report
+from vcm.evaluation.report.plots import as_svg, draw
 from vcm.evaluation.results import Results, write_json
 from vcm.weights import SLIMMABLE_QUALITIES
 
@@ -53,6 +53,8 @@ RATES = {
 """λ of the preprocessor before the codecs that it was not trained with, at each of their qualities."""
 STREAMS = ("features", "learned")
 """The slimmable codecs' curves: their narrow and their full width."""
+DRAWN = (*QUALITIES, "npp_bpg", *STREAMS)
+"""The curves of the README's plot."""
 
 
 def main() -> int:
@@ -101,9 +103,12 @@ def _listed(values: list[Any]) -> str:
 def keep(
     table: list[dict[str, Any]], streams: list[dict[str, Any]], found: dict[str, Results], folder: Path
 ) -> None:
-    """Write the figures to benchmarks/results, and the first task's plot to docs."""
+    """Write the figures to benchmarks/results, and a plot of the first task's to docs."""
     first = folder / next(iter(found))
-    (ROOT / "docs/rate_accuracy.svg").write_text((first / "plots/rate_map_pseudo.svg").read_text())
+    results = found[first.name]
+    axis = next(axis for axis in axes_of(results) if axis.labels == "pseudo")
+    drawn = [curve for curve in curves(results.points, axis) if curve.system in DRAWN]
+    (ROOT / "docs/rate_accuracy.svg").write_text(as_svg(draw(drawn, axis, None)))
     provenance = json.loads((first / "provenance.json").read_text())
     kept = {key: provenance[key] for key in ("packages", "processor", "num_cores", "started")}
     points = {task: [point.to_json() for point in results.points] for task, results in found.items()}
@@ -161,31 +166,32 @@ def _column(task: str, axis: Any) -> str:  # noqa: ANN401  an Axis
 
 
 def print_table(table: list[dict[str, Any]]) -> None:
-    """The BD-rates as a Markdown table, and what the stars in it mean."""
+    """The BD-rates as a Markdown table, and what the marks in it mean."""
     columns = list(dict.fromkeys(row["column"] for row in table))
     print("| BD-rate against BPG (%) |", " | ".join(columns), "|")
     print("| --- |", " | ".join(["---:"] * len(columns)), "|")
-    notes = []
+    notes, undefined = [], []
     for codec in dict.fromkeys(row["codec"] for row in table):
         cells = []
         for row in (row for row in table if row["codec"] == codec):
-            number = "n/a" if row["bd_rate"] is None else f"{row['bd_rate']:+.0f}"
+            cell = "n/a" if row["bd_rate"] is None else f"{row['bd_rate']:+.0f}"
             if row.get("interval"):
-                number += " ({:+.0f} to {:+.0f})".format(*row["interval"])
-            reasons = list(_reasons(row))
-            cells.append(number + ("\\*" if reasons else ""))
-            notes += [f"{codec}, {row['column']}: {reason}" for reason in reasons]
+                cell += " ({:+.0f} to {:+.0f})".format(*row["interval"])
+                if row["num_undefined"]:
+                    cell += "†"
+                    undefined.append(row["num_undefined"])
+            if row["note"]:
+                cell += "\\*"
+                notes.append(f"{codec}, {row['column']}: {row['note']}")
+            cells.append(cell)
         print(f"| {codec} |", " | ".join(cells), "|")
+    if undefined:
+        print(
+            f"\n† On {min(undefined)} to {max(undefined)} of the 200 resamples there is no BD-rate; "
+            "they have no part in the interval."
+        )
     if notes:
         print("\n\\*", "; ".join(notes) + ".")
-
-
-def _reasons(row: dict[str, Any]) -> Iterator[str]:
-    """What is to be known of a BD-rate."""
-    if row["note"]:
-        yield row["note"]
-    if row.get("interval") and row["num_undefined"]:
-        yield f"{row['num_undefined']} resamples have no BD-rate, and no part in the interval"
 
 
 def print_streams(rows: list[dict[str, Any]]) -> None:
@@ -195,9 +201,9 @@ def print_streams(rows: list[dict[str, Any]]) -> None:
     print("| --- | --- | ---: | ---: | ---: | ---: |")
     for row in rows:
         anchor = row["anchor_bpp"]
-        theirs = (
-            ("outside", "n/a") if anchor is None else (f"{anchor:.3f}", f"{row['bpp'] / anchor - 1:+.0%}")
-        )
+        theirs = ("outside", "n/a")
+        if anchor is not None:
+            theirs = (f"{anchor:.3f}", f"{100 * (row['bpp'] / anchor - 1):+.0f}")
         print(
             f"| {names[row['stream']]}, model {row['model']:g} | {row['column']} | {row['value']:.1f} "
             f"| {row['bpp']:.3f} | {theirs[0]} | {theirs[1]} |"

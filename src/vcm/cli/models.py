@@ -76,7 +76,7 @@ def _plans(path: str | Path) -> dict[str, Any]:
 def shipped_paths() -> list[Path]:
     """The slimmable codecs that come with vcm; the first is what `vcm compress` takes by default."""
     template = str(shipped(SLIMMABLE_YOLOV3_TINY))
-    return [Path(template.replace("{quality}", str(quality))) for quality in reversed(SLIMMABLE_QUALITIES)]
+    return [Path(template.replace("{quality}", str(quality))) for quality in SLIMMABLE_QUALITIES]
 
 
 class Models:
