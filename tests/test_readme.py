@@ -53,3 +53,27 @@ def test_the_encoders_ratios_are_those_it_printed():
     boxes = [row["ratio"] for row in found["to_boxes"]]
     assert f"takes {boxes[0]:.2f} / {boxes[1]:.2f} of the time" in readme
     assert f"{found['entropy_coder'][0]['decode_speedup']:.2f} times as many" in readme
+
+
+def test_the_ratios_of_a_preprocessors_step_and_time_are_those_they_printed():
+    rows = json.loads((ROOT / "benchmarks/results/npp_step.json").read_text())["rows"]
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    one, two = (f"{row['ratio']:.2f}" for row in rows)
+    assert f"a step takes {one} / {two} times as long" in readme
+    one, two = (f"{row['ratio_codec']:.2f}" for row in rows)
+    assert f"The codec alone takes {one} / {two} times as long" in readme
+    lines = (ROOT / "benchmarks/results/npp_latency.txt").read_text().splitlines()
+    found = {tuple(line.split()[:3]): line.split()[5] for line in lines if "x" in line and "-" in line}
+    assert f"the shipped one takes {found['1', '512x512', '8-16-32-64']} of the time" in readme
+    assert f"of the paper's size {found['1', '512x512', '32-64-128-256']} times as long" in readme
+
+
+def test_the_ablations_figures_are_those_they_printed():
+    printed = (ROOT / "benchmarks/results/npp_ablations.txt").read_text()
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    table = printed[printed.index("BD-rate against BPG") :]
+    figures = [
+        line.split("│")[-2].strip() for line in table.splitlines() if "NPP + BPG" in line and "│" in line
+    ]
+    first, *others = (figure.removesuffix(" %") for figure in figures)
+    assert f"are {first}, {', '.join(others[:-1])} and {others[-1]} %" in readme
