@@ -26,7 +26,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from vcm.evaluation.curves import axes_of, compare, curves
+from vcm.evaluation.curves import Axis, axes_of, compare, curves
 from vcm.evaluation.report import build_report
 from vcm.evaluation.report.plots import as_svg, draw
 from vcm.evaluation.results import Results, write_json
@@ -160,9 +160,9 @@ def rate_at(points: list[tuple[float, float]], value: float) -> float | None:
     return None
 
 
-def _column(task: str, axis: Any) -> str:  # noqa: ANN401  an Axis
+def _column(task: str, axis: Axis) -> str:
     seen_by = f"{task.replace('_', '-')}: " if axis.labels else ""
-    return seen_by + str(axis.title).rpartition(" (")[0]
+    return seen_by + axis.title.rpartition(" (")[0]
 
 
 def print_table(table: list[dict[str, Any]]) -> None:

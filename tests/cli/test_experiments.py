@@ -146,3 +146,21 @@ def test_a_fine_tuned_task_is_what_the_files_say_of_it(settings, tmp_path):
     with initialize_config_module("vcm.conf", version_base="1.3"):
         config = compose("evaluate", ["task=fine_tuned", "task@task.task=fcos", "task.weights=x"])
     assert config.task.task.architecture == "fcos"
+
+
+def test_labelled_pictures_to_train_on(asset_path):
+    images, annotations = (asset_path("coco-sample", name) for name in ("images", "instances.json"))
+    given = [
+        f"data.{part}.{key}={path}"
+        for part in ("train", "val")
+        for key, path in (("images", images), ("annotations", annotations))
+    ]
+    data = instantiate(
+        composed(
+            "npp/small_jpeg", "data=coco_training", *given, "data.batch_size=2", "data.num_workers=0"
+        ).data
+    )
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    assert all(len(target.boxes) == len(target.labels) for target in batch.targets)
+    assert len(data.train_dataset) == 65  # those with labels

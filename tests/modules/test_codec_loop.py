@@ -48,3 +48,14 @@ def test_a_proxy_for_other_settings_of_the_codec_is_told(tmp_path):
     check_stands_in(loaded, CodecLoop(partial(JPEGCodec, chroma="444", optimize=True), workers=1))
     with pytest.raises(ArgumentError, match="proxy must be one of jpeg with chroma=420"):
         check_stands_in(loaded, CodecLoop(JPEGCodec, workers=1))
+
+
+def test_a_modules_checkpoint_holds_the_counts():
+    module, resumed = (
+        ProxyImitationModule(IdentityProxy("jpeg", (10, 90)), CodecLoop(Fragile, workers=1)) for _ in range(2)
+    )
+    module.loop.start(torch.stack([torch.zeros(3, 8, 8), torch.ones(3, 8, 8)]), 50, ["a", "b"])()
+    checkpoint = {}
+    module.on_save_checkpoint(checkpoint)
+    resumed.on_load_checkpoint(checkpoint)
+    assert (resumed.loop.num_pictures, resumed.loop.num_failures) == (2, 1)

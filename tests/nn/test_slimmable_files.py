@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from vcm.errors import WeightsError
@@ -91,8 +92,6 @@ def test_a_network_inside_a_module_loads_its_tables_too(network):
 
 
 def test_files_that_are_no_models_are_told(tmp_path):
-    from safetensors.torch import save_file
-
     with pytest.raises(WeightsError, match="cannot be read as a model"):
         load_network(tmp_path / "missing.safetensors")
     (tmp_path / "junk.safetensors").write_bytes(b"junk" * 10)
@@ -117,8 +116,10 @@ def test_a_file_of_half_the_size_holds_the_rounded_network(kind, tmp_path):
     network = make(kind)
     save_network(network, tmp_path / "whole.safetensors")
     save_network(network, tmp_path / "half.safetensors", half=True, made="here")
-    sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("half", "whole")]
-    assert sizes[0] < sizes[1]
+    half, whole = (load_file(tmp_path / f"{name}.safetensors") for name in ("half", "whole"))
+    parameters = dict(network.named_parameters())
+    for name, tensor in half.items():
+        assert tensor.dtype == (torch.float16 if name in parameters else whole[name].dtype), name
     loaded = load_network(tmp_path / "half.safetensors")
     assert read_notes(tmp_path / "half.safetensors") == {"made": "here"}
     x = torch.rand(1, 3, 64, 64)
@@ -127,3 +128,9 @@ def test_a_file_of_half_the_size_holds_the_rounded_network(kind, tmp_path):
         assert loaded.decoders[task].state_dict().keys() == network.decoders[task].state_dict().keys()
         assert torch.equal(loaded(x, task).decoded, network(x, task).decoded)
     assert all(parameter.dtype == torch.float32 for parameter in loaded.parameters())
+
+
+def test_files_have_the_permissions_of_others_beside_them(tmp_path):
+    save_network(make(SlimmableFactorized), tmp_path / "model.safetensors")
+    (tmp_path / "other").touch()
+    assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode

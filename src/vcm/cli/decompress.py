@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,7 @@ def run(arguments: Sequence[str]) -> int:
     """Decode each stream; returns 0 if all are done, 1 if some are, 2 if nothing could begin."""
     known = _parser().parse_args(arguments)
     from vcm.data.reading import find_files
-    from vcm.tasks.base import check_fraction
+    from vcm.tasks.checks import check_fraction
 
     check_fraction("--min-score", known.min_score)
     batch = Batch("decompress")
@@ -86,6 +87,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+@dataclass(frozen=True)
+class Stream:
+    """A stream's bytes, its picture's (height, width), and what decodes it."""
+
+    data: bytes
+    size: tuple[int, int]
+    model: Model
+    task: str
+
+
 class Decompression:
     """One call's work.
 
@@ -133,13 +144,13 @@ class Decompression:
 
         data = read_stream_file(source.path)
         header = read_stream(data).header
-        model, task = self.models.of(header)
-        if task == RECONSTRUCTION:
-            self._picture(source, data, model)
-        elif model.features(task)[1].kind == "detection":
-            self._detections(source, data, model, task)
+        stream = Stream(data, header.size, *self.models.of(header))
+        if stream.task == RECONSTRUCTION:
+            self._picture(source, stream)
+        elif stream.model.features(stream.task)[1].kind == "detection":
+            self._detections(source, stream)
         else:
-            self._classes(source, data, model, task)
+            self._classes(source, stream)
         return len(data), header.size[0] * header.size[1]
 
     def write_predictions(self) -> list[str]:
@@ -153,40 +164,39 @@ class Decompression:
                 problems.append(str(error))
         return problems
 
-    def _picture(self, source: Input, data: bytes, model: Model) -> None:
+    def _picture(self, source: Input, stream: Stream) -> None:
         if self.one_name and self.one_name.suffix.lower() != ".png":
             raise OutputError(f"{self.one_name}: this stream gives a picture; name it .png.")
         target = self._target(source, ".png")
         self.outputs.claim(target, source.path)
-        pixels = model.pictures.decode(data).permute(1, 2, 0).contiguous().numpy()
+        pixels = stream.model.pictures.decode(stream.data).permute(1, 2, 0).contiguous().numpy()
         self._write_png(target, Image.fromarray(pixels))
 
-    def _detections(self, source: Input, data: bytes, model: Model, task: str) -> None:
+    def _detections(self, source: Input, stream: Stream) -> None:
         from vcm.categories import category_ids
         from vcm.cli.predictions import coco_results, draw
-        from vcm.codecs.learned.container import read_stream
         from vcm.types import Detections
 
         target = self._target(source, ".png")
         self.outputs.claim(target, source.path)
         path, image_id = self._claim_predictions(source, "detections.json")
-        canvas = self._canvas(source, read_stream(data).header.size)
-        found = model.predict(data, task)
+        canvas = self._canvas(source, stream.size)
+        found = stream.model.predict(stream.data, stream.task)
         assert isinstance(found, Detections)
-        categories = model.features(task)[1].categories
+        categories = stream.model.features(stream.task)[1].categories
         draw(canvas, found, categories, min_score=self.known.min_score)
         self._write_png(target, canvas)
         results = coco_results(found, image_id, category_ids(categories))
         self._found.setdefault(path, []).extend(results)
 
-    def _classes(self, source: Input, data: bytes, model: Model, task: str) -> None:
+    def _classes(self, source: Input, stream: Stream) -> None:
         from vcm.cli.predictions import best_classes
         from vcm.types import ClassScores
 
         path, image_id = self._claim_predictions(source, "classifications.json")
-        scores = model.predict(data, task)
+        scores = stream.model.predict(stream.data, stream.task)
         assert isinstance(scores, ClassScores)
-        classes = best_classes(scores, model.features(task)[1].categories)
+        classes = best_classes(scores, stream.model.features(stream.task)[1].categories)
         self._found.setdefault(path, []).append({"image_id": image_id, "classes": classes})
 
     def _target(self, source: Input, suffix: str) -> Path:

@@ -15,8 +15,7 @@ def keep_freed_memory() -> bool:
     """Have large tensors taken from the heap, and freed memory kept, for the rest of this process.
 
     glibc maps each large tensor anew and gives it back when it is freed, so that a training step on a CPU
-    spends much of its time on page faults; benchmarks/npp_step.py shows how much. What a process once held
-    it then keeps.
+    spends much of its time on page faults. What a process once held it then keeps.
 
     Returns:
         Whether there was something to set: False where the C library is not glibc.

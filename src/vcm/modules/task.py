@@ -68,7 +68,6 @@ class TaskModule(NetworkModule):
     """
 
     network: Task
-
     loop: CodecLoop
 
     def __init__(

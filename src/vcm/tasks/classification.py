@@ -15,7 +15,8 @@ from torchvision.models import ResNet50_Weights, get_model
 from torchvision.transforms.v2 import functional as transforms
 
 from vcm.errors import ArgumentError, MissingToolError
-from vcm.tasks.base import Task, check_features, check_targets, image_list
+from vcm.tasks.base import Task
+from vcm.tasks.checks import check_features, check_targets, image_list
 from vcm.tasks.weights import Published, load_weights, torchvision_weights
 from vcm.types import ClassScores, ClassTarget, Features, Prediction, Prepared, Settings, Target
 

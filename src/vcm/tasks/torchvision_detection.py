@@ -15,8 +15,8 @@ from torchvision.models.detection.image_list import ImageList
 
 from vcm.categories import COCO_CATEGORIES, match_categories
 from vcm.errors import ArgumentError
-from vcm.tasks.base import (
-    Task,
+from vcm.tasks.base import Task
+from vcm.tasks.checks import (
     check_features,
     check_fraction,
     check_targets,

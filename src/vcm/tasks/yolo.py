@@ -17,8 +17,8 @@ from vcm.losses.yolo import yolo_loss
 from vcm.nn.content import state_sha256
 from vcm.nn.darknet import IMAGE, Darknet, decode_head, parse_cfg, read_cfg, read_weights, yolov3_cfg
 from vcm.nn.darknet.layers import Shortcut
-from vcm.tasks.base import (
-    Task,
+from vcm.tasks.base import Task
+from vcm.tasks.checks import (
     check_features,
     check_fraction,
     check_targets,

@@ -54,7 +54,10 @@ def load_proxy(path: str | Path, codec: str | None = None) -> Proxy:
         WeightsError: If the file is missing, damaged or something else, or of another codec.
     """
     proxy = read_model(path, "a proxy", build_proxy)
-    proxy.codec_settings.update(json.loads(read_notes(path).get("codec_settings", "{}")))
+    try:
+        proxy.codec_settings.update(json.loads(read_notes(path).get("codec_settings", "{}")))
+    except ValueError as error:
+        raise WeightsError(f"{path}: its note of the codec's settings is damaged: {error}.") from error
     if codec not in (None, proxy.codec):
         raise WeightsError(f"{path} is a proxy of {proxy.codec}, not of {codec}; train one for {codec}.")
     return proxy

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vcm.errors import ArgumentError
-from vcm.tasks.base import check_targets, image_list, trainable_boxes
+from vcm.tasks.checks import check_targets, image_list, trainable_boxes
 from vcm.types import BoxTarget, ClassTarget
 
 NAN = float("nan")
