@@ -75,7 +75,7 @@ def make_pair(width, seed):
             deconv.weight *= 3
             deconv.bias.uniform_(0, 2)
     medians = 0.3 * torch.randn(width)
-    exact = IntegerHyperSynthesis(width, len(SCALE_TABLE))
+    exact = IntegerHyperSynthesis(width, width, len(SCALE_TABLE))
     exact.copy_from([(d.weight, d.bias) for d in deconvs], medians, torch.tensor(SCALE_TABLE))
 
     def plain(symbols):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +21,7 @@ from vcm.modules.processes import is_repeated
 from vcm.nn.padding import pad_to_multiple
 from vcm.nn.slimmable import RECONSTRUCTION, CodecOutput, MultiTaskNetwork, load_network, save_network
 from vcm.tasks import Task
+from vcm.tasks.letterbox import GREY
 from vcm.types import Prepared
 
 Stepping = Literal["per_width", "accumulated"]
@@ -51,6 +53,11 @@ class SlimmableModule(NetworkModule):
             "reconstruction".
         weights: λ of every one of the network's tasks.
         weight_scale: Multiplies every λ: one number moves a model along its rate–accuracy curve.
+        quality_scales: For each of the network's qualities, by what its λ is multiplied besides. Each batch
+            draws a quality for each width.
+        border_share: The share of training crops that machine widths see with a grey border on one side, as
+            wide as three quarters of them at most: pictures that do not fill a detector's input have one,
+            and a network that never saw it spends bits on it.
         guides: A deeper layer for tasks whose decoded features are to be held against the original's there,
             after the frozen layers in between, and not only at the cut; see `FeatureDistance`.
         near_weight: With a guide, the weight of the relative error at the cut beside that at the guide.
@@ -75,6 +82,8 @@ class SlimmableModule(NetworkModule):
         weights: Mapping[str, float],
         *,
         weight_scale: float = 1.0,
+        quality_scales: Sequence[float] = (1.0,),
+        border_share: float = 0.0,
         guides: Mapping[str, str] | None = None,
         near_weight: float = 0.3,
         learning_rate: float = 1e-4,
@@ -111,6 +120,14 @@ class SlimmableModule(NetworkModule):
             raise ArgumentError("stepping", expected="per_width or accumulated", got=stepping)
         scale = check_weight("weight_scale", weight_scale)
         self.weights = {t: scale * check_weight(f"weights.{t}", weights[t]) for t in network.tasks}
+        if len(quality_scales) != network.qualities:
+            raise ArgumentError(
+                "quality_scales",
+                expected=f"one for each of the network's qualities, {network.qualities}",
+                got=list(quality_scales),
+            )
+        self.quality_scales = [check_weight("quality_scales", value) for value in quality_scales]
+        self.border_share = check_between("border_share", border_share, 0, 1)
         self.auxiliary_learning_rate = check_weight("auxiliary_learning_rate", auxiliary_learning_rate)
         self.pseudo_score = check_between("pseudo_score", pseudo_score, 0, 1)
         self.stepping = stepping
@@ -144,7 +161,7 @@ class SlimmableModule(NetworkModule):
         x = crops_of(batch)
         total = x.new_zeros(())
         for task in reversed(self.network.tasks):
-            outcome = self._outcome(x, task)
+            outcome = self._outcome(x, task, self._draw())
             with self.without_sync():
                 self.manual_backward(outcome.loss)
                 self.manual_backward(self.network.auxiliary_loss(task))
@@ -162,21 +179,25 @@ class SlimmableModule(NetworkModule):
             self.take_step(batch)
         self.log("train/loss", total, prog_bar=True)
 
-    def _outcome(self, x: Tensor, task: str) -> RateDistortion:
+    def _draw(self) -> int:
+        """One of the network's qualities."""
+        return int(torch.randint(self.network.qualities, ())) + 1 if self.network.qualities > 1 else 1
+
+    def _outcome(self, x: Tensor, task: str, quality: int) -> RateDistortion:
         """The loss of one width on crops."""
         num_pixels = x.shape[0] * x.shape[2] * x.shape[3]
         target = x
         distortion = squared_error if task == RECONSTRUCTION else self._distances[task]
         if task != RECONSTRUCTION:
+            x = with_borders(x, self.border_share)
             with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
                 sizes = tuple((x.shape[2], x.shape[3]) for _ in x)
                 target = self.tasks[task].cut_feature(Prepared(x, sizes))
-        output: CodecOutput = self._compiled[0](pad_to_multiple(x, self.network.stride), task)
+        output: CodecOutput = self._compiled[0](pad_to_multiple(x, self.network.stride), task, quality)
         decoded = output.decoded[..., : target.shape[-2], : target.shape[-1]]
         likelihoods = output.likelihoods.values()
-        return rate_distortion(
-            decoded, target, likelihoods, num_pixels, self.weights[task], distortion=distortion
-        )
+        weight = self.weights[task] * self.quality_scales[quality - 1]
+        return rate_distortion(decoded, target, likelihoods, num_pixels, weight, distortion=distortion)
 
     # --- validation ---------------------------------------------------------------------------------------
 
@@ -204,9 +225,11 @@ class SlimmableModule(NetworkModule):
         self.end_validation(total)
 
     def _figures(self, name: str) -> WidthFigures:
+        scales = self.quality_scales  # validation is at the middle of them
+        weight = self.weights[name] * math.sqrt(scales[(len(scales) - 1) // 2] * scales[len(scales) // 2])
         if name == RECONSTRUCTION:
-            return PictureFigures(self.weights[name])
-        return TaskFigures(name, self._distances[name], self.weights[name], self.pseudo_score)
+            return PictureFigures(weight)
+        return TaskFigures(name, self._distances[name], weight, self.pseudo_score)
 
     def _every_figures(self) -> dict[str, WidthFigures]:
         return {name: part for name, part in self.figures.items() if isinstance(part, WidthFigures)}
@@ -225,3 +248,16 @@ class SlimmableModule(NetworkModule):
         if other.architecture() != self.network.architecture():
             raise WeightsError(f"{path} is of another architecture: {other.architecture()}.")
         self.network.load_state_dict(other.state_dict())
+
+
+def with_borders(x: Tensor, share: float) -> Tensor:
+    """Crops, (N, 3, H, W), some of which have a grey border on one side."""
+    bordered = x
+    for place in range(len(x)):
+        if share > 0 and float(torch.rand(())) < share:
+            bordered = x.clone() if bordered is x else bordered
+            crop = bordered[place]
+            crop = crop if float(torch.rand(())) < 0.5 else crop.transpose(1, 2)
+            depth = int(torch.randint(1, max(2, crop.shape[1] * 3 // 4), ()))
+            crop[:, slice(depth) if float(torch.rand(())) < 0.5 else slice(-depth, None)] = GREY
+    return bordered

@@ -113,29 +113,35 @@ class IntegerConvTranspose2d(nn.Module):
 
 
 class IntegerHyperSynthesis(nn.Module):
-    """h_s of one width in exact arithmetic: symbols of z → indexes of the Gaussian tables for y.
+    """h_s of one width in exact arithmetic: symbols of z → indexes of the Gaussian tables for y, and means.
 
     ```
     z symbols ─► + median ─► deconv 5×5/2 ─► LeakyReLU ─► deconv 5×5/2 ─► LeakyReLU ─► deconv 3×3/1
-                                                                    indexes ◄─ > thresholds? ◄──┘
+                                                      indexes ◄─ > thresholds? ◄─┬─ scales ◄────┤
+                                                                                 └─ means ◄─────┘
     ```
+
+    The last layer gives scales alone, or scales and means by turns.
 
     Its buffers are integers: they go into checkpoints, and stay what they are when the network is cast to
     another precision.
 
     Args:
-        width: Channels.
+        width: Channels of z and between the layers.
+        latent: Channels of y.
         num_scales: Entries of the scale table.
+        means: Whether it gives means.
     """
 
     medians: Tensor
     thresholds: Tensor
 
-    def __init__(self, width: int, num_scales: int) -> None:
+    def __init__(self, width: int, latent: int, num_scales: int, *, means: bool = False) -> None:
         super().__init__()
+        self.means = means
         self.deconvs = nn.ModuleList(
-            IntegerConvTranspose2d(width, width, kernel, stride)
-            for kernel, stride in ((5, 2), (5, 2), (3, 1))
+            IntegerConvTranspose2d(width, after, kernel, stride)
+            for after, kernel, stride in ((width, 5, 2), (width, 5, 2), (latent * (1 + means), 3, 1))
         )
         self.register_buffer("medians", torch.zeros(width, dtype=torch.int64))
         self.register_buffer("thresholds", torch.zeros(num_scales - 1, dtype=torch.int64))
@@ -162,20 +168,27 @@ class IntegerHyperSynthesis(nn.Module):
         self.thresholds.copy_((scale_table[:-1].double() * (1 << FRACTION_BITS)).floor())
 
     @torch.no_grad()
-    def forward(self, z_symbols: Tensor) -> Tensor:
-        """Table indexes for y.
+    def forward(self, z_symbols: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Table indexes and means for y.
 
         Args:
             z_symbols: (width, h, w) integers: round(z − median).
 
         Returns:
-            (width, 4·h, 4·w) int32, from 0 to num_scales − 1.
+            (latent, 4·h, 4·w) int32, from 0 to num_scales − 1; and float32, exact, likewise; or None.
         """
         x = z_symbols.double()[None] * (1 << FRACTION_BITS) + self.medians.double()[:, None, None]
         x = x.clamp(-ACTIVATION_LIMIT, ACTIVATION_LIMIT)
         for number, deconv in enumerate(self.deconvs):
             x = deconv(x if number == 0 else _leaky_relu(x))
-        return torch.bucketize(x[0], self.thresholds.double(), out_int32=True)
+        scales, means = split_parameters(x[0], self.means)
+        indexes = torch.bucketize(scales.contiguous(), self.thresholds.double(), out_int32=True)
+        return indexes, None if means is None else (means / (1 << FRACTION_BITS)).float()
+
+
+def split_parameters(x: Tensor, means: bool) -> tuple[Tensor, Tensor | None]:
+    """What h_s gives, (…, C, h, w), as scales, and means where there are any: they take turns."""
+    return (x[..., 0::2, :, :], x[..., 1::2, :, :]) if means else (x, None)
 
 
 def _powers_of_two(exponents: Tensor) -> Tensor:

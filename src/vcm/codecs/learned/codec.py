@@ -17,14 +17,15 @@ if TYPE_CHECKING:
     from vcm.codecs.learned.streams import StreamCoder
     from vcm.nn.slimmable import MultiTaskNetwork
 
-MODEL_SCALE = QualityScale("model", 0, 1e9, higher_is_better=True, default=1, integer=False)
+MODEL_SCALE = QualityScale("model or quality", 0, 1e9, higher_is_better=True, default=1, integer=False)
 
 
 class ModelStreams:
     """What `LearnedCodec` and `FeatureCodec` share: a model, one of its tasks, and their settings.
 
     Args:
-        quality: Which model of a family; it replaces "{quality}" in `model`.
+        quality: Which of the model's qualities; or which model of a family, where `model` says "{quality}".
+            None takes the model's middle one, or a family's first.
         model: A model file that `vcm train` wrote, with "{quality}" in its path where each operating point
             is a model of its own; or a network, which is put into evaluation mode and onto the device, and
             must not be trained while the codec is in use.
@@ -32,7 +33,7 @@ class ModelStreams:
         device: Where the network runs: "cpu", "cuda", …
 
     Raises:
-        ArgumentError: If the model has no such task.
+        ArgumentError: If the model has no such task or quality.
         WeightsError: If the model file cannot be read.
     """
 
@@ -41,14 +42,25 @@ class ModelStreams:
     suffix: ClassVar[str] = ".vcm"
     quality_scale: ClassVar[QualityScale] = MODEL_SCALE
 
-    def __init__(self, quality: float, model: str | Path | MultiTaskNetwork, task: str, device: str) -> None:
+    def __init__(
+        self, quality: float | None, model: str | Path | MultiTaskNetwork, task: str, device: str
+    ) -> None:
         from vcm.nn.slimmable import MultiTaskNetwork, load_network
 
-        self.quality = self.quality_scale.check(quality)
+        is_family = not isinstance(model, MultiTaskNetwork) and "{quality}" in str(model)
+        if quality is None and is_family:
+            quality = self.quality_scale.default
+        if quality is not None:
+            quality = self.quality_scale.check(quality)
         if isinstance(model, MultiTaskNetwork):
             network = model.eval()
         else:
-            network = load_network(str(model).replace("{quality}", f"{self.quality:g}"))
+            network = load_network(str(model).replace("{quality}", f"{quality:g}") if is_family else model)
+        # Of a family, and of a model with one quality, the number is but a name.
+        self._coded_with = network.check_quality(None if is_family or network.qualities == 1 else quality)
+        self.quality = self._coded_with
+        if quality is not None and (is_family or network.qualities == 1):
+            self.quality = quality
         if task not in network.tasks:
             raise ArgumentError(
                 "task", expected=f"one that the model has: {', '.join(network.tasks)}", got=task
@@ -61,7 +73,7 @@ class ModelStreams:
         """What writes and reads the bytes."""
         from vcm.codecs.learned.streams import StreamCoder
 
-        return StreamCoder(self.network, self.task)
+        return StreamCoder(self.network, self.task, self._coded_with)
 
     @classmethod
     def unavailable(cls) -> str:
@@ -94,7 +106,8 @@ class LearnedCodec(ModelStreams, Codec):
     """A trained network's picture for people, as a codec: bytes by a range coder, in vcm's own container.
 
     Args:
-        quality: Which model of a family; it replaces "{quality}" in `model`.
+        quality: Which of the model's qualities; or which model of a family, where `model` says "{quality}".
+            None takes the model's middle one, or a family's first.
         model: A model file that `vcm train` wrote, with "{quality}" in its path where each operating point
             is a model of its own; or a network, which is put into evaluation mode and onto the device, and
             must not be trained while the codec is in use.
@@ -110,7 +123,7 @@ class LearnedCodec(ModelStreams, Codec):
 
     def __init__(
         self,
-        quality: float = MODEL_SCALE.default,
+        quality: float | None = None,
         *,
         model: str | Path | MultiTaskNetwork,
         device: str = "cpu",
@@ -135,7 +148,8 @@ class FeatureCodec(ModelStreams):
     """A trained network's narrow stream: from a task's input to the feature map at the task's cut.
 
     Args:
-        quality: Which model of a family; it replaces "{quality}" in `model`.
+        quality: Which of the model's qualities; or which model of a family, where `model` says "{quality}".
+            None takes the model's middle one, or a family's first.
         model: A model file that `vcm train` wrote, with "{quality}" in its path where each operating point
             is a model of its own; or a network, which is put into evaluation mode and onto the device, and
             must not be trained while the codec is in use.
@@ -152,7 +166,7 @@ class FeatureCodec(ModelStreams):
 
     def __init__(
         self,
-        quality: float = MODEL_SCALE.default,
+        quality: float | None = None,
         *,
         model: str | Path | MultiTaskNetwork,
         task: str = "detection",

@@ -3,10 +3,11 @@
 ```
 bytes  field
 3      "VCM"
-1      version, 1
+1      version, 2
 1      purpose: 0 a picture, 1 detection, 2 classification, 3 other features; + 128 where a coded size follows
 4      fingerprint of the model that decodes it, for this task
 1–5    channels of the latent (each number is a base-128 varint, low groups first)
+1–5    quality that it was coded with, in sixteenths; 16 for a model of a single one
 1–5    height of the original picture
 1–5    width of the original picture
 …      height and width that were coded, only where they differ from the original's
@@ -27,13 +28,15 @@ from vcm.codecs.limits import MAX_PIXELS
 from vcm.errors import BitstreamError
 
 MAGIC = b"VCM"
-VERSION = 1
+VERSION = 2
 FINGERPRINT_BYTES = 4
 PURPOSES = ("reconstruction", "detection", "classification", "features")
 _OTHER_SIZE = 0x80
 _CRC_BYTES = 4
 _MAX_SECTIONS = 16
 _MAX_CHANNELS = 1 << 16
+_QUALITY_STEPS = 16
+_MAX_QUALITY = 1 << 16
 _MAX_SECTION_BYTES = 1 << 31
 _KNOWN = {
     b"\xff\xd8\xff": "a JPEG file",
@@ -55,6 +58,7 @@ class Header:
         channels: Channels of the latent.
         size: (height, width) of the original picture in pixels.
         coded_size: (height, width) of what was coded in pixels: the original, or a task's own input.
+        quality: Which of the model's qualities, a multiple of a sixteenth; 1 for a model of a single one.
     """
 
     purpose: str
@@ -62,6 +66,7 @@ class Header:
     channels: int
     size: tuple[int, int]
     coded_size: tuple[int, int]
+    quality: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,8 @@ def write_stream(header: Header, sections: Sequence[bytes]) -> bytes:
     out = bytearray(MAGIC)
     out += bytes([VERSION, PURPOSES.index(header.purpose) | (_OTHER_SIZE if other_size else 0)])
     out += header.fingerprint
-    numbers = [header.channels, *header.size, *(header.coded_size if other_size else ())]
+    quality = round(header.quality * _QUALITY_STEPS)
+    numbers = [header.channels, quality, *header.size, *(header.coded_size if other_size else ())]
     for number in (*numbers, len(sections), *map(len, sections)):
         out += _varint(number)
     for section in sections:
@@ -141,11 +147,12 @@ def _read_header(reader: _Reader) -> tuple[Header, list[int]]:
         raise BitstreamError(f"the stream is damaged: it has an unknown purpose, {flags & ~_OTHER_SIZE}.")
     fingerprint = reader.take(FINGERPRINT_BYTES)
     channels = reader.number("channels", _MAX_CHANNELS)
+    quality = reader.number("quality", _MAX_QUALITY) / _QUALITY_STEPS
     size = reader.size()
     coded_size = reader.size() if flags & _OTHER_SIZE else size
     count = reader.number("sections", _MAX_SECTIONS)
     lengths = [reader.number("bytes of a section", _MAX_SECTION_BYTES, low=0) for _ in range(count)]
-    return Header(PURPOSES[flags & ~_OTHER_SIZE], fingerprint, channels, size, coded_size), lengths
+    return Header(PURPOSES[flags & ~_OTHER_SIZE], fingerprint, channels, size, coded_size, quality), lengths
 
 
 class _Reader:

@@ -25,14 +25,16 @@ class StreamCoder:
     Args:
         network: In evaluation mode; it must not change meanwhile.
         task: One of its tasks.
+        quality: The one of its qualities that is written; None takes the middle. All are read.
     """
 
-    def __init__(self, network: MultiTaskNetwork, task: str) -> None:
+    def __init__(self, network: MultiTaskNetwork, task: str, quality: float | None = None) -> None:
         self.network, self.task = network, task
         self.fingerprint = network.fingerprint(task)[:FINGERPRINT_BYTES]
-        self.channels = network.widths[network.index(task)]
+        self.channels = network.latents[network.index(task)]
         self.sections = network.sections(task)
-        self.encoder = network.at_width(task)
+        self.quality = network.check_quality(quality)
+        self.encoder = network.at_width(task, self.quality)
         self.tables = {name: CodingTable.of(network.table(task, name)) for name in self.sections}
         self.purpose = task if task in PURPOSES else PURPOSES[-1]
 
@@ -55,7 +57,8 @@ class StreamCoder:
         for name in self.sections:
             indexes = self.network.indexes(self.task, name, symbols, extent).cpu()
             coded.append(encode_symbols(symbols[name], indexes, self.tables[name]))
-        header = Header(self.purpose, self.fingerprint, self.channels, size, (x.shape[-2], x.shape[-1]))
+        coded_size = (x.shape[-2], x.shape[-1])
+        header = Header(self.purpose, self.fingerprint, self.channels, size, coded_size, self.quality)
         return write_stream(header, coded)
 
     def read(self, data: bytes) -> tuple[Header, tuple[bytes, ...]]:
@@ -90,6 +93,11 @@ class StreamCoder:
                 f"the stream does not fit its model: {header.channels} channels in {len(stream.sections)} "
                 f"sections, not {self.channels} in {len(self.sections)}."
             )
+        if not 1 <= header.quality <= self.network.qualities:
+            raise BitstreamError(
+                f"the stream does not fit its model: it has quality {header.quality:g}, the model 1 to "
+                f"{self.network.qualities}."
+            )
         for section in stream.sections:  # all of them, before the first decides what the next ones mean
             check_section(section)
         return header, stream.sections
@@ -109,7 +117,7 @@ class StreamCoder:
         for name, section in zip(self.sections, sections, strict=True):
             indexes = self.network.indexes(self.task, name, symbols, (height, width)).cpu()
             symbols[name] = decode_symbols(section, indexes, self.tables[name]).to(device)
-        y_hat = self.network.dequantize(symbols, self.task)
+        y_hat = self.network.ungained(self.network.dequantize(symbols, self.task), self.task, header.quality)
         y_hat = y_hat.to(next(self.network.decoders[self.task].parameters()).dtype)
         if self.task == RECONSTRUCTION:
             decoder = self.network.decoders[self.task]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 
@@ -9,6 +10,7 @@ import torch
 from compressai.entropy_models import EntropyBottleneck
 from torch import Tensor, nn
 
+from vcm.nn.gains import LatentGains
 from vcm.nn.layers import in_float32
 from vcm.nn.slimmable.network import MultiTaskNetwork
 from vcm.nn.slimmable.records import CodecOutput
@@ -33,14 +35,14 @@ class SlimmableFactorized(MultiTaskNetwork):
     stride = LATENT_STRIDE
 
     def _build(self) -> None:
-        self.g_a = Analysis(self.widths)
-        self.entropy_bottlenecks = nn.ModuleList(EntropyBottleneck(width) for width in self.widths)
+        self.g_a = Analysis(self.widths, self.latents)
+        self.entropy_bottlenecks = nn.ModuleList(EntropyBottleneck(latent) for latent in self.latents)
 
-    def forward(self, x: Tensor, task: str) -> CodecOutput:
+    def forward(self, x: Tensor, task: str, quality: float | None = None) -> CodecOutput:
         """See `MultiTaskNetwork.forward`."""
-        y = self.g_a(x, self.index(task))
+        y = self.gained(self.g_a(x, self.index(task)), task, quality)
         y_hat, likelihoods = in_float32(self._bottleneck(task), y)
-        return CodecOutput(self.decode(y_hat, task), {Y: likelihoods})
+        return CodecOutput(self.decode(self.ungained(y_hat, task, quality), task), {Y: likelihoods})
 
     def sections(self, task: str) -> tuple[str, ...]:
         """One: the latent."""
@@ -55,7 +57,7 @@ class SlimmableFactorized(MultiTaskNetwork):
         self, task: str, section: str, decoded: Mapping[str, Tensor], size: tuple[int, int]
     ) -> Tensor:
         """Every channel has its own row."""
-        return channel_rows(self.widths[self.index(task)], size, self.stride)
+        return channel_rows(self.latents[self.index(task)], size, self.stride)
 
     def table(self, task: str, section: str) -> EntropyBottleneck:
         """The width's entropy bottleneck."""
@@ -88,7 +90,7 @@ class LatentScalable(MultiTaskNetwork):
     ```
     x ─► g_a at full width ─► y = (base | enhancement | …) ─► Q ─► ŷ
                                    └─ first task's ─┘
-                                   └─── next task's ────┘     ŷ[:w] ─► decoder of the task with width w
+                                   └─── next task's ────┘     ŷ[:l] ─► decoder of the task with l latents
     ```
 
     One encoder of full width: a narrow task is sent the latent's first channels, a wider one those and the
@@ -98,23 +100,23 @@ class LatentScalable(MultiTaskNetwork):
     stride = LATENT_STRIDE
 
     def _build(self) -> None:
-        self.g_a = Analysis(self.widths[-1:])
+        self.g_a = Analysis(self.widths[-1:], self.latents[-1:])
         # One bottleneck for the channels that each task adds.
-        self.layers = tuple(pairwise((0, *self.widths)))
+        self.layers = tuple(pairwise((0, *self.latents)))
         self.entropy_bottlenecks = nn.ModuleList(
             EntropyBottleneck(stop - start) for start, stop in self.layers
         )
 
-    def forward(self, x: Tensor, task: str) -> CodecOutput:
+    def forward(self, x: Tensor, task: str, quality: float | None = None) -> CodecOutput:
         """See `MultiTaskNetwork.forward`."""
-        y = self.g_a(x, 0)
+        y = self.gained(self.g_a(x, 0)[:, : self.latents[self.index(task)]], task, quality)
         coded = [
             in_float32(bottleneck, y[:, start:stop])
             for (start, stop), bottleneck in self._layers(task).values()
         ]
         y_hat = torch.cat([values for values, _ in coded], dim=1)
         likelihoods = {name: values for name, (_, values) in zip(self.sections(task), coded, strict=True)}
-        return CodecOutput(self.decode(y_hat, task), likelihoods)
+        return CodecOutput(self.decode(self.ungained(y_hat, task, quality), task), likelihoods)
 
     def sections(self, task: str) -> tuple[str, ...]:
         """One for each task up to this one: y0, y1, …"""
@@ -145,8 +147,20 @@ class LatentScalable(MultiTaskNetwork):
         return torch.cat(parts, dim=1)
 
     def encoder(self, task: str) -> DenseEncoder:
-        """The encoder of full width, whose latent's first channels are the task's."""
-        return DenseEncoder(self.g_a.dense(0), None)
+        """The encoder of full width without the channels of the latent that only wider tasks have."""
+        encoder = DenseEncoder(self.g_a.dense(0), None)
+        encoder.g_a[-1] = _first_channels(encoder.g_a[-1], self.latents[self.index(task)])
+        return encoder
+
+    def gains_of(self, task: str) -> LatentGains:
+        """Those that all tasks share, as they share channels."""
+        self.index(task)
+        gains = self.latent_gains[0]
+        assert isinstance(gains, LatentGains)
+        return gains
+
+    def _gained_latents(self) -> tuple[int, ...]:
+        return self.latents[-1:]
 
     def decoding_state(self, task: str) -> Iterable[Tensor]:
         """With the medians, which are added to the symbols."""
@@ -162,6 +176,16 @@ class LatentScalable(MultiTaskNetwork):
         return dict(zip(self.sections(task), pairs, strict=False))
 
 
+def _first_channels(conv: nn.Module, count: int) -> nn.Conv2d:
+    """A convolution without the outputs after the first so many."""
+    assert isinstance(conv, nn.Conv2d)
+    assert conv.bias is not None
+    few = copy.deepcopy(conv)
+    assert few.bias is not None
+    few.out_channels, few.weight.data, few.bias.data = count, conv.weight.data[:count], conv.bias.data[:count]
+    return few
+
+
 def medians(bottleneck: EntropyBottleneck) -> Tensor:
     """(1, C, 1, 1) float32."""
     values: Tensor = bottleneck.quantiles[:, 0, 1].detach().float()
@@ -169,6 +193,6 @@ def medians(bottleneck: EntropyBottleneck) -> Tensor:
 
 
 def channel_rows(channels: int, size: tuple[int, int], stride: int) -> Tensor:
-    """Row c for every symbol of channel c: (channels, H/stride, W/stride) int32, on the CPU."""
+    """Row c for every symbol of channel c: (channels, ⌈H/stride⌉, ⌈W/stride⌉) int32, on the CPU."""
     rows = torch.arange(channels, dtype=torch.int32)[:, None, None]
-    return rows.expand(channels, size[0] // stride, size[1] // stride)
+    return rows.expand(channels, -(-size[0] // stride), -(-size[1] // stride))

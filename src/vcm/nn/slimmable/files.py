@@ -26,7 +26,8 @@ def build_network(architecture: Settings) -> MultiTaskNetwork:
     try:
         kind = NETWORKS[architecture["network"]]
         features = {task: FeatureMap(**target) for task, target in architecture["features"].items()}
-        return kind(architecture["widths"], features=features, channels=architecture["channels"])
+        rest = {name: value for name, value in architecture.items() if name not in ("network", "features")}
+        return kind(features=features, **rest)
     except VCMError:
         raise
     except Exception as error:

@@ -16,7 +16,7 @@ from vcm.nn.layers import in_float32
 from vcm.nn.slimmable.factorized import channel_rows, medians
 from vcm.nn.slimmable.layers import SlimmableConvTranspose2d
 from vcm.nn.slimmable.network import MultiTaskNetwork
-from vcm.nn.slimmable.records import CodecOutput
+from vcm.nn.slimmable.records import CodecOutput, FeatureMap
 from vcm.nn.slimmable.transforms import (
     LATENT_STRIDE,
     Analysis,
@@ -24,8 +24,10 @@ from vcm.nn.slimmable.transforms import (
     HyperAnalysis,
     HyperSynthesis,
 )
+from vcm.types import Settings
 
 Y, Z = "y", "z"
+_Z_STRIDE = 4 * LATENT_STRIDE
 _LOWEST, _HIGHEST, _NUM_SCALES = 0.11, 256.0, 64
 SCALE_TABLE = [
     _LOWEST * math.exp(step / (_NUM_SCALES - 1) * math.log(_HIGHEST / _LOWEST)) for step in range(_NUM_SCALES)
@@ -45,37 +47,64 @@ class SlimmableHyperprior(MultiTaskNetwork):
     """S-BHM (Cao et al., IEEE Access 2023): a slimmable encoder with a slimmable scale hyperprior.
 
     ```
-    x ─► g_a ─► y ─┬─► h_a ─► z ─► Q ─► ẑ ─► h_s ─► σ
+    x ─► g_a ─► y ─┬─► h_a ─► z ─► Q ─► ẑ ─► h_s ─► σ, μ
                    │               │                │
                    │               └ bottleneck i   └ Gaussian conditional
                    └─► Q ─► ŷ ─► decoder of task i
     ```
 
     With one width it is the fixed-width baseline Ba-BHM, CompressAI's bmshj2018-hyperprior without the first
-    bias and with LeakyReLU. Streams are coded with `vcm.nn.integer.IntegerHyperSynthesis` in h_s's place.
-    Arguments are those of `MultiTaskNetwork`.
+    bias and with LeakyReLU. The published network predicts scales σ alone; with `means` it predicts the means
+    μ of the latent, too (Minnen et al., Joint Autoregressive and Hierarchical Priors, NeurIPS 2018). Where
+    the latent is no multiple of 4 places a side, what h_s gives beyond it is cut off.
+
+    Streams are coded with `vcm.nn.integer.IntegerHyperSynthesis` in h_s's place.
+
+    Args:
+        widths: See `MultiTaskNetwork`, as for all others but the last.
+        features: …
+        channels: …
+        latents: …
+        qualities: …
+        means: Whether h_s predicts means.
     """
 
-    stride = LATENT_STRIDE * 4
+    stride = LATENT_STRIDE
+
+    def __init__(
+        self,
+        widths: Mapping[str, int],
+        *,
+        features: Mapping[str, FeatureMap] | None = None,
+        channels: int | None = None,
+        latents: Mapping[str, int] | None = None,
+        qualities: int = 1,
+        means: bool = False,
+    ) -> None:
+        self._means = means
+        super().__init__(widths, features=features, channels=channels, latents=latents, qualities=qualities)
 
     def _build(self) -> None:
-        self.g_a = Analysis(self.widths)
-        self.h_a = HyperAnalysis(self.widths)
-        self.h_s = HyperSynthesis(self.widths)
+        self.g_a = Analysis(self.widths, self.latents)
+        self.h_a = HyperAnalysis(self.latents, self.widths)
+        self.h_s = HyperSynthesis(self.widths, self.latents, means=self._means)
         self.entropy_bottlenecks = nn.ModuleList(EntropyBottleneck(width) for width in self.widths)
         self.gaussian_conditional = GaussianConditional(SCALE_TABLE)
         self.integer_h_s = nn.ModuleList(
-            IntegerHyperSynthesis(width, len(SCALE_TABLE)) for width in self.widths
+            IntegerHyperSynthesis(width, latent, len(SCALE_TABLE), means=self._means)
+            for width, latent in zip(self.widths, self.latents, strict=True)
         )
 
-    def forward(self, x: Tensor, task: str) -> CodecOutput:
+    def forward(self, x: Tensor, task: str, quality: float | None = None) -> CodecOutput:
         """See `MultiTaskNetwork.forward`."""
         index = self.index(task)
-        y = self.g_a(x, index)
+        y = self.gained(self.g_a(x, index), task, quality)
+        height, width = y.shape[-2:]
         z_hat, z_likelihoods = in_float32(self.entropy_bottlenecks[index], self.h_a(y, index))
-        scales = self.h_s(z_hat, index)
-        y_hat, y_likelihoods = in_float32(self.gaussian_conditional, y, scales)
-        return CodecOutput(self.decode(y_hat, task), {Y: y_likelihoods, Z: z_likelihoods})
+        predicted = [part[..., :height, :width] for part in self.h_s(z_hat, index) if part is not None]
+        y_hat, y_likelihoods = in_float32(self.gaussian_conditional, y, *predicted)
+        decoded = self.decode(self.ungained(y_hat, task, quality), task)
+        return CodecOutput(decoded, {Y: y_likelihoods, Z: z_likelihoods})
 
     def sections(self, task: str) -> tuple[str, ...]:
         """Side information, then the latent."""
@@ -84,18 +113,18 @@ class SlimmableHyperprior(MultiTaskNetwork):
 
     def quantize(self, latents: tuple[Tensor, ...], task: str) -> dict[str, Tensor]:
         """See `MultiTaskNetwork.quantize`."""
-        y, z = latents
-        bottleneck = self.entropy_bottlenecks[self.index(task)]
-        return {Z: torch.round(z.float() - medians(bottleneck))[0], Y: torch.round(y.float())[0]}
+        y, z = (latent.float() for latent in latents)
+        z_symbols = torch.round(z - medians(self.entropy_bottlenecks[self.index(task)]))[0]
+        _, means = self._predicted(task, z_symbols, (y.shape[-2], y.shape[-1]))
+        return {Z: z_symbols, Y: torch.round(y if means is None else y - means)[0]}
 
     def indexes(
         self, task: str, section: str, decoded: Mapping[str, Tensor], size: tuple[int, int]
     ) -> Tensor:
         """For z its channel; for y what the exact hyper-decoder makes of z."""
-        index = self.index(task)
         if section == Z:
-            return channel_rows(self.widths[index], size, self.stride)
-        rows: Tensor = self.integer_h_s[index](decoded[Z])
+            return channel_rows(self.widths[self.index(task)], size, _Z_STRIDE)
+        rows, _ = self._predicted(task, decoded[Z], (size[0] // LATENT_STRIDE, size[1] // LATENT_STRIDE))
         return rows
 
     def table(self, task: str, section: str) -> EntropyModel:
@@ -104,7 +133,21 @@ class SlimmableHyperprior(MultiTaskNetwork):
 
     def dequantize(self, symbols: Mapping[str, Tensor], task: str) -> Tensor:
         """See `MultiTaskNetwork.dequantize`."""
-        return symbols[Y][None]
+        y = symbols[Y][None]
+        _, means = self._predicted(task, symbols[Z], (y.shape[-2], y.shape[-1]))
+        return y if means is None else y + means
+
+    def _predicted(
+        self, task: str, z_symbols: Tensor, places: tuple[int, int]
+    ) -> tuple[Tensor, Tensor | None]:
+        """The Gaussian tables' indexes and the means of y, (C, h, w) each, from z's symbols."""
+        indexes, means = self.integer_h_s[self.index(task)](z_symbols)
+        height, width = places
+        return indexes[:, :height, :width], None if means is None else means[:, :height, :width]
+
+    def architecture(self) -> Settings:
+        """See `MultiTaskNetwork.architecture`."""
+        return {**super().architecture(), "means": self._means}
 
     def encoder(self, task: str) -> DenseEncoder:
         """See `MultiTaskNetwork.encoder`."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from vcm.errors import ArgumentError
 from vcm.nn.content import content, state_sha256
+from vcm.nn.gains import LatentGains, check_quality
 from vcm.nn.haar import start_as_haar
 from vcm.nn.slimmable.layers import check_widths
 from vcm.nn.slimmable.records import RECONSTRUCTION, CodecOutput, FeatureMap, check_tasks
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 FINGERPRINT_BYTES = 8
+MAX_QUALITIES = 64
 _STAGE_GAIN = 1.0
 """Of the encoder's stages at first: symbols are then steps of 0.2 of an orthonormal transform of [0, 1]."""
 
@@ -40,25 +42,34 @@ class MultiTaskNetwork(nn.Module, ABC):
     """A learned codec with one encoder for several tasks, narrow to wide, and a decoder for each.
 
     ```
-    x ─► encoder at the task's width ─► y ─► Q ─► ŷ ─┬─► g_s ─► x̂                 ("reconstruction")
-                                                      └─► feature transform ─► f̂   (any other task)
+    x ─► encoder at the task's width ─► y ─► ·m ─► Q ─► ·m' ─► ŷ ─┬─► g_s ─► x̂   ("reconstruction")
+                                                                   └─► feature transform ─► f̂
     ```
+
+    A network of several qualities has gains m and m' for each (`vcm.nn.gains.LatentGains`), and is one model
+    for many rates; one of a single quality has none, as published.
 
     Entropy-coder tables are integer buffers. They are worked out anew whenever weights have changed since,
     before they are saved or coded with, and are taken as they are from a whole checkpoint; so one file codes
     the same on every machine. Casting to another precision leaves them as they are, too.
 
     Args:
-        widths: Channels of the latent for each task, strictly ascending.
+        widths: Channels of the encoder's layers for each task, strictly ascending.
         features: The feature map of every task but "reconstruction".
         channels: Channels inside the decoders; None takes the largest width.
+        latents: Channels of the latent for each task, strictly ascending; None takes the widths, as
+            published. At stride 16 more channels cost little to compute, and too few of them bound what
+            accuracy any rate can buy.
+        qualities: How many operating points the network is trained for; any number from 1 to that can be
+            asked for, in sixteenths.
 
     Attributes:
         tasks: Names, in the order of their widths.
         stride: Pixels to a multiple of which a picture's sides must be padded.
 
     Raises:
-        ArgumentError: If widths do not ascend, or tasks and feature maps do not fit together.
+        ArgumentError: If widths or latents do not ascend, there is no quality, or tasks and feature maps do
+            not fit together.
     """
 
     stride: ClassVar[int]
@@ -71,22 +82,30 @@ class MultiTaskNetwork(nn.Module, ABC):
         *,
         features: Mapping[str, FeatureMap] | None = None,
         channels: int | None = None,
+        latents: Mapping[str, int] | None = None,
+        qualities: int = 1,
     ) -> None:
         super().__init__()
         self.tasks = tuple(widths)
         self.widths = check_widths("widths", list(widths.values()))
+        self.latents = _check_latents(widths if latents is None else latents, self.tasks)
         self.features = dict(features or {})
         self.channels = max(self.widths) if channels is None else channels
         if not is_whole(self.channels) or self.channels < 1:
             raise ArgumentError("channels", expected="a whole number from 1", got=channels)
+        if not is_whole(qualities) or not 1 <= qualities <= MAX_QUALITIES:
+            raise ArgumentError(
+                "qualities", expected=f"a whole number from 1 to {MAX_QUALITIES}", got=qualities
+            )
+        self.qualities = qualities
         check_tasks(self.tasks, self.features)
         self.decoders = nn.ModuleDict()
-        for task, width in zip(self.tasks, self.widths, strict=True):
+        for task, latent in zip(self.tasks, self.latents, strict=True):
             if task == RECONSTRUCTION:
-                self.decoders[task] = Synthesis(width, self.channels)
+                self.decoders[task] = Synthesis(latent, self.channels)
             else:
                 target = self.features[task]
-                self.decoders[task] = feature_decoder(width, target, self.channels)
+                self.decoders[task] = feature_decoder(latent, target, self.channels)
         self.register_buffer(
             "fingerprints", torch.zeros(len(self.tasks), FINGERPRINT_BYTES, dtype=torch.uint8)
         )
@@ -95,6 +114,8 @@ class MultiTaskNetwork(nn.Module, ABC):
         self.register_state_dict_pre_hook(_update_before_saving)  # type: ignore[no-untyped-call]  # torch
         self.register_load_state_dict_post_hook(_trust_after_loading)  # type: ignore[no-untyped-call]  # torch
         self._build()
+        gained = self._gained_latents() if qualities > 1 else ()
+        self.latent_gains = nn.ModuleList(LatentGains(latent, qualities) for latent in gained)
         pyramids = [part for part in self.decoders.values() if isinstance(part, Synthesis | FeatureSynthesis)]
         start_as_haar(list(self.g_a.convs), [part.deconvs() for part in pyramids], gain=_STAGE_GAIN)
 
@@ -105,7 +126,7 @@ class MultiTaskNetwork(nn.Module, ABC):
         """Make the encoder g_a and the entropy models; the decoders are there already."""
 
     @abstractmethod
-    def forward(self, x: Tensor, task: str) -> CodecOutput:
+    def forward(self, x: Tensor, task: str, quality: float | None = None) -> CodecOutput:
         """Encode at the task's width and decode.
 
         Symbols are replaced by additive noise in training mode, and rounded otherwise.
@@ -113,6 +134,10 @@ class MultiTaskNetwork(nn.Module, ABC):
         Args:
             x: (N, 3, H, W) in [0, 1], sides multiples of `stride`.
             task: One of `tasks`.
+            quality: From 1 to `qualities`; None takes the middle.
+
+        Raises:
+            ArgumentError: If there is no such task or quality.
         """
 
     @abstractmethod
@@ -124,7 +149,7 @@ class MultiTaskNetwork(nn.Module, ABC):
         """Integer symbols of one picture, by section.
 
         Args:
-            latents: What `at_width(task)` gives for a batch of one.
+            latents: What `at_width(task, quality)` gives for a batch of one.
             task: One of `tasks`.
 
         Returns:
@@ -150,11 +175,11 @@ class MultiTaskNetwork(nn.Module, ABC):
 
     @abstractmethod
     def dequantize(self, symbols: Mapping[str, Tensor], task: str) -> Tensor:
-        """ŷ, (1, C, h, w), from the symbols of every section."""
+        """What was quantized, (1, C, h, w), from the symbols of every section; `ungained` makes ŷ of it."""
 
     @abstractmethod
     def encoder(self, task: str) -> DenseEncoder:
-        """New plain layers with the weights that the task's encoder has now."""
+        """New plain layers with the weights that the task's encoder has now, without gains."""
 
     @abstractmethod
     def bottlenecks(self, task: str) -> list[EntropyBottleneck]:
@@ -174,16 +199,51 @@ class MultiTaskNetwork(nn.Module, ABC):
 
     # --- what they all share ------------------------------------------------------------------------------
 
-    def at_width(self, task: str) -> DenseEncoder:
+    def at_width(self, task: str, quality: float | None = None) -> DenseEncoder:
         """The task's encoder as a plain dense module with the same outputs, for deployment and export.
 
-        Later training of this network does not change it.
+        Gains are folded into its last convolution: y comes as it is quantized. Later training of this network
+        does not change it.
+
+        Args:
+            task: One of `tasks`.
+            quality: From 1 to `qualities`; None takes the middle.
 
         Raises:
-            ArgumentError: If there is no such task.
+            ArgumentError: If there is no such task or quality.
         """
         self.index(task)
-        return self.encoder(task).eval().requires_grad_(False)
+        encoder = self.encoder(task).eval().requires_grad_(False)
+        gains = self._gains(task, quality)
+        if gains is not None:
+            last = encoder.g_a[-1]
+            assert isinstance(last, nn.Conv2d)
+            assert last.bias is not None
+            last.weight.mul_(gains[:, None].to(last.weight))
+            last.bias.mul_(gains.flatten().to(last.bias))
+        return encoder
+
+    def gained(self, y: Tensor, task: str, quality: float | None = None) -> Tensor:
+        """What is quantized of y, (N, C, h, w): its channels multiplied, if there are several qualities.
+
+        Raises:
+            ArgumentError: If there is no such task or quality.
+        """
+        gains = self._gains(task, quality)
+        return y if gains is None else y * gains
+
+    def ungained(self, y_hat: Tensor, task: str, quality: float | None = None) -> Tensor:
+        """ŷ from what was quantized; see `gained`."""
+        gains = self._gains(task, quality, inverse=True)
+        return y_hat if gains is None else y_hat * gains
+
+    def check_quality(self, quality: float | None) -> float:
+        """Return a quality as a multiple of a sixteenth, and the middle one for None.
+
+        Raises:
+            ArgumentError: If the network has no such quality.
+        """
+        return check_quality(quality, self.qualities)
 
     def decode(self, y_hat: Tensor, task: str) -> Tensor:
         """ŷ → x̂ or f̂ by the task's decoder."""
@@ -211,6 +271,8 @@ class MultiTaskNetwork(nn.Module, ABC):
             "widths": dict(zip(self.tasks, self.widths, strict=True)),
             "features": {task: asdict(target) for task, target in self.features.items()},
             "channels": self.channels,
+            "latents": dict(zip(self.tasks, self.latents, strict=True)),
+            "qualities": self.qualities,
         }
 
     # --- tables in step with the weights ------------------------------------------------------------------
@@ -244,6 +306,24 @@ class MultiTaskNetwork(nn.Module, ABC):
         """All tensors that turn the task's stream into its output; other tasks' do not matter."""
         yield from self.table_state(task)
         yield from self.decoders[task].state_dict().values()
+        yield from (self.gains_of(task).inverse_logarithms,) if self.qualities > 1 else ()
+
+    def gains_of(self, task: str) -> LatentGains:
+        """The gains of a task's latent; of its first channels, where several tasks share them."""
+        gains = self.latent_gains[self.index(task)]
+        assert isinstance(gains, LatentGains)
+        return gains
+
+    def _gained_latents(self) -> tuple[int, ...]:
+        """Channels of every latent that has gains of its own."""
+        return self.latents
+
+    def _gains(self, task: str, quality: float | None, *, inverse: bool = False) -> Tensor | None:
+        """(C, 1, 1), or None where there is but one quality."""
+        quality = self.check_quality(quality)
+        if self.qualities == 1:
+            return None
+        return self.gains_of(task).gains(quality, inverse=inverse)[: self.latents[self.index(task)]]
 
     def _fingerprint(self, task: str) -> bytearray:
         target = self.features.get(task)
@@ -286,6 +366,13 @@ class MultiTaskNetwork(nn.Module, ABC):
         own = (bytes(self._fingerprint(task)) for task in self.tasks)
         fit = self._loaded_whole and [*own] == [bytes(row) for row in self.fingerprints.tolist()]
         self._in_step_with = self._parameters_digest() if fit else None
+
+
+def _check_latents(latents: Mapping[str, int], tasks: tuple[str, ...]) -> tuple[int, ...]:
+    """The latents' channels in the order of the tasks."""
+    if set(latents) != set(tasks):
+        raise ArgumentError("latents", expected=f"one each for {', '.join(tasks)}", got=dict(latents))
+    return check_widths("latents", [latents[task] for task in tasks])
 
 
 def _trust_after_loading(module: nn.Module, incompatible_keys: object) -> None:

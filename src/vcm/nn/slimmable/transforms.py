@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from compressai.layers import GDN
 from torch import Tensor, nn
 
 from vcm.errors import ArgumentError
+from vcm.nn.integer import split_parameters
 from vcm.nn.layers import GDN_START, upsampling
 from vcm.nn.slimmable.layers import (
     DenseGDN,
@@ -29,24 +31,25 @@ class Analysis(nn.Module):
 
     ```
     x ─► conv 5×5/2 ─► GDN ─► conv 5×5/2 ─► GDN ─► conv 5×5/2 ─► GDN ─► conv 5×5/2 ─► y
-         3 → w, no bias
+         3 → w, no bias                                                                      w → l
     ```
 
     Args:
-        widths: Channels of every layer, one entry a width.
+        widths: Channels between the layers, one entry a width.
+        latents: Channels of the latent, one entry a width.
     """
 
-    def __init__(self, widths: Sequence[int]) -> None:
+    def __init__(self, widths: Sequence[int], latents: Sequence[int]) -> None:
         super().__init__()
-        ins = [[3] * len(widths), *[list(widths)] * 3]
+        channels = [[3] * len(widths), *[widths] * 3, latents]
         self.convs = nn.ModuleList(
-            SlimmableConv2d(channels, widths, 5, stride=2, bias=number > 0)
-            for number, channels in enumerate(ins)
+            SlimmableConv2d(before, after, 5, stride=2, bias=number > 0)
+            for number, (before, after) in enumerate(pairwise(channels))
         )
         self.gdns = nn.ModuleList(SwitchableGDN(widths) for _ in range(3))
 
     def forward(self, x: Tensor, index: int) -> Tensor:
-        """(N, 3, H, W) in [0, 1] → y, (N, widths[index], H/16, W/16)."""
+        """(N, 3, H, W) in [0, 1] → y, (N, latents[index], H/16, W/16)."""
         for conv, gdn in zip(self.convs, self.gdns, strict=False):
             x = gdn(conv(x, index), index)
         y: Tensor = self.convs[-1](x, index)
@@ -104,21 +107,23 @@ class HyperAnalysis(nn.Module):
 
     ```
     |y| ─► conv 3×3/1 ─► LeakyReLU ─► conv 5×5/2 ─► LeakyReLU ─► conv 5×5/2 ─► z
+           l → w
     ```
 
     Args:
+        latents: Channels of the latent, one entry a width.
         widths: Channels of every layer, one entry a width.
     """
 
-    def __init__(self, widths: Sequence[int]) -> None:
+    def __init__(self, latents: Sequence[int], widths: Sequence[int]) -> None:
         super().__init__()
         self.convs = nn.ModuleList(
-            SlimmableConv2d(widths, widths, kernel, stride=stride)
-            for kernel, stride in ((3, 1), (5, 2), (5, 2))
+            SlimmableConv2d(before, widths, kernel, stride=stride)
+            for before, kernel, stride in ((latents, 3, 1), (widths, 5, 2), (widths, 5, 2))
         )
 
     def forward(self, y: Tensor, index: int) -> Tensor:
-        """Y, (N, widths[index], h, w) → z, (N, widths[index], h/4, w/4)."""
+        """Y, (N, latents[index], h, w) → z, (N, widths[index], h/4, w/4)."""
         x = y.abs()
         for number, conv in enumerate(self.convs):
             x = conv(x if number == 0 else nn.functional.leaky_relu(x), index)
@@ -134,32 +139,37 @@ class HyperAnalysis(nn.Module):
 
 
 class HyperSynthesis(nn.Module):
-    """h_s: side information → scales of the latent, at any of its widths.
+    """h_s: side information → scales of the latent, and its means where asked for, at any of its widths.
 
     ```
     ẑ ─► deconv 5×5/2 ─► LeakyReLU ─► deconv 5×5/2 ─► LeakyReLU ─► deconv 3×3/1 ─► σ
+                                                                   w → l
     ```
 
     In training and for rate estimates; what the entropy coder is fed with comes from
     `vcm.nn.integer.IntegerHyperSynthesis`, this network in exact arithmetic.
 
     Args:
-        widths: Channels of every layer, one entry a width.
+        widths: Channels between the layers, one entry a width.
+        latents: Channels of the latent, one entry a width.
+        means: Whether it gives means, too: scale and mean of each channel by turns, so that the widths agree.
     """
 
-    def __init__(self, widths: Sequence[int]) -> None:
+    def __init__(self, widths: Sequence[int], latents: Sequence[int], *, means: bool = False) -> None:
         super().__init__()
+        self.means = means
+        given = [latent * (1 + means) for latent in latents]
         self.deconvs = nn.ModuleList(
-            SlimmableConvTranspose2d(widths, widths, kernel, stride=stride)
-            for kernel, stride in ((5, 2), (5, 2), (3, 1))
+            SlimmableConvTranspose2d(widths, after, kernel, stride=stride)
+            for after, kernel, stride in ((widths, 5, 2), (widths, 5, 2), (given, 3, 1))
         )
 
-    def forward(self, z_hat: Tensor, index: int) -> Tensor:
-        """ẑ, (N, widths[index], h/4, w/4) → σ, (N, widths[index], h, w), not yet bounded from below."""
+    def forward(self, z_hat: Tensor, index: int) -> tuple[Tensor, Tensor | None]:
+        """ẑ, (N, widths[index], h/4, w/4) to σ, (N, latents[index], h, w), before bounds; and μ."""
         x = z_hat
         for number, deconv in enumerate(self.deconvs):
             x = deconv(x if number == 0 else nn.functional.leaky_relu(x), index)
-        return x
+        return split_parameters(x, self.means)
 
 
 class FeatureTransform(nn.Sequential):
@@ -287,6 +297,6 @@ class DenseEncoder(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(N, 3, H, W) in [0, 1] → (y,) or (y, z); H and W multiples of 16, or of 64 with a hyperprior."""
+        """(N, 3, H, W) in [0, 1] → (y,) or (y, z); H and W multiples of 16."""
         y = self.g_a(x.contiguous(memory_format=torch.channels_last))
         return (y,) if self.h_a is None else (y, self.h_a(torch.abs(y)))
