@@ -1,6 +1,7 @@
 """Networks as codecs: symbols, bytes, and what can go wrong with them."""
 
 import copy
+import functools
 import random
 
 import pytest
@@ -19,7 +20,11 @@ from vcm.nn.slimmable import (
 from vcm.nn.tiling import in_tiles
 
 NARROW, FULL = 6, 10
-KINDS = (SlimmableFactorized, SlimmableHyperprior, LatentScalable)
+LATENTS = {"detection": 7, "reconstruction": 12}
+MEANS = functools.partial(SlimmableHyperprior, latents=LATENTS, qualities=4, means=True)
+LAYERED = functools.partial(LatentScalable, latents=LATENTS, qualities=3)
+KINDS = (SlimmableFactorized, SlimmableHyperprior, LatentScalable, MEANS, LAYERED)
+NAMES = (*(kind.__name__ for kind in KINDS[:3]), "means", "layered")
 
 
 def make(kind, seed=0, gain=1.0):
@@ -29,14 +34,14 @@ def make(kind, seed=0, gain=1.0):
     with torch.no_grad():
         for conv in network.g_a.convs:
             conv.weight *= gain
-        if kind is SlimmableHyperprior:
+        if isinstance(network, SlimmableHyperprior):
             for conv in (*network.h_a.convs, *network.h_s.deconvs):
                 conv.weight *= 3
             network.h_s.deconvs[2].bias += 1
     return network.eval()
 
 
-@pytest.fixture(params=KINDS, ids=lambda kind: kind.__name__)
+@pytest.fixture(params=KINDS, ids=NAMES)
 def network(request):
     return make(request.param)
 
@@ -149,7 +154,7 @@ def fit_scales(network, task):
 @pytest.mark.parametrize("kind", KINDS)
 def test_bytes_equal_the_estimate_within_one_percent(kind, task):
     network = make(kind)
-    if kind is SlimmableHyperprior:
+    if isinstance(network, SlimmableHyperprior):
         fit_scales(network, task)
     image = picture(512, 512, 3)[None].float() / 255
     with torch.no_grad():

@@ -6,7 +6,7 @@ from vcm.codecs.learned.container import MAGIC, Header, read_stream, write_strea
 from vcm.codecs.limits import MAX_PIXELS
 from vcm.errors import BitstreamError
 
-HEADER = Header("detection", b"\x01\x02\x03\x04", 128, (480, 640), (416, 416))
+HEADER = Header("detection", b"\x01\x02\x03\x04", 128, (480, 640), (416, 416), 2.4375)
 PICTURE = Header("reconstruction", b"abcd", 192, (1, 70000), (1, 70000))
 
 
@@ -43,8 +43,8 @@ def test_no_cut_is_read_and_each_is_told():
         (b"\x89PNG\r\n", "a PNG file"),
         (b"BPG\xfb...", "a BPG file"),
         (bytes(100), "not a vcm stream"),
-        (MAGIC + b"\x02" + bytes(50), "format version 2; this release of vcm reads version 1"),
-        (MAGIC + b"\x01\x7f" + bytes(50), "unknown purpose"),
+        (MAGIC + b"\x01" + bytes(50), "format version 1; this release of vcm reads version 2"),
+        (MAGIC + b"\x02\x7f" + bytes(50), "unknown purpose"),
     ],
 )
 def test_other_files_and_versions_are_told(data, message):

@@ -76,6 +76,7 @@ def make_pair(width, seed):
             deconv.bias.uniform_(0, 2)
     medians = 0.3 * torch.randn(width)
     exact = IntegerHyperSynthesis(width, width, len(SCALE_TABLE))
+    assert exact(torch.zeros(width, 1, 1))[1] is None
     exact.copy_from([(d.weight, d.bias) for d in deconvs], medians, torch.tensor(SCALE_TABLE))
 
     def plain(symbols):
@@ -90,7 +91,7 @@ def make_pair(width, seed):
 def test_indexes_equal_the_float_networks_but_for_rounding():
     exact, plain = make_pair(16, 0)
     symbols = torch.randint(-8, 9, (16, 6, 9))
-    indexes, scales = exact(symbols), plain(symbols)
+    indexes, scales = exact(symbols)[0], plain(symbols)
     expected = torch.bucketize(scales, torch.tensor(SCALE_TABLE[:-1], dtype=torch.float64))
     assert indexes.unique().numel() > 30
     assert (indexes == expected).double().mean() > 0.99
@@ -105,7 +106,7 @@ def test_order_of_sums_threads_and_batches_do_not_matter():
         results = []
         for count in (1, 2):
             torch.set_num_threads(count)
-            results.append(exact(symbols))
+            results.append(exact(symbols)[0])
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(*results)
@@ -116,7 +117,7 @@ def test_order_of_sums_threads_and_batches_do_not_matter():
         target = {4: first.weight, 1: first.bias if buffer.dtype == torch.int64 else first.shift}[buffer.ndim]
         target.copy_(buffer.clone())
     second.weight.copy_(second.weight[order].clone())
-    assert torch.equal(exact(symbols), results[0])
+    assert torch.equal(exact(symbols)[0], results[0])
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -128,13 +129,28 @@ def test_weights_that_are_not_finite_are_told(value):
 
 def test_extreme_symbols_are_clipped_not_wrapped():
     exact, _ = make_pair(4, 2)
-    far = exact(torch.full((4, 2, 2), 1 << 20))
-    assert torch.equal(far, exact(torch.full((4, 2, 2), 1 << 18)))
+    far = exact(torch.full((4, 2, 2), 1 << 20))[0]
+    assert torch.equal(far, exact(torch.full((4, 2, 2), 1 << 18))[0])
+
+
+def test_means_take_turns_with_scales_and_are_those_of_the_float_network():
+    """The same network read once as scales alone and once as scales and means."""
+    alone, plain = make_pair(8, 4)
+    both = IntegerHyperSynthesis(8, 4, len(SCALE_TABLE), means=True)
+    both.load_state_dict(alone.state_dict())
+    symbols = torch.randint(-8, 9, (8, 5, 3))
+    indexes, means = both(symbols)
+    assert torch.equal(indexes, alone(symbols)[0][0::2])
+    expected = plain(symbols)[1::2]
+    assert means.dtype == torch.float32
+    assert expected.abs().max() > 5
+    torch.testing.assert_close(means.double(), expected, atol=5e-3, rtol=0)
+    assert torch.equal(means * 2**12, (means * 2**12).round())
 
 
 @pytest.mark.gpu
 def test_cuda_gives_the_same_indexes():
     exact, _ = make_pair(32, 3)
     symbols = torch.randint(-30, 30, (32, 12, 9))
-    expected = exact(symbols)
-    assert torch.equal(exact.cuda()(symbols.cuda()).cpu(), expected)
+    expected = exact(symbols)[0]
+    assert torch.equal(exact.cuda()(symbols.cuda())[0].cpu(), expected)
