@@ -41,6 +41,13 @@ def run(arguments: Sequence[str]) -> int:
         metavar="PURPOSE",
         help=f"detection, {VIEWING}, or another task that the model has a width for",
     )
+    parser.add_argument(
+        "--quality",
+        type=float,
+        metavar="Q",
+        help="for a model of several qualities, such as vcm's own (1 to 5): the larger, the more is kept, at "
+        "more bits; by default the middle one",
+    )
     add_output_options(
         parser, "the streams' folder, which mirrors that of the pictures, or one stream's name"
     )
@@ -55,7 +62,7 @@ def run(arguments: Sequence[str]) -> int:
         return 2
     from vcm.cli.models import Model, shipped_paths
 
-    model = Model(known.model or shipped_paths()[0], known.device)
+    model = Model(known.model or shipped_paths()[0], known.device, known.quality)
     task = model.task_for(known.purpose)
     if task != RECONSTRUCTION:
         model.features(task)  # what is missing is told before any work

@@ -122,22 +122,24 @@ class Model:
     Args:
         path: What `vcm train` wrote.
         device: "cpu", "cuda", … or "auto".
+        quality: Which of the model's qualities streams are written at; None takes the middle. All are read.
 
     Raises:
         WeightsError: If the file is no model.
-        ArgumentError: If there is no such device.
+        ArgumentError: If there is no such device, or the model has no such quality.
     """
 
-    def __init__(self, path: Path, device: str) -> None:
+    def __init__(self, path: Path, device: str, quality: float | None = None) -> None:
         self.path = path
         self.device = choose_device(device)
         self.network = load_network(path)
+        self.quality = self._check(quality)
         self._features: dict[str, tuple[FeatureCodec, Task]] = {}
 
     @cached_property
     def pictures(self) -> LearnedCodec:
         """The codec for people."""
-        return LearnedCodec(model=self.network, device=str(self.device))
+        return LearnedCodec(self.quality, model=self.network, device=str(self.device))
 
     def features(self, task: str) -> tuple[FeatureCodec, Task]:
         """The codec for a task, and the task's network.
@@ -147,7 +149,7 @@ class Model:
             ArgumentError: If they do not fit each other.
         """
         if task not in self._features:
-            codec = FeatureCodec(model=self.network, task=task, device=str(self.device))
+            codec = FeatureCodec(self.quality, model=self.network, task=task, device=str(self.device))
             network = load_task(self.path, task).to(self.device)
             check_fit(codec, network)
             self._features[task] = codec, network
@@ -201,6 +203,13 @@ class Model:
         """What the task's network finds in a stream."""
         codec, network = self.features(task)
         return predict_from(network, codec.decode(data))
+
+    def _check(self, quality: float | None) -> float:
+        try:
+            return self.network.check_quality(quality)
+        except ArgumentError as error:
+            expected = f"from 1 to {self.network.qualities}, as {self.path} has them"
+            raise ArgumentError("--quality", expected=expected, got=quality) from error
 
     def _purposes(self) -> str:
         return ", ".join(shown_task(task) for task in self.network.tasks)

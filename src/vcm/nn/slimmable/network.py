@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
 import torch
 from compressai.entropy_models import EntropyBottleneck
@@ -15,11 +13,11 @@ from compressai.entropy_models.entropy_models import EntropyModel
 from torch import Tensor, nn
 
 from vcm.errors import ArgumentError
-from vcm.nn.content import content, state_sha256
 from vcm.nn.gains import LatentGains, check_quality
 from vcm.nn.haar import start_as_haar
 from vcm.nn.slimmable.layers import check_widths
 from vcm.nn.slimmable.records import RECONSTRUCTION, CodecOutput, FeatureMap, check_tasks
+from vcm.nn.slimmable.tables import TabledNetwork
 from vcm.nn.slimmable.transforms import (
     Analysis,
     DenseEncoder,
@@ -29,16 +27,12 @@ from vcm.nn.slimmable.transforms import (
 )
 from vcm.types import Settings, is_whole
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
-FINGERPRINT_BYTES = 8
 MAX_QUALITIES = 64
 _STAGE_GAIN = 1.0
 """Of the encoder's stages at first: symbols are then steps of 0.2 of an orthonormal transform of [0, 1]."""
 
 
-class MultiTaskNetwork(nn.Module, ABC):
+class MultiTaskNetwork(TabledNetwork):
     """A learned codec with one encoder for several tasks, narrow to wide, and a decoder for each.
 
     ```
@@ -48,10 +42,6 @@ class MultiTaskNetwork(nn.Module, ABC):
 
     A network of several qualities has gains m and m' for each (`vcm.nn.gains.LatentGains`), and is one model
     for many rates; one of a single quality has none, as published.
-
-    Entropy-coder tables are integer buffers. They are worked out anew whenever weights have changed since,
-    before they are saved or coded with, and are taken as they are from a whole checkpoint; so one file codes
-    the same on every machine. Casting to another precision leaves them as they are, too.
 
     Args:
         widths: Channels of the encoder's layers for each task, strictly ascending.
@@ -74,7 +64,6 @@ class MultiTaskNetwork(nn.Module, ABC):
 
     stride: ClassVar[int]
     g_a: Analysis
-    fingerprints: Tensor
 
     def __init__(
         self,
@@ -85,8 +74,7 @@ class MultiTaskNetwork(nn.Module, ABC):
         latents: Mapping[str, int] | None = None,
         qualities: int = 1,
     ) -> None:
-        super().__init__()
-        self.tasks = tuple(widths)
+        super().__init__(tuple(widths))
         self.widths = check_widths("widths", list(widths.values()))
         self.latents = _check_latents(widths if latents is None else latents, self.tasks)
         self.features = dict(features or {})
@@ -106,13 +94,6 @@ class MultiTaskNetwork(nn.Module, ABC):
             else:
                 target = self.features[task]
                 self.decoders[task] = feature_decoder(latent, target, self.channels)
-        self.register_buffer(
-            "fingerprints", torch.zeros(len(self.tasks), FINGERPRINT_BYTES, dtype=torch.uint8)
-        )
-        self._in_step_with: bytes | None = None
-        self._loaded_whole = False
-        self.register_state_dict_pre_hook(_update_before_saving)  # type: ignore[no-untyped-call]  # torch
-        self.register_load_state_dict_post_hook(_trust_after_loading)  # type: ignore[no-untyped-call]  # torch
         self._build()
         gained = self._gained_latents() if qualities > 1 else ()
         self.latent_gains = nn.ModuleList(LatentGains(latent, qualities) for latent in gained)
@@ -254,16 +235,6 @@ class MultiTaskNetwork(nn.Module, ABC):
         """How far the quantiles of the task's entropy bottlenecks are from where they belong; scalar."""
         return torch.stack([bottleneck.loss() for bottleneck in self.bottlenecks(task)]).sum()
 
-    def index(self, task: str) -> int:
-        """The task's place among the widths, from 0.
-
-        Raises:
-            ArgumentError: If there is no such task.
-        """
-        if task not in self.tasks:
-            raise ArgumentError("task", expected=f"one of {', '.join(self.tasks)}", got=task)
-        return self.tasks.index(task)
-
     def architecture(self) -> Settings:
         """What builds this network again, as plain JSON values; see `build_network`."""
         return {
@@ -275,38 +246,16 @@ class MultiTaskNetwork(nn.Module, ABC):
             "qualities": self.qualities,
         }
 
-    # --- tables in step with the weights ------------------------------------------------------------------
-
-    @torch.no_grad()
-    def update(self, *, force: bool = False) -> bool:
-        """Bring the entropy-coder tables in step with the weights; returns whether there was anything to do.
-
-        Args:
-            force: Work them out even if no weight has changed.
-        """
-        digest = self._parameters_digest()
-        if not force and self._in_step_with == digest:
-            return False
-        self.update_tables()
-        for number, task in enumerate(self.tasks):
-            self.fingerprints[number].copy_(torch.frombuffer(self._fingerprint(task), dtype=torch.uint8))
-        self._in_step_with = digest
-        return True
-
-    def fingerprint(self, task: str) -> bytes:
-        """Eight bytes that tell models apart whose streams for this task are not each other's."""
-        self.update()
-        return bytes(self.fingerprints[self.index(task)].tolist())
-
-    def weights_sha256(self) -> str:
-        """SHA-256 of all weights and tables, in hexadecimal."""
-        return state_sha256(self.state_dict())
-
     def decoding_state(self, task: str) -> Iterable[Tensor]:
         """All tensors that turn the task's stream into its output; other tasks' do not matter."""
         yield from self.table_state(task)
         yield from self.decoders[task].state_dict().values()
         yield from (self.gains_of(task).inverse_logarithms,) if self.qualities > 1 else ()
+
+    def decoded_kind(self, task: str) -> Settings | None:
+        """The task's feature map; None for pictures."""
+        target = self.features.get(task)
+        return asdict(target) if target else None
 
     def gains_of(self, task: str) -> LatentGains:
         """The gains of a task's latent; of its first channels, where several tasks share them."""
@@ -325,63 +274,9 @@ class MultiTaskNetwork(nn.Module, ABC):
             return None
         return self.gains_of(task).gains(quality, inverse=inverse)[: self.latents[self.index(task)]]
 
-    def _fingerprint(self, task: str) -> bytearray:
-        target = self.features.get(task)
-        kind = [type(self).__name__, task, asdict(target) if target else None]
-        digest = hashlib.sha256(json.dumps(kind, sort_keys=True).encode())
-        for tensor in self.decoding_state(task):
-            digest.update(f"{tuple(tensor.shape)}".encode())
-            digest.update(content(tensor.float() if tensor.is_floating_point() else tensor))
-        return bytearray(digest.digest()[:FINGERPRINT_BYTES])
-
-    def _parameters_digest(self) -> bytes:
-        """Changes with every weight, however it was changed."""
-        digest = hashlib.sha256()
-        for parameter in self.parameters():
-            digest.update(content(parameter))
-        return digest.digest()
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move or cast; tables that were in step stay what they are."""
-        in_step = self._in_step_with is not None and self._in_step_with == self._parameters_digest()
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's own
-        if in_step:
-            self._in_step_with = self._parameters_digest()
-        return self
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:  # noqa: ANN401  torch's own signature
-        """Make room for tables of the sizes that come; children load theirs after this."""
-        names = [name for name, _ in (*self.named_parameters(), *self.named_buffers())]
-        self._loaded_whole = all(prefix + name in state_dict for name in names)
-        for name, module in self.named_modules():
-            if isinstance(module, EntropyModel):
-                for buffer in ("_offset", "_quantized_cdf", "_cdf_length"):
-                    saved = state_dict.get(f"{prefix}{name}.{buffer}")
-                    if saved is not None:
-                        setattr(module, buffer, getattr(module, buffer).new_empty(saved.shape))
-        super()._load_from_state_dict(state_dict, prefix, *rest)
-
-    def _trust_tables(self) -> None:
-        """Take the tables that came with the weights as they are, if they are these weights' own."""
-        own = (bytes(self._fingerprint(task)) for task in self.tasks)
-        fit = self._loaded_whole and [*own] == [bytes(row) for row in self.fingerprints.tolist()]
-        self._in_step_with = self._parameters_digest() if fit else None
-
 
 def _check_latents(latents: Mapping[str, int], tasks: tuple[str, ...]) -> tuple[int, ...]:
     """The latents' channels in the order of the tasks."""
     if set(latents) != set(tasks):
         raise ArgumentError("latents", expected=f"one each for {', '.join(tasks)}", got=dict(latents))
     return check_widths("latents", [latents[task] for task in tasks])
-
-
-def _trust_after_loading(module: nn.Module, incompatible_keys: object) -> None:
-    del incompatible_keys
-    assert isinstance(module, MultiTaskNetwork)
-    module._trust_tables()
-
-
-def _update_before_saving(module: nn.Module, prefix: str, keep_vars: bool) -> None:
-    del prefix, keep_vars
-    assert isinstance(module, MultiTaskNetwork)
-    module.update()
