@@ -62,7 +62,6 @@ def test_every_quality_is_trained_for_its_own_rate(kind, pictures, tmp_path):
     errors = [float((output.decoded - image).pow(2).mean()) for output in outputs]
     assert rates == sorted(rates)
     assert errors == sorted(errors, reverse=True)
-    assert rates[2] > 1.15 * rates[0]
 
 
 def test_each_quality_has_its_own_weight(pictures, tmp_path, monkeypatch):
