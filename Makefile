@@ -27,11 +27,9 @@ train-npp: $(STAMP)  ## train the small preprocessor for BPG and its proxy, from
 	$(BIN)/vcm train experiment=proxy/bpg_finetune_small
 	$(BIN)/vcm train experiment=npp/small
 
-train-slimmable: $(STAMP)  ## train two small slimmable codecs, from nothing; again: go on
+train-slimmable: $(STAMP)  ## train the small slimmable codec, from nothing; again: go on
 	$(BIN)/vcm fetch photo-corpus yolov3-tiny
-	$(BIN)/vcm train experiment=slimmable/two_task_small name=two_task_small_1
-	$(BIN)/vcm train experiment=slimmable/two_task_small name=two_task_small_4 module.weight_scale=4 \
-	  trainer.max_epochs=30 start_from=runs/two_task_small_1/model.safetensors
+	$(BIN)/vcm train experiment=slimmable/two_task_small
 
 test: $(STAMP)  ## run the tests, without those marked slow or gpu
 	$(BIN)/python -m pytest

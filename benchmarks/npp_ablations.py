@@ -24,6 +24,8 @@ TRAININGS = {
     "without rate": ["experiment=npp/small", "module.rate_weight=0"],
     "trained on JPEG": ["experiment=npp/small_jpeg"],
 }
+TASK_WEIGHT = 16.0
+"""So short trainings need a stronger push towards the task than long ones."""
 QUALITIES = [44, 40, 37, 34, 31, 28, 25]
 RATES = [0.25, 0.5, 1, 2, 4, 8, 16]
 PROXY = "runs/proxy_bpg_finetune_small/model.safetensors"
@@ -44,8 +46,9 @@ def main() -> None:
     codecs: dict[str, Any] = {"bpg": {"codec": codec, "qualities": QUALITIES}}
     for name, overrides in TRAININGS.items():
         run = f"npp_ablation_{name.replace(' ', '_')}"
-        length = f"trainer.max_epochs={known.epochs}"
-        subprocess.run([vcm, "train", *overrides, f"name={run}", length], check=True)
+        length = [f"trainer.max_epochs={known.epochs}", "trainer.check_val_every_n_epoch=4"]
+        weight = f"module.task_weight={TASK_WEIGHT}"
+        subprocess.run([vcm, "train", *overrides, f"name={run}", weight, *length], check=True)
         model = f"runs/{run}/model.safetensors"
         preprocessor = {"_target_": "vcm.evaluation.preprocessing.NPPPreprocessor", "model": model}
         curve = {"codec": codec, "qualities": QUALITIES, "rates": RATES, "preprocessor": preprocessor}

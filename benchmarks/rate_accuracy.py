@@ -1,12 +1,12 @@
 """What networks still see after each codec, and at what rate: every curve and BD-rate of the README.
 
 Evaluates JPEG, WebP, AVIF and BPG, each alone and after the preprocessor that comes with vcm, and both widths
-of the slimmable codecs that come with it, on the 95 pictures of the COCO sample, which no training saw, from
+of the slimmable codec that comes with it, on the 95 pictures of the COCO sample, which no training saw, from
 real bytes. The readers: yolov3-tiny, for which vcm's models were trained; yolov4-tiny and MobileNetV2, which
 they never saw. True labels are boxes on 65 of the pictures, pseudo-labels what a network finds on the 95
 originals. Prints BD-rates against BPG as a Markdown table, in parentheses with their 95 % intervals over
-resamples of the pictures; what each stream of the slimmable codecs costs beside what BPG takes for as much;
-and all points.
+resamples of the pictures; what the slimmable codec's streams cost beside what BPG takes for as much, the
+narrow one by its detector, the full one by MS-SSIM; and all points.
 
 The figures go to benchmarks/results/rate_accuracy.json, the plots to docs/. Interrupted, it goes on where it
 stopped.
@@ -30,7 +30,6 @@ from vcm.evaluation.curves import Axis, axes_of, compare, curves
 from vcm.evaluation.report import build_report
 from vcm.evaluation.report.plots import as_svg, draw
 from vcm.evaluation.results import Results, write_json
-from vcm.weights import SLIMMABLE_QUALITIES
 
 ROOT = Path(__file__).resolve().parent.parent
 ANCHOR = "bpg"
@@ -45,14 +44,20 @@ QUALITIES = {
     "avif": [8, 20, 32, 45, 72],
     "bpg": [44, 40, 34, 28, 25],
 }
+ANCHOR_BELOW = [50, 47]
+"""QPs of BPG alone, for the streams of few bits; no preprocessor was trained there."""
+STREAMS = {"features": [1, 2, 3, 4, 5], "learned": [1, 2, 3, 4, 5]}
+"""The slimmable codec's curves, its narrow and its full width, and its qualities."""
+NAMES = {"features": "slimmable, narrow", "learned": "slimmable, full"}
+"""What the tables call them."""
+JUDGED_BY = {"features": "mAP@50:95", "learned": "MS-SSIM"}
+"""What their streams are held against the anchor's by."""
 RATES = {
     "jpeg": [0.5, 1, 6, 16],
     "webp": [0.25, 1, 2, 6, 16],
     "avif": [0.25, 0.5, 1, 4, 16],
 }
 """λ of the preprocessor before the codecs that it was not trained with, at each of their qualities."""
-STREAMS = ("features", "learned")
-"""The slimmable codecs' curves: their narrow and their full width."""
 DRAWN = (*QUALITIES, "npp_bpg", *STREAMS)
 """The curves of the README's plot."""
 
@@ -81,14 +86,16 @@ def main() -> int:
 
 def evaluate(task: str, folder: Path, limit: int | None) -> Results:
     """What `vcm evaluate` finds for a task; records and a report go to `folder`."""
-    streams = STREAMS if task == TRAINED_FOR else STREAMS[1:]
+    streams = [name for name in STREAMS if name != "features" or task == TRAINED_FOR]
     codecs = [*QUALITIES, *(f"npp_{codec}" for codec in QUALITIES), *streams]
     command = [sys.executable, "-m", "vcm", "evaluate", f"task={task}", "data=coco_sample"]
     command += [f"codec=[{','.join(codecs)}]", f"name={folder.parent.name}-{task}", f"run_dir={folder}"]
     for codec, values in QUALITIES.items():
-        command += [f"codecs.{name}.qualities={_listed(values)}" for name in (codec, f"npp_{codec}")]
+        alone = [*ANCHOR_BELOW, *values] if codec == ANCHOR else values
+        command += [f"codecs.{codec}.qualities={_listed(alone)}"]
+        command += [f"codecs.npp_{codec}.qualities={_listed(values)}"]
     command += [f"codecs.npp_{codec}.rates={_listed(values)}" for codec, values in RATES.items()]
-    command += [f"codecs.{name}.qualities={_listed([*SLIMMABLE_QUALITIES])}" for name in streams]
+    command += [f"codecs.{name}.qualities={_listed(STREAMS[name])}" for name in streams]
     command += ["task.cut=layer1"] if task == TRAINED_FOR else []
     command += [f"data.test.limit={limit}"] if limit else []
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
@@ -117,15 +124,21 @@ def keep(
 
 
 def bd_rates(found: dict[str, Results]) -> list[dict[str, Any]]:
-    """One row a codec and column: BD-rate against the anchor, at equal accuracy and at equal distortion."""
+    """One row a codec and column: BD-rate against the anchor, at equal accuracy and at equal distortion.
+
+    The anchor's lowest rates are for the streams alone: with them it would share less with the other curves.
+    """
     table = []
     for task, results in found.items():
         for axis in axes_of(results):
             if axis.labels is None and task != next(iter(found)):
                 continue  # distortions are the same whoever looks
-            drawn = [curve for curve in curves(results.points, axis) if curve.system not in STREAMS]
-            for comparison in compare(drawn, ANCHOR):
-                row: dict[str, Any] = {"codec": comparison.title, "column": _column(task, axis)}
+            above = [p for p in results.points if p.system != ANCHOR or p.quality not in ANCHOR_BELOW]
+            compared = [c for c in compare(curves(above, axis), ANCHOR) if c.system not in STREAMS]
+            compared += [c for c in compare(curves(results.points, axis), ANCHOR) if c.system in STREAMS]
+            for comparison in compared:
+                name = NAMES.get(comparison.system, comparison.title)
+                row: dict[str, Any] = {"codec": name, "column": _column(task, axis)}
                 row["bd_rate"] = comparison.rate.value
                 if comparison.interval is not None:
                     row["interval"] = comparison.interval.ends
@@ -135,19 +148,17 @@ def bd_rates(found: dict[str, Results]) -> list[dict[str, Any]]:
 
 
 def stream_rates(found: dict[str, Results]) -> list[dict[str, Any]]:
-    """One row a stream of the slimmable codecs and column: its rate beside the anchor's for as much."""
+    """One row a stream of the slimmable codec and quality: its rate beside the anchor's for as much."""
     rows = []
-    for task, results in found.items():
-        for axis in axes_of(results):
-            if axis.labels is None and task != next(iter(found)):
-                continue
-            drawn = {curve.system: curve for curve in curves(results.points, axis)}
-            for name in STREAMS:
-                curve = drawn.get(name)
-                for quality, (bpp, value) in zip(curve.qualities, curve.points, strict=True) if curve else ():
-                    row = {"stream": name, "model": quality, "column": _column(task, axis)}
-                    row |= {"bpp": bpp, "value": value, "anchor_bpp": rate_at(drawn[ANCHOR].points, value)}
-                    rows.append(row)
+    results = found[TRAINED_FOR]
+    for axis in axes_of(results):
+        drawn = {curve.system: curve for curve in curves(results.points, axis)}
+        asked = [name for name, of in JUDGED_BY.items() if axis.title.startswith(of)]
+        for curve in [drawn[name] for name in asked if name in drawn and axis.labels != "truth"]:
+            for quality, (bpp, value) in zip(curve.qualities, curve.points, strict=True):
+                row = {"stream": curve.system, "quality": quality, "column": _column(TRAINED_FOR, axis)}
+                row |= {"bpp": bpp, "value": value, "anchor_bpp": rate_at(drawn[ANCHOR].points, value)}
+                rows.append(row)
     return rows
 
 
@@ -173,7 +184,12 @@ def print_table(table: list[dict[str, Any]]) -> None:
     notes, undefined = [], []
     for codec in dict.fromkeys(row["codec"] for row in table):
         cells = []
-        for row in (row for row in table if row["codec"] == codec):
+        measured = {row["column"]: row for row in table if row["codec"] == codec}
+        for column in columns:
+            row = measured.get(column)
+            if row is None:  # a stream for another reader
+                cells.append("–")
+                continue
             cell = "n/a" if row["bd_rate"] is None else f"{row['bd_rate']:+.0f}"
             if row.get("interval"):
                 cell += " ({:+.0f} to {:+.0f})".format(*row["interval"])
@@ -195,8 +211,7 @@ def print_table(table: list[dict[str, Any]]) -> None:
 
 
 def print_streams(rows: list[dict[str, Any]]) -> None:
-    """The slimmable codecs' streams as a Markdown table: rate, and that of the anchor for as much."""
-    names = {"features": "narrow", "learned": "full"}
+    """The slimmable codec's streams as a Markdown table: rate, and that of the anchor for as much."""
     print("| stream | at equal | value | bits per pixel | BPG's | difference (%) |")
     print("| --- | --- | ---: | ---: | ---: | ---: |")
     for row in rows:
@@ -205,7 +220,7 @@ def print_streams(rows: list[dict[str, Any]]) -> None:
         if anchor is not None:
             theirs = (f"{anchor:.3f}", f"{100 * (row['bpp'] / anchor - 1):+.0f}")
         print(
-            f"| {names[row['stream']]}, model {row['model']:g} | {row['column']} | {row['value']:.1f} "
+            f"| {NAMES[row['stream']]}, {row['quality']:g} | {row['column']} | {row['value']:.1f} "
             f"| {row['bpp']:.3f} | {theirs[0]} | {theirs[1]} |"
         )
 

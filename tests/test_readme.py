@@ -4,8 +4,6 @@ import json
 import runpy
 from pathlib import Path
 
-from vcm.weights import SLIMMABLE_QUALITIES
-
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -21,7 +19,8 @@ def test_the_tables_of_rates_and_accuracies_are_what_the_benchmark_prints(capsys
     measured = {(point["system"], point["quality"]) for point in results["points"]["yolov3_tiny"]}
     expected = {(codec, q) for codec, values in script["QUALITIES"].items() for q in values}
     expected |= {(f"npp_{codec}", quality) for codec, quality in expected}
-    expected |= {(name, quality) for name in script["STREAMS"] for quality in SLIMMABLE_QUALITIES}
+    expected |= {("bpg", quality) for quality in script["ANCHOR_BELOW"]}
+    expected |= {(name, quality) for name, values in script["STREAMS"].items() for quality in values}
     assert measured == expected
 
 

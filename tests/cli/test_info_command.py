@@ -9,7 +9,7 @@ from vcm.codecs.learned.container import Header, write_stream
 
 
 def write_small_stream(path):
-    header = Header("detection", b"\x01\x02\x03\x04", 43, (374, 500), (416, 416))
+    header = Header("detection", b"\x01\x02\x03\x04", 43, (374, 500), (416, 416), 2.5)
     path.write_bytes(write_stream(header, [b"12345678"]))
     return path
 
@@ -18,14 +18,15 @@ def test_info_describes_a_stream(vcm, tmp_path):
     stream = write_small_stream(tmp_path / "a.vcm")
     status, out, err = vcm("info", stream)
     assert (status, err) == (0, "")
-    for part in ("detection", "500 × 374", "416 × 416", "43", "01020304", "rate         0.0014 bpp"):
+    parts = ("detection", "500 × 374", "416 × 416", "43", "2.5", "01020304", "rate         0.0014 bpp")
+    for part in parts:
         assert part in out
     status, out, _ = vcm("info", stream, "--json")
     (entry,) = json.loads(out)
     size = stream.stat().st_size
     assert entry == {
         "file": str(stream), "purpose": "detection", "fingerprint": "01020304", "channels": 43,
-        "height": 374, "width": 500, "coded_height": 416, "coded_width": 416,
+        "quality": 2.5, "height": 374, "width": 500, "coded_height": 416, "coded_width": 416,
         "num_bytes": size, "header_bytes": size - 8, "bpp": 8 * size / (374 * 500),
     }  # fmt: skip
 

@@ -7,8 +7,10 @@ import torch
 from compressai.models import FactorizedPrior
 
 from vcm.codecs import FeatureCodec, LearnedCodec
+from vcm.codecs.learned import container
 from vcm.codecs.learned.container import read_stream
 from vcm.errors import ArgumentError, BitstreamError
+from vcm.nn import gains
 from vcm.nn.gains import LatentGains, check_quality
 from vcm.nn.slimmable import (
     FeatureMap,
@@ -38,9 +40,9 @@ def make(kind, qualities=3, seed=0):
     with torch.no_grad():
         for conv in network.g_a.convs:
             conv.weight *= 3
-        for gains in network.latent_gains:
-            gains.logarithms += 0.3 * torch.randn_like(gains.logarithms)
-            gains.inverse_logarithms += 0.3 * torch.randn_like(gains.logarithms)
+        for each in network.latent_gains:
+            each.logarithms += 0.3 * torch.randn_like(each.logarithms)
+            each.inverse_logarithms += 0.3 * torch.randn_like(each.logarithms)
     return network.eval()
 
 
@@ -86,9 +88,28 @@ def test_gains_are_folded_into_the_encoder_that_is_deployed(network):
             y_hat = network.ungained(network.dequantize(symbols, task), task, quality)
             found, expected = network.decode(y_hat, task), network(x, task, quality).decoded
             # Means are multiples of 2^-12 where streams are coded: now and then that moves a symbol by one.
-            assert (found - expected).abs().mean() < 0.02 * expected.abs().mean()
+            assert (found - expected).abs().mean() < 0.05 * expected.abs().mean()
         finest, coarsest = (network.at_width(task, quality)(x)[0] for quality in (3, 1))
         assert not torch.allclose(finest, coarsest)
+
+
+def test_a_deployed_encoder_is_no_part_of_the_networks_graph(network):
+    for task in network.tasks:
+        encoder = network.at_width(task, 2)
+        assert not any(parameter.requires_grad for parameter in encoder.parameters())
+        assert all(parameter.is_leaf for parameter in encoder.parameters())
+        encoder(torch.rand(1, 3, 64, 64))[0].numpy()
+
+
+def test_channels_that_only_wider_tasks_have_do_not_change_a_narrow_fingerprint(network):
+    before = network.fingerprint("detection")
+    with torch.no_grad():
+        network.gains_of("reconstruction").inverse_logarithms[:, LATENTS["detection"] :] += 1
+    assert network.fingerprint("detection") == before
+
+
+def test_streams_and_networks_count_qualities_in_the_same_steps():
+    assert container._QUALITY_STEPS == gains.QUALITY_STEPS
 
 
 def test_a_higher_quality_spends_more_bits_and_comes_nearer():
@@ -110,13 +131,13 @@ def test_a_higher_quality_spends_more_bits_and_comes_nearer():
 
 
 def test_gains_between_two_qualities_are_geometric_means():
-    gains = LatentGains(2, 3)
+    latent = LatentGains(2, 3)
     with torch.no_grad():
-        gains.logarithms.copy_(torch.tensor([[0.0, 1.0], [2.0, -1.0], [4.0, 5.0]]))
-    assert gains.gains(2).flatten().log().tolist() == pytest.approx([2, -1])
-    assert gains.gains(1.25).flatten().log().tolist() == pytest.approx([0.5, 0.5])
-    assert gains.gains(3).flatten().log().tolist() == pytest.approx([4, 5])
-    assert gains.gains(2.75).flatten().log().tolist() == pytest.approx([3.5, 3.5])
+        latent.logarithms.copy_(torch.tensor([[0.0, 1.0], [2.0, -1.0], [4.0, 5.0]]))
+    assert latent.gains(2).flatten().log().tolist() == pytest.approx([2, -1])
+    assert latent.gains(1.25).flatten().log().tolist() == pytest.approx([0.5, 0.5])
+    assert latent.gains(3).flatten().log().tolist() == pytest.approx([4, 5])
+    assert latent.gains(2.75).flatten().log().tolist() == pytest.approx([3.5, 3.5])
 
 
 def test_every_gain_learns(network):
@@ -127,9 +148,9 @@ def test_every_gain_learns(network):
             (
                 output.decoded.pow(2).mean() - sum(v.log().sum() for v in output.likelihoods.values())
             ).backward()
-    for gains in network.latent_gains:
-        assert gains.logarithms.grad.abs().min() > 0
-        assert gains.inverse_logarithms.grad.abs().min() > 0
+    for each in network.latent_gains:
+        assert each.logarithms.grad.abs().min() > 0
+        assert each.inverse_logarithms.grad.abs().min() > 0
 
 
 def test_streams_say_their_quality_and_any_codec_of_the_model_reads_them(network):
@@ -177,7 +198,8 @@ def test_qualities_out_of_range_are_told(network, quality):
         ({"qualities": 0}, "qualities must be a whole number from 1 to 64; got 0"),
         ({"qualities": 2.5}, "qualities must be a whole number"),
         ({"qualities": 65}, "qualities must be a whole number"),
-        ({"latents": {"detection": 6}}, "latents must be one each for detection, reconstruction"),
+        ({"latents": {"detection": 6}}, "latents must be a mapping with one each for detection, reconst"),
+        ({"latents": [6, 9]}, "latents must be a mapping"),
         ({"latents": {"detection": 6, "reconstruction": 6}}, "latents must be .*strictly ascending"),
         ({"latents": {"detection": 6, "reconstruction": 0.5}}, "latents must be one or more channel counts"),
     ],
@@ -185,6 +207,12 @@ def test_qualities_out_of_range_are_told(network, quality):
 def test_settings_that_cannot_be_are_told(settings, message):
     with pytest.raises(ArgumentError, match=message):
         SlimmableFactorized(WIDTHS, features={"detection": FeatureMap(2, 8)}, **settings)
+
+
+@pytest.mark.parametrize("means", [2, "yes", None])
+def test_means_is_yes_or_no(means):
+    with pytest.raises(ArgumentError, match="means must be true or false"):
+        SlimmableHyperprior(WIDTHS, features={"detection": FeatureMap(2, 8)}, means=means)
 
 
 def test_files_keep_everything(network, tmp_path):

@@ -60,9 +60,9 @@ def run(arguments: Sequence[str]) -> int:
         batch.tell(problem)
     if not inputs:
         return 2
-    from vcm.cli.models import Model, shipped_paths
+    from vcm.cli.models import Model
 
-    model = Model(known.model or shipped_paths()[0], known.device, known.quality)
+    model = Model(known.model, known.device, known.quality)
     task = model.task_for(known.purpose)
     if task != RECONSTRUCTION:
         model.features(task)  # what is missing is told before any work

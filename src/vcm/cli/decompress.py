@@ -7,7 +7,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -23,9 +22,6 @@ from vcm.cli.files import (
     read_stream_file,
 )
 from vcm.errors import ArgumentError, OutputError
-
-if TYPE_CHECKING:
-    from vcm.cli.models import Model
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -70,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         "--model",
         type=Path,
         metavar="M",
-        help="the model file that the streams were made with; by default whichever of vcm's own it was",
+        help="the model file that the streams were made with; by default vcm's own",
     )
     add_output_options(
         parser, "the outputs' folder, which mirrors that of the streams, or a .png's or .json's name"
@@ -89,11 +85,10 @@ def _parser() -> argparse.ArgumentParser:
 
 @dataclass(frozen=True)
 class Stream:
-    """A stream's bytes, its picture's (height, width), and what decodes it."""
+    """A stream's bytes, its picture's (height, width), and whom it is for."""
 
     data: bytes
     size: tuple[int, int]
-    model: Model
     task: str
 
 
@@ -110,7 +105,7 @@ class Decompression:
     """
 
     def __init__(self, known: argparse.Namespace, inputs: Sequence[Input]) -> None:
-        from vcm.cli.models import Models, shipped_paths
+        from vcm.cli.models import Model
 
         self.known = known
         self.several = len(known.streams) > 1 or known.streams[0].is_dir()
@@ -123,12 +118,8 @@ class Decompression:
         if original is not None and not (original.is_dir() or (original.exists() and not self.several)):
             expected = "a folder of pictures" if self.several else "a picture or a folder of pictures"
             raise ArgumentError("--original", expected=expected, got=str(original))
-        self.models = Models([known.model] if known.model else shipped_paths(), known.device)
-        kept = [
-            *self.models.paths,
-            *(source.path for source in inputs),
-            *([original] if original else []),
-        ]
+        self.model = Model(known.model, known.device)
+        kept = [self.model.path, *(source.path for source in inputs), *([original] if original else [])]
         self.outputs = Outputs(kept, overwrite=known.overwrite)
         self.folder: Path = known.output or inputs[0].root
         self._found: dict[Path, list[dict[str, object]]] = {}
@@ -144,10 +135,10 @@ class Decompression:
 
         data = read_stream_file(source.path)
         header = read_stream(data).header
-        stream = Stream(data, header.size, *self.models.of(header))
+        stream = Stream(data, header.size, self.model.task_of(header))
         if stream.task == RECONSTRUCTION:
             self._picture(source, stream)
-        elif stream.model.features(stream.task)[1].kind == "detection":
+        elif self.model.features(stream.task)[1].kind == "detection":
             self._detections(source, stream)
         else:
             self._classes(source, stream)
@@ -169,7 +160,7 @@ class Decompression:
             raise OutputError(f"{self.one_name}: this stream gives a picture; name it .png.")
         target = self._target(source, ".png")
         self.outputs.claim(target, source.path)
-        pixels = stream.model.pictures.decode(stream.data).permute(1, 2, 0).contiguous().numpy()
+        pixels = self.model.pictures.decode(stream.data).permute(1, 2, 0).contiguous().numpy()
         self._write_png(target, Image.fromarray(pixels))
 
     def _detections(self, source: Input, stream: Stream) -> None:
@@ -181,9 +172,9 @@ class Decompression:
         self.outputs.claim(target, source.path)
         path, image_id = self._claim_predictions(source, "detections.json")
         canvas = self._canvas(source, stream.size)
-        found = stream.model.predict(stream.data, stream.task)
+        found = self.model.predict(stream.data, stream.task)
         assert isinstance(found, Detections)
-        categories = stream.model.features(stream.task)[1].categories
+        categories = self.model.features(stream.task)[1].categories
         draw(canvas, found, categories, min_score=self.known.min_score)
         self._write_png(target, canvas)
         results = coco_results(found, image_id, category_ids(categories))
@@ -194,9 +185,9 @@ class Decompression:
         from vcm.types import ClassScores
 
         path, image_id = self._claim_predictions(source, "classifications.json")
-        scores = stream.model.predict(stream.data, stream.task)
+        scores = self.model.predict(stream.data, stream.task)
         assert isinstance(scores, ClassScores)
-        classes = best_classes(scores, stream.model.features(stream.task)[1].categories)
+        classes = best_classes(scores, self.model.features(stream.task)[1].categories)
         self._found.setdefault(path, []).append({"image_id": image_id, "classes": classes})
 
     def _target(self, source: Input, suffix: str) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from vcm.nn.files import read_notes
 from vcm.nn.slimmable import load_network
 from vcm.tasks import Task
 from vcm.types import Prediction
-from vcm.weights import SLIMMABLE_QUALITIES, SLIMMABLE_YOLOV3_TINY, shipped
+from vcm.weights import SLIMMABLE_YOLOV3_TINY, shipped
 
 _KINDS = {
     f"vcm.tasks.{kind.__name__}": kind
@@ -73,54 +72,11 @@ def _plans(path: str | Path) -> dict[str, Any]:
     return plans if isinstance(plans, dict) else {}
 
 
-def shipped_paths() -> list[Path]:
-    """The slimmable codecs that come with vcm; the first is what `vcm compress` takes by default."""
-    template = str(shipped(SLIMMABLE_YOLOV3_TINY))
-    return [Path(template.replace("{quality}", str(quality))) for quality in SLIMMABLE_QUALITIES]
-
-
-class Models:
-    """Model files of which one has made a stream; those after the first are loaded when they are needed.
-
-    Args:
-        paths: The files, at least one.
-        device: See `Model`.
-
-    Raises:
-        WeightsError: If the first file is no model.
-        ArgumentError: If there is no such device.
-    """
-
-    def __init__(self, paths: Sequence[Path], device: str) -> None:
-        self.paths, self.device = paths, device
-        self._loaded = {paths[0]: Model(paths[0], device)}
-
-    def of(self, header: Header) -> tuple[Model, str]:
-        """The model whose stream it is, and the task.
-
-        Raises:
-            BitstreamError: If it is of none of them.
-            WeightsError: If a file is no model.
-        """
-        for path in self.paths:
-            if path not in self._loaded:
-                self._loaded[path] = Model(path, self.device)
-            try:
-                return self._loaded[path], self._loaded[path].task_of(header)
-            except BitstreamError:
-                if len(self.paths) == 1:
-                    raise
-        raise BitstreamError(
-            f"the stream is of none of the models that come with vcm: it has fingerprint "
-            f"{header.fingerprint.hex()}. Say --model with the file that it was made with."
-        )
-
-
 class Model:
     """A model file, and what its widths need beside it, loaded when first used.
 
     Args:
-        path: What `vcm train` wrote.
+        path: What `vcm train` wrote; None takes the model that comes with vcm.
         device: "cpu", "cuda", … or "auto".
         quality: Which of the model's qualities streams are written at; None takes the middle. All are read.
 
@@ -129,10 +85,10 @@ class Model:
         ArgumentError: If there is no such device, or the model has no such quality.
     """
 
-    def __init__(self, path: Path, device: str, quality: float | None = None) -> None:
-        self.path = path
+    def __init__(self, path: Path | None, device: str, quality: float | None = None) -> None:
+        self.path = path or shipped(SLIMMABLE_YOLOV3_TINY)
         self.device = choose_device(device)
-        self.network = load_network(path)
+        self.network = load_network(self.path)
         self.quality = self._check(quality)
         self._features: dict[str, tuple[FeatureCodec, Task]] = {}
 
@@ -183,7 +139,7 @@ class Model:
         having = ", ".join(f"{key.hex()} for {shown_task(task)}" for key, task in known.items())
         raise BitstreamError(
             f"the stream is of another model: it has fingerprint {header.fingerprint.hex()}{lacks}; "
-            f"{self.path} has {having}."
+            f"{self.path} has {having}. Say --model with the file that it was made with."
         )
 
     def encode(self, image: Tensor, task: str) -> bytes:
@@ -208,7 +164,9 @@ class Model:
         try:
             return self.network.check_quality(quality)
         except ArgumentError as error:
-            expected = f"from 1 to {self.network.qualities}, as {self.path} has them"
+            several = self.network.qualities > 1
+            expected = f"from 1 to {self.network.qualities}" if several else "1, the only one"
+            expected += f" that {self.path} has"
             raise ArgumentError("--quality", expected=expected, got=quality) from error
 
     def _purposes(self) -> str:

@@ -25,7 +25,7 @@ class ModelStreams:
 
     Args:
         quality: Which of the model's qualities; or which model of a family, where `model` says "{quality}".
-            None takes the model's middle one, or a family's first.
+            None takes the model's middle one, or a family's 1. Models of a family are coded at their middle.
         model: A model file that `vcm train` wrote, with "{quality}" in its path where each operating point
             is a model of its own; or a network, which is put into evaluation mode and onto the device, and
             must not be trained while the codec is in use.
@@ -107,14 +107,14 @@ class LearnedCodec(ModelStreams, Codec):
 
     Args:
         quality: Which of the model's qualities; or which model of a family, where `model` says "{quality}".
-            None takes the model's middle one, or a family's first.
+            None takes the model's middle one, or a family's 1. Models of a family are coded at their middle.
         model: A model file that `vcm train` wrote, with "{quality}" in its path where each operating point
             is a model of its own; or a network, which is put into evaluation mode and onto the device, and
             must not be trained while the codec is in use.
         device: Where the network runs: "cpu", "cuda", …
 
     Raises:
-        ArgumentError: If the model has no task "reconstruction".
+        ArgumentError: If the model has no task "reconstruction", or no such quality.
         WeightsError: If the model file cannot be read.
     """
 
@@ -149,7 +149,7 @@ class FeatureCodec(ModelStreams):
 
     Args:
         quality: Which of the model's qualities; or which model of a family, where `model` says "{quality}".
-            None takes the model's middle one, or a family's first.
+            None takes the model's middle one, or a family's 1. Models of a family are coded at their middle.
         model: A model file that `vcm train` wrote, with "{quality}" in its path where each operating point
             is a model of its own; or a network, which is put into evaluation mode and onto the device, and
             must not be trained while the codec is in use.
@@ -157,7 +157,7 @@ class FeatureCodec(ModelStreams):
         device: Where the network runs: "cpu", "cuda", …
 
     Raises:
-        ArgumentError: If the model has no such task.
+        ArgumentError: If the model has no such task or quality.
         WeightsError: If the model file cannot be read.
     """
 

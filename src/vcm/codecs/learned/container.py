@@ -147,7 +147,7 @@ def _read_header(reader: _Reader) -> tuple[Header, list[int]]:
         raise BitstreamError(f"the stream is damaged: it has an unknown purpose, {flags & ~_OTHER_SIZE}.")
     fingerprint = reader.take(FINGERPRINT_BYTES)
     channels = reader.number("channels", _MAX_CHANNELS)
-    quality = reader.number("quality", _MAX_QUALITY) / _QUALITY_STEPS
+    quality = reader.number("quality in sixteenths", _MAX_QUALITY) / _QUALITY_STEPS
     size = reader.size()
     coded_size = reader.size() if flags & _OTHER_SIZE else size
     count = reader.number("sections", _MAX_SECTIONS)

@@ -94,9 +94,9 @@ class StreamCoder:
                 f"sections, not {self.channels} in {len(self.sections)}."
             )
         if not 1 <= header.quality <= self.network.qualities:
+            theirs = f"1 to {self.network.qualities}" if self.network.qualities > 1 else "1 alone"
             raise BitstreamError(
-                f"the stream does not fit its model: it has quality {header.quality:g}, the model 1 to "
-                f"{self.network.qualities}."
+                f"the stream does not fit its model: it has quality {header.quality:g}, the model {theirs}."
             )
         for section in stream.sections:  # all of them, before the first decides what the next ones mean
             check_section(section)

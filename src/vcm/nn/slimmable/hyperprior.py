@@ -11,6 +11,7 @@ from compressai.entropy_models import EntropyBottleneck, GaussianConditional
 from compressai.entropy_models.entropy_models import EntropyModel
 from torch import Tensor, nn
 
+from vcm.errors import ArgumentError
 from vcm.nn.integer import IntegerHyperSynthesis
 from vcm.nn.layers import in_float32
 from vcm.nn.slimmable.factorized import channel_rows, medians
@@ -81,6 +82,8 @@ class SlimmableHyperprior(MultiTaskNetwork):
         qualities: int = 1,
         means: bool = False,
     ) -> None:
+        if not isinstance(means, bool):
+            raise ArgumentError("means", expected="true or false", got=means)
         self._means = means
         super().__init__(widths, features=features, channels=channels, latents=latents, qualities=qualities)
 
@@ -115,7 +118,7 @@ class SlimmableHyperprior(MultiTaskNetwork):
         """See `MultiTaskNetwork.quantize`."""
         y, z = (latent.float() for latent in latents)
         z_symbols = torch.round(z - medians(self.entropy_bottlenecks[self.index(task)]))[0]
-        _, means = self._predicted(task, z_symbols, (y.shape[-2], y.shape[-1]))
+        means = self._mean(task, z_symbols, y)
         return {Z: z_symbols, Y: torch.round(y if means is None else y - means)[0]}
 
     def indexes(
@@ -134,8 +137,14 @@ class SlimmableHyperprior(MultiTaskNetwork):
     def dequantize(self, symbols: Mapping[str, Tensor], task: str) -> Tensor:
         """See `MultiTaskNetwork.dequantize`."""
         y = symbols[Y][None]
-        _, means = self._predicted(task, symbols[Z], (y.shape[-2], y.shape[-1]))
+        means = self._mean(task, symbols[Z], y)
         return y if means is None else y + means
+
+    def _mean(self, task: str, z_symbols: Tensor, y: Tensor) -> Tensor | None:
+        """The mean of y, (C, h, w), as streams have it; None where it is not predicted."""
+        if not self._means:
+            return None
+        return self._predicted(task, z_symbols, (y.shape[-2], y.shape[-1]))[1]
 
     def _predicted(
         self, task: str, z_symbols: Tensor, places: tuple[int, int]

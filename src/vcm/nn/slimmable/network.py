@@ -85,7 +85,7 @@ class MultiTaskNetwork(TabledNetwork):
             raise ArgumentError(
                 "qualities", expected=f"a whole number from 1 to {MAX_QUALITIES}", got=qualities
             )
-        self.qualities = qualities
+        self.qualities = int(qualities)
         check_tasks(self.tasks, self.features)
         self.decoders = nn.ModuleDict()
         for task, latent in zip(self.tasks, self.latents, strict=True):
@@ -180,6 +180,7 @@ class MultiTaskNetwork(TabledNetwork):
 
     # --- what they all share ------------------------------------------------------------------------------
 
+    @torch.no_grad()
     def at_width(self, task: str, quality: float | None = None) -> DenseEncoder:
         """The task's encoder as a plain dense module with the same outputs, for deployment and export.
 
@@ -250,7 +251,8 @@ class MultiTaskNetwork(TabledNetwork):
         """All tensors that turn the task's stream into its output; other tasks' do not matter."""
         yield from self.table_state(task)
         yield from self.decoders[task].state_dict().values()
-        yield from (self.gains_of(task).inverse_logarithms,) if self.qualities > 1 else ()
+        if self.qualities > 1:
+            yield self.gains_of(task).inverse_logarithms[:, : self.latents[self.index(task)]]
 
     def decoded_kind(self, task: str) -> Settings | None:
         """The task's feature map; None for pictures."""
@@ -277,6 +279,8 @@ class MultiTaskNetwork(TabledNetwork):
 
 def _check_latents(latents: Mapping[str, int], tasks: tuple[str, ...]) -> tuple[int, ...]:
     """The latents' channels in the order of the tasks."""
-    if set(latents) != set(tasks):
-        raise ArgumentError("latents", expected=f"one each for {', '.join(tasks)}", got=dict(latents))
+    if not isinstance(latents, Mapping) or set(latents) != set(tasks):
+        raise ArgumentError(
+            "latents", expected=f"a mapping with one each for {', '.join(tasks)}", got=latents
+        )
     return check_widths("latents", [latents[task] for task in tasks])

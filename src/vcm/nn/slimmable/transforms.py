@@ -142,7 +142,7 @@ class HyperSynthesis(nn.Module):
     """h_s: side information → scales of the latent, and its means where asked for, at any of its widths.
 
     ```
-    ẑ ─► deconv 5×5/2 ─► LeakyReLU ─► deconv 5×5/2 ─► LeakyReLU ─► deconv 3×3/1 ─► σ
+    ẑ ─► deconv 5×5/2 ─► LeakyReLU ─► deconv 5×5/2 ─► LeakyReLU ─► deconv 3×3/1 ─► σ, μ
                                                                    w → l
     ```
 
