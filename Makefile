@@ -1,6 +1,7 @@
 # `make demo` and `make test` are all a newcomer needs; both make the virtual environment when it is not there.
 PYTHON ?= python3
 VENV ?= .venv
+SIZE ?= small
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
@@ -21,15 +22,15 @@ demo: $(STAMP)  ## fetch weights and pictures, judge codecs by what a detector s
 	@echo "the report:"
 	@$(BIN)/vcm report runs/demo
 
-train-npp: $(STAMP)  ## train the small preprocessor for BPG and its proxy, from nothing; again: go on
+train-npp: $(STAMP)  ## train the preprocessor for BPG and its proxy, from nothing; again: go on; SIZE=full: on a GPU
 	$(BIN)/vcm fetch photo-corpus yolov3-tiny
-	$(BIN)/vcm train experiment=proxy/bpg_small
-	$(BIN)/vcm train experiment=proxy/bpg_finetune_small
-	$(BIN)/vcm train experiment=npp/small
+	$(BIN)/vcm train experiment=proxy/bpg_$(SIZE)
+	$(BIN)/vcm train experiment=proxy/bpg_finetune_$(SIZE)
+	$(BIN)/vcm train experiment=npp/$(SIZE)
 
-train-slimmable: $(STAMP)  ## train the small slimmable codec, from nothing; again: go on
+train-slimmable: $(STAMP)  ## train the slimmable codec, from nothing; again: go on; SIZE=full: on a GPU
 	$(BIN)/vcm fetch photo-corpus yolov3-tiny
-	$(BIN)/vcm train experiment=slimmable/two_task_small
+	$(BIN)/vcm train experiment=slimmable/two_task_$(SIZE)
 
 test: $(STAMP)  ## run the tests, without those marked slow or gpu
 	$(BIN)/python -m pytest
