@@ -61,12 +61,9 @@ class SlimmableHyperprior(MultiTaskNetwork):
 
     Streams are coded with `vcm.nn.integer.IntegerHyperSynthesis` in h_s's place.
 
+    Arguments but the last are those of `MultiTaskNetwork`.
+
     Args:
-        widths: See `MultiTaskNetwork`, as for all others but the last.
-        features: …
-        channels: …
-        latents: …
-        qualities: …
         means: Whether h_s predicts means.
     """
 
