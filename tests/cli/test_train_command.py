@@ -20,7 +20,8 @@ from vcm.codecs import LearnedCodec
 from vcm.nn.files import read_notes
 from vcm.nn.slimmable import load_network
 
-EXPERIMENTS = ["two_task", "three_task", "baseline", "two_task_small", "three_task_small", "baseline_small"]
+EXPERIMENTS = ["two_task", "two_task_full", "three_task", "baseline"]
+EXPERIMENTS += ["two_task_small", "three_task_small", "baseline_small"]
 
 
 @pytest.fixture
