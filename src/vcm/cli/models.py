@@ -165,8 +165,9 @@ class Model:
             return self.network.check_quality(quality)
         except ArgumentError as error:
             several = self.network.qualities > 1
-            expected = f"from 1 to {self.network.qualities}" if several else "1, the only one"
-            expected += f" that {self.path} has"
+            expected = f"1, the only one that {self.path} has"
+            if several:
+                expected = f"from 1 to {self.network.qualities}, as {self.path} has them"
             raise ArgumentError("--quality", expected=expected, got=quality) from error
 
     def _purposes(self) -> str:
