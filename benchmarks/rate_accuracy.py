@@ -134,8 +134,9 @@ def bd_rates(found: dict[str, Results]) -> list[dict[str, Any]]:
             if axis.labels is None and task != next(iter(found)):
                 continue  # distortions are the same whoever looks
             above = [p for p in results.points if p.system != ANCHOR or p.quality not in ANCHOR_BELOW]
-            compared = [c for c in compare(curves(above, axis), ANCHOR) if c.system not in STREAMS]
-            compared += [c for c in compare(curves(results.points, axis), ANCHOR) if c.system in STREAMS]
+            others = [curve for curve in curves(above, axis) if curve.system not in STREAMS]
+            streams = [c for c in curves(results.points, axis) if c.system in (ANCHOR, *STREAMS)]
+            compared = [*compare(others, ANCHOR), *compare(streams, ANCHOR)]
             for comparison in compared:
                 name = NAMES.get(comparison.system, comparison.title)
                 row: dict[str, Any] = {"codec": name, "column": _column(task, axis)}

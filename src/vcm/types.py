@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 Settings: TypeAlias = dict[str, Any]
 """What makes a codec, task or data set what it is, as plain JSON values; part of a record's key."""
 
+QUALITY_STEPS = 16
+"""Learned codecs' qualities are multiples of a sixteenth, so that streams can say theirs exactly."""
+
 
 def is_number(value: object) -> bool:
     """Whether `value` is a real number, Python's or NumPy's, and no bool."""

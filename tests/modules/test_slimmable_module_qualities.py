@@ -68,11 +68,14 @@ def test_each_quality_has_its_own_weight(pictures, tmp_path, monkeypatch):
     """The loss of a batch is bpp + λ·scale·255²·error, and validation is at the middle scale."""
     module = make(weight_scale=2)
     x = next(iter(pictures().train_dataloader())).images
+    asked = []
+    module.network.register_forward_pre_hook(lambda network, inputs: asked.append(inputs[2]))
     for quality, scale in zip((1, 2, 3), (0.1, 1, 10), strict=True):
         for task, weight in (("detection", 0.001), ("reconstruction", 0.01)):
             outcome = module._outcome(x, task, quality)
             expected = outcome.bpp + 2 * weight * scale * 255**2 * outcome.distortion
             torch.testing.assert_close(outcome.loss, expected)
+    assert asked == [1, 1, 2, 2, 3, 3]
     assert module.figures["detection"].weight == pytest.approx(0.002)
     even = make(qualities=2, quality_scales=[1, 4])
     assert even.figures["reconstruction"].weight == pytest.approx(0.02)
@@ -80,6 +83,7 @@ def test_each_quality_has_its_own_weight(pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(SlimmableModule, "_draw", lambda self: drawn.append(1) or 3)
     trainer(tmp_path, max_epochs=1, limit_train_batches=2, limit_val_batches=0).fit(module, pictures())
     assert len(drawn) == 4  # for each batch and width
+    assert asked[6:] == [3] * 4
 
 
 def test_qualities_are_drawn_evenly():

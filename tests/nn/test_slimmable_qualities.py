@@ -7,10 +7,8 @@ import torch
 from compressai.models import FactorizedPrior
 
 from vcm.codecs import FeatureCodec, LearnedCodec
-from vcm.codecs.learned import container
 from vcm.codecs.learned.container import read_stream
 from vcm.errors import ArgumentError, BitstreamError
-from vcm.nn import gains
 from vcm.nn.gains import LatentGains, check_quality
 from vcm.nn.slimmable import (
     FeatureMap,
@@ -106,10 +104,6 @@ def test_channels_that_only_wider_tasks_have_do_not_change_a_narrow_fingerprint(
     with torch.no_grad():
         network.gains_of("reconstruction").inverse_logarithms[:, LATENTS["detection"] :] += 1
     assert network.fingerprint("detection") == before
-
-
-def test_streams_and_networks_count_qualities_in_the_same_steps():
-    assert container._QUALITY_STEPS == gains.QUALITY_STEPS
 
 
 def test_a_higher_quality_spends_more_bits_and_comes_nearer():

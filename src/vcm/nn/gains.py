@@ -8,11 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from vcm.errors import ArgumentError
-from vcm.types import is_number
+from vcm.types import QUALITY_STEPS, is_number
 
 _WIDE = 64
-QUALITY_STEPS = 16
-"""Qualities are multiples of a sixteenth, so that streams can say theirs exactly."""
 _START_RATIO = 2**0.5
 """Of neighbouring qualities' gains at first: right for λ that double, by high-rate theory."""
 

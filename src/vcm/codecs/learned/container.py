@@ -26,6 +26,7 @@ from dataclasses import dataclass
 
 from vcm.codecs.limits import MAX_PIXELS
 from vcm.errors import BitstreamError
+from vcm.types import QUALITY_STEPS
 
 MAGIC = b"VCM"
 VERSION = 2
@@ -35,7 +36,6 @@ _OTHER_SIZE = 0x80
 _CRC_BYTES = 4
 _MAX_SECTIONS = 16
 _MAX_CHANNELS = 1 << 16
-_QUALITY_STEPS = 16
 _MAX_QUALITY = 1 << 16
 _MAX_SECTION_BYTES = 1 << 31
 _KNOWN = {
@@ -90,7 +90,7 @@ def write_stream(header: Header, sections: Sequence[bytes]) -> bytes:
     out = bytearray(MAGIC)
     out += bytes([VERSION, PURPOSES.index(header.purpose) | (_OTHER_SIZE if other_size else 0)])
     out += header.fingerprint
-    quality = round(header.quality * _QUALITY_STEPS)
+    quality = round(header.quality * QUALITY_STEPS)
     numbers = [header.channels, quality, *header.size, *(header.coded_size if other_size else ())]
     for number in (*numbers, len(sections), *map(len, sections)):
         out += _varint(number)
@@ -147,7 +147,7 @@ def _read_header(reader: _Reader) -> tuple[Header, list[int]]:
         raise BitstreamError(f"the stream is damaged: it has an unknown purpose, {flags & ~_OTHER_SIZE}.")
     fingerprint = reader.take(FINGERPRINT_BYTES)
     channels = reader.number("channels", _MAX_CHANNELS)
-    quality = reader.number("quality in sixteenths", _MAX_QUALITY) / _QUALITY_STEPS
+    quality = reader.number("quality in sixteenths", _MAX_QUALITY) / QUALITY_STEPS
     size = reader.size()
     coded_size = reader.size() if flags & _OTHER_SIZE else size
     count = reader.number("sections", _MAX_SECTIONS)

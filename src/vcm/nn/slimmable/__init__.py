@@ -3,9 +3,9 @@
 from vcm.nn.slimmable.factorized import LatentScalable, SlimmableFactorized
 from vcm.nn.slimmable.files import build_network, load_network, save_network
 from vcm.nn.slimmable.hyperprior import SlimmableHyperprior
+from vcm.nn.slimmable.layers import DenseEncoder
 from vcm.nn.slimmable.network import MultiTaskNetwork
 from vcm.nn.slimmable.records import RECONSTRUCTION, CodecOutput, FeatureMap
-from vcm.nn.slimmable.transforms import DenseEncoder
 
 __all__ = [
     "RECONSTRUCTION",

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from vcm.nn.gains import LatentGains
 from vcm.nn.layers import in_float32
+from vcm.nn.slimmable.layers import DenseEncoder
 from vcm.nn.slimmable.network import MultiTaskNetwork
 from vcm.nn.slimmable.records import CodecOutput
-from vcm.nn.slimmable.transforms import LATENT_STRIDE, Analysis, DenseEncoder
+from vcm.nn.slimmable.transforms import LATENT_STRIDE, Analysis
 
 Y = "y"
 

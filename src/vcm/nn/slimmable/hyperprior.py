@@ -15,13 +15,12 @@ from vcm.errors import ArgumentError
 from vcm.nn.integer import IntegerHyperSynthesis
 from vcm.nn.layers import in_float32
 from vcm.nn.slimmable.factorized import channel_rows, medians
-from vcm.nn.slimmable.layers import SlimmableConvTranspose2d
+from vcm.nn.slimmable.layers import DenseEncoder, SlimmableConvTranspose2d
 from vcm.nn.slimmable.network import MultiTaskNetwork
 from vcm.nn.slimmable.records import CodecOutput, FeatureMap
 from vcm.nn.slimmable.transforms import (
     LATENT_STRIDE,
     Analysis,
-    DenseEncoder,
     HyperAnalysis,
     HyperSynthesis,
 )

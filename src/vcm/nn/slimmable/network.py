@@ -15,12 +15,11 @@ from torch import Tensor, nn
 from vcm.errors import ArgumentError
 from vcm.nn.gains import LatentGains, check_quality
 from vcm.nn.haar import start_as_haar
-from vcm.nn.slimmable.layers import check_widths
+from vcm.nn.slimmable.layers import DenseEncoder, check_widths
 from vcm.nn.slimmable.records import RECONSTRUCTION, CodecOutput, FeatureMap, check_tasks
 from vcm.nn.slimmable.tables import TabledNetwork
 from vcm.nn.slimmable.transforms import (
     Analysis,
-    DenseEncoder,
     FeatureSynthesis,
     Synthesis,
     feature_decoder,

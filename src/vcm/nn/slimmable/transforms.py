@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-import torch
 from compressai.layers import GDN
 from torch import Tensor, nn
 
@@ -279,24 +278,3 @@ def feature_decoder(
 
 _STRIDES = tuple(1 << power for power in range(7))
 _FINE_STRIDES = (2, 4, 8)
-
-
-class DenseEncoder(nn.Module):
-    """One width's encoder as plain layers: what a camera runs. See `MultiTaskNetwork.at_width`.
-
-    It works in channels-last memory, which is faster on CPUs; benchmarks/slimmable_latency.py says how much.
-
-    ```
-    x ─► g_a ─► y ─► |·| ─► h_a ─► z        (h_a only with a hyperprior)
-    ```
-    """
-
-    def __init__(self, g_a: nn.Sequential, h_a: nn.Sequential | None) -> None:
-        super().__init__()
-        self.g_a, self.h_a = g_a, h_a
-        self.to(memory_format=torch.channels_last)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(N, 3, H, W) in [0, 1] → (y,) or (y, z); H and W multiples of 16."""
-        y = self.g_a(x.contiguous(memory_format=torch.channels_last))
-        return (y,) if self.h_a is None else (y, self.h_a(torch.abs(y)))
