@@ -132,6 +132,16 @@ class TestYOLOFolder:
         assert data.image(0).shape == (3, 40, 30)
         assert data.target(0).boxes.tolist() == [[0, 0, 30, 40]]
 
+    def test_of_a_polygon_the_enclosing_box_is_used(self, read):
+        data = read(
+            b"1 .25 .5 .75 .25 .5 1\n0 .1 .1 .9 .1 .9 .9 .1 .9\n0 .5 .5 .5 .5 .5 .5 .5\n0 .1 .1 .9 .9 .5\n"
+        )
+        assert data.target(0).boxes.tolist()[0] == [10, 7.5, 30, 30]
+        assert data.target(0).labels.tolist() == [1, 0]
+        assert data.target(0).boxes[1].tolist() == pytest.approx([4, 3, 36, 27])
+        assert len(data.problems) == 2
+        assert "neither a box (5 numbers) nor a polygon" in data.problems[1]
+
     def test_a_picture_too_large_to_read_does_not_take_the_others_down(self, read, tmp_path, monkeypatch):
         read(b"0 .5 .5 1 1\n")
         save(tmp_path / "images/b.jpg", size=(100, 100))

@@ -114,7 +114,7 @@ def test_files_that_are_no_pictures_raise(tmp_path, content):
 def test_missing_file_and_folder_raise(tmp_path):
     with pytest.raises(PictureError, match="No such file"):
         read_picture(tmp_path / "a.jpg")
-    with pytest.raises(PictureError, match="directory"):
+    with pytest.raises(PictureError, match="folder, not a regular file"):
         read_picture(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Boxes as annotation files have them, checked against their picture."""
+"""Boxes of annotation files, checked against their image."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from typing import Any
 
 import torch
 
+from vcm.data.sizes import OVERHANG, Placement
 from vcm.types import BoxTarget
-
-OVERHANG = 1.0
-"""Pixels that a box may stick out of its picture by rounding; what sticks out farther is clipped and told."""
 
 
 class BoxReader:
@@ -25,20 +23,22 @@ class BoxReader:
         self.problems: list[str] = []
 
     def read(
-        self, annotations: Sequence[Mapping[str, Any]], size: tuple[int, int], *, where: str
+        self, annotations: Sequence[Mapping[str, Any]], placement: Placement, *, where: str
     ) -> BoxTarget:
-        """The target of one picture.
+        """Return the target of one image.
 
-        A box farther than a pixel outside the picture is clipped; one that is empty, wholly outside, not
+        A box farther than a pixel outside the image is clipped; one that is empty, wholly outside, not
         made of four finite numbers, or of an unknown category is left out. Both are noted in `problems`.
         An area that is missing, negative or not finite is taken to be the box's own.
 
         Args:
-            annotations: The picture's annotations; `bbox` is x, y, width, height in pixels.
-            size: The picture's (height, width) in pixels.
-            where: The picture's name, for `problems`.
+            annotations: The image's annotations; `bbox` is x, y, width, height in annotated pixels.
+            placement: The image's size, and how annotated boxes get there. Its note goes to `problems`.
+            where: The image's name, for `problems`.
         """
-        height, width = size
+        height, width = placement.size
+        if placement.note:
+            self.problems.append(f"{where}: {placement.note}")
         boxes: list[tuple[float, float, float, float]] = []
         labels: list[int] = []
         crowds: list[bool] = []
@@ -54,16 +54,15 @@ class BoxReader:
                 self.problems.append(f"{where}: annotation left out: {type(error).__name__} {error}")
                 continue
             box = f"box x={x:g} y={y:g} w={w:g} h={h:g}"
+            x1, y1, x2, y2 = placement((x, y, x + w, y + h))
+            area *= placement.area_scale
             if category not in self.categories:
                 self.problems.append(f"{where}: {box} left out: there is no category {category}")
-            elif not (w > 0 and h > 0 and x < width and y < height and x + w > 0 and y + h > 0):
-                self.problems.append(
-                    f"{where}: {box} left out: empty, or outside the {width}×{height} picture"
-                )
+            elif not (w > 0 and h > 0 and x1 < width and y1 < height and x2 > 0 and y2 > 0):
+                self.problems.append(f"{where}: {box} left out: empty, or outside the {width}×{height} image")
             else:
-                x1, y1, x2, y2 = x, y, x + w, y + h
                 if min(x1, y1, width - x2, height - y2) < -OVERHANG:
-                    self.problems.append(f"{where}: {box} clipped to the {width}×{height} picture")
+                    self.problems.append(f"{where}: {box} clipped to the {width}×{height} image")
                     x1, y1, x2, y2 = max(x1, 0.0), max(y1, 0.0), min(x2, width), min(y2, height)
                     area = min(area, (x2 - x1) * (y2 - y1))
                 if not 0 <= area < math.inf:

@@ -30,6 +30,20 @@ class Batch:
     targets: list[Target | None]
     image_ids: list[str]
 
+    def to(self, device: torch.device | str | int, *, non_blocking: bool = False) -> Batch:
+        """Move the images; labels stay. Lightning moves batches of any module and Trainer with it."""
+        images = self.images
+        if isinstance(images, Tensor):
+            return replace(self, images=images.to(device, non_blocking=non_blocking))
+        return replace(self, images=[image.to(device, non_blocking=non_blocking) for image in images])
+
+    def pin_memory(self) -> Batch:
+        """Copy the images to pinned memory; a DataLoader with `pin_memory=True` calls this."""
+        images = self.images
+        if isinstance(images, Tensor):
+            return replace(self, images=images.pin_memory())
+        return replace(self, images=[image.pin_memory() for image in images])
+
 
 class PictureDataModule(LightningDataModule):
     """Data sets for training, validation and testing behind one interface.
@@ -118,13 +132,6 @@ class PictureDataModule(LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:
         """Go on with that order."""
         self._order.set_state(state_dict["order"].cpu())
-
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Move the pictures; labels stay."""
-        del dataloader_idx
-        images = batch.images
-        moved = images.to(device) if isinstance(images, Tensor) else [image.to(device) for image in images]
-        return replace(batch, images=moved)
 
     def _whole(self, dataset: PictureDataset) -> DataLoader[Sample]:
         return DataLoader(dataset, batch_size=1, num_workers=self.num_workers, collate_fn=collate)

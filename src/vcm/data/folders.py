@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from vcm.categories import read_names
 from vcm.data.boxes import BoxReader
 from vcm.data.datasets import Part, PictureDataset, choose, pictures_below
-from vcm.data.reading import picture_id, picture_size, printable
+from vcm.data.reading import picture_id, picture_size
+from vcm.data.sizes import Placement
 from vcm.errors import DatasetError, PictureError
+from vcm.files import MAX_TEXT_BYTES, printable, read_bytes
 from vcm.types import BoxTarget, ClassTarget, Settings
 
 
 class YOLOFolderDataset(PictureDataset):
     """Pictures with Darknet's label files: for `images/a/b.jpg`, `labels/a/b.txt` with one box a line.
 
-    A line is: class, then x and y of the centre, width and height, all four in fractions of the picture. A
-    picture without a label file has no target; an empty label file says that nothing is in the picture.
+    A line is: class, then x and y of the centre, width and height, all four in fractions of the image. A line
+    of a class and three or more corners (x, y) is a polygon, as in segmentation labels; its enclosing box is
+    used. An image without a label file has no target; an empty label file says that nothing is in the image.
     """
 
     kind = "detection"
@@ -76,15 +80,17 @@ class YOLOFolderDataset(PictureDataset):
             if not line.strip():
                 continue
             try:
-                category, x, y, w, h = (float(value) for value in line.split())
+                category, *values = (float(value) for value in line.split())
+                x, y, w, h = _box(values)
             except ValueError:
                 self.problems.append(
-                    f"{image_id}: label line {number} left out: {line.strip()[:60]!r} is not 5 numbers"
+                    f"{image_id}: label line {number} left out: {line.strip()[:60]!r} is neither a box "
+                    "(5 numbers) nor a polygon (7 numbers or more: a class, then x and y of each corner)"
                 )
                 continue
-            box = [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
+            box = [x * width, y * height, w * width, h * height]
             annotations.append({"bbox": box, "category_id": category})
-        return reader.read(annotations, (height, width), where=image_id)
+        return reader.read(annotations, Placement((height, width)), where=image_id)
 
     def target(self, index: int) -> BoxTarget | None:
         """True boxes of picture `index`; None where it has no label file."""
@@ -99,10 +105,25 @@ class YOLOFolderDataset(PictureDataset):
         }
 
 
+def _box(values: Sequence[float]) -> tuple[float, float, float, float]:
+    """(left, top, width, height) of a box, or of the box around a polygon, in fractions of the image.
+
+    Raises:
+        ValueError: If there are not as many numbers as a box (4) or a polygon (an even number from 6) has.
+    """
+    if len(values) == 4:
+        x, y, w, h = values
+        return x - w / 2, y - h / 2, w, h
+    if len(values) < 6 or len(values) % 2:
+        raise ValueError("neither a box nor a polygon")
+    left, top = min(values[::2]), min(values[1::2])
+    return left, top, max(values[::2]) - left, max(values[1::2]) - top
+
+
 def _read_label(file: Path) -> str:
     """A label file's text; bytes that are not UTF-8 are replaced, so that only their line is left out."""
     try:
-        return file.read_bytes().decode("utf-8-sig", errors="replace")
+        return read_bytes(file, limit=MAX_TEXT_BYTES).decode("utf-8-sig", errors="replace")
     except OSError as error:
         raise DatasetError(f"labels: {printable(file)} cannot be read: {error.strerror}.") from error
 

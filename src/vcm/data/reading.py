@@ -1,10 +1,12 @@
-"""Picture files in, (3, H, W) uint8 RGB tensors out."""
+"""Read image files as (3, H, W) uint8 RGB tensors."""
 
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from vcm.errors import PictureError
+from vcm.files import MAX_IMAGE_BYTES, open_regular, read_bytes
+from vcm.files import printable as printable  # noqa: PLC0414  vcm.cli.predictions takes it from here
 
 PICTURE_SUFFIXES = frozenset(
     (
@@ -38,39 +42,70 @@ _SIDEWAYS = (5, 6, 7, 8)
 """EXIF's orientation tag, and its values that swap height and width."""
 
 
-def find_pictures(folder: Path) -> list[Path]:
-    """Every picture file below `folder`, by suffix; see `find_files`."""
-    return find_files(folder, PICTURE_SUFFIXES)
+@dataclass(frozen=True)
+class Header:
+    """Size and orientation of an image file.
+
+    Attributes:
+        size: (height, width) of the image as `read_picture` returns it, in pixels.
+        orientation: EXIF orientation, 1 to 8; 1 where the file holds the image as it is shown.
+    """
+
+    size: tuple[int, int]
+    orientation: int
+
+    @property
+    def stored_size(self) -> tuple[int, int]:
+        """(height, width) of the pixels in the file, before EXIF orientation is applied."""
+        return self.size[::-1] if self.orientation in _SIDEWAYS else self.size
 
 
-def find_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
-    """Every file below `folder` with one of the suffixes, sorted by path; nothing that is hidden.
+def find_pictures(folder: Path, problems: list[str] | None = None) -> list[Path]:
+    """Every image file below `folder`, by suffix; see `find_files`."""
+    return find_files(folder, PICTURE_SUFFIXES, problems)
+
+
+def find_files(folder: Path, suffixes: Collection[str], problems: list[str] | None = None) -> list[Path]:
+    """Every regular file below `folder` with one of the suffixes, sorted by path; nothing that is hidden.
+
+    Links to files are followed, links to folders are not.
 
     Args:
         folder: Where to look, at any depth.
         suffixes: In lower case, each with its dot.
+        problems: Takes a line for each file or folder that cannot be looked at; such ones are skipped.
     """
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in suffixes
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-    )
+    problems = [] if problems is None else problems
+
+    def skip(error: OSError) -> None:
+        problems.append(f"{_shortened(error.filename)}: skipped: {error.strerror}")
+
+    found = []
+    for parent, folders, names in os.walk(folder, onerror=skip):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            path = Path(parent, name)
+            if path.suffix.lower() in suffixes and not name.startswith("."):
+                try:
+                    if path.is_file():
+                        found.append(path)
+                except OSError as error:  # a path longer than the system takes
+                    skip(error)
+    return sorted(found)
 
 
-def printable(text: str | Path) -> str:
-    """The text in characters that every file can hold; a name that is not UTF-8 gets backslash escapes."""
-    return str(text).encode(errors="backslashreplace").decode()
+def _shortened(path: object) -> str:
+    text = printable(path)
+    return text if len(text) <= 200 else f"…{text[-199:]}"
 
 
 def picture_id(path: Path, root: Path) -> str:
-    """A picture's id: its path below the data set's folder, the same on every machine."""
+    """An image's id: its path below the dataset's folder, the same on every machine."""
     return printable(path.relative_to(root).as_posix())
 
 
-def picture_size(path: Path) -> tuple[int, int]:
-    """(height, width) of what `read_picture` would give, from the file's header alone.
+def read_header(path: str | Path) -> Header:
+    """Read an image's size and orientation without its pixels.
 
     Raises:
         PictureError: If the header cannot be read.
@@ -78,30 +113,45 @@ def picture_size(path: Path) -> tuple[int, int]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path) as image:
+            with open_regular(path, limit=MAX_IMAGE_BYTES) as file, Image.open(file) as image:
                 width, height = image.size
+                orientation = image.getexif().get(_ORIENTATION)
                 # Pillow has turned a TIFF's size already.
-                turned = image.format != "TIFF" and image.getexif().get(_ORIENTATION) in _SIDEWAYS
+                turned = image.format != "TIFF" and orientation in _SIDEWAYS
     except Exception as error:  # whatever Pillow's readers raise on damaged files
-        raise PictureError(f"{printable(path)}: its size cannot be read: {error}") from error
-    return (width, height) if turned else (height, width)
+        raise PictureError(f"{printable(path)}: its size cannot be read: {_reason(error)}") from error
+    orientation = orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
+    return Header((width, height) if turned else (height, width), orientation)
 
 
-def read_picture(path: Path) -> Tensor:
-    """Read one picture as (3, H, W) uint8 RGB, the way a person would see it.
+def picture_size(path: str | Path) -> tuple[int, int]:
+    """(height, width) of what `read_picture` would give, from the file's header alone.
+
+    Raises:
+        PictureError: If the header cannot be read.
+    """
+    return read_header(path).size
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def read_picture(path: str | Path) -> Tensor:
+    """Read one image as (3, H, W) uint8 RGB, the way a person would see it.
 
     EXIF orientation is applied. Grey, palette and CMYK become RGB; transparency is laid over white; of 16
     bits the upper 8 are kept; of an animation the first frame.
 
     Raises:
-        PictureError: If the file is missing, not a picture, truncated, too large, or of floating-point
-            samples.
+        PictureError: If the file is missing, no regular file (a FIFO, device or folder), larger than 1 GiB,
+            not an image, truncated, of too many pixels, or of floating-point samples.
     """
     name = printable(path)
     try:
-        data = path.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-        raise PictureError(f"{name}: cannot be read: {getattr(error, 'strerror', error)}.") from error
+        data = read_bytes(path, limit=MAX_IMAGE_BYTES)
+    except OSError as error:
+        raise PictureError(f"{name}: cannot be read: {_reason(error)}.") from error
     if not data:
         raise PictureError(f"{name}: the file is empty.")
     try:
