@@ -59,9 +59,9 @@ def evaluate(world, folder, codecs, **options):
 def run(world, tmp_path):
     """Three codecs at three or four qualities, and the report on them."""
     codecs = {
-        "jpeg": [JPEGCodec(quality=q) for q in (5, 25, 50, 80)],
-        "webp": [WebPCodec(quality=q) for q in (5, 40, 80)],
-        "avif": [AVIFCodec(quality=q, speed=10) for q in (10, 40, 70)],
+        "jpeg": [JPEGCodec(quality=q) for q in (10, 25, 50, 80)],
+        "webp": [WebPCodec(quality=q) for q in (5, 20, 40)],
+        "avif": [AVIFCodec(quality=q, speed=10) for q in (10, 40, 50)],
     }
     evaluate(world, tmp_path / "run", codecs, examples=2)
     return tmp_path / "run"
@@ -126,7 +126,7 @@ def test_runs_of_one_task_and_data_are_drawn_together(world, run, tmp_path):
     )
     html = build_report([run, tmp_path / "more"], output=tmp_path / "both").read_text()
     assert "JPEG (jpeg-444)" in html
-    with pytest.raises(EvaluationError, match="both hold jpeg at quality 5"):
+    with pytest.raises(EvaluationError, match="both hold jpeg at quality 10"):
         build_report([run, run])
     evaluate(world, tmp_path / "other", {"jpeg": [JPEGCodec(quality=5)]}, task=world.task(threshold=0.7))
     with pytest.raises(EvaluationError, match="different tasks or pictures"):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Literal
+from itertools import accumulate, pairwise
+from statistics import fmean
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,7 +20,14 @@ Curve = Sequence[tuple[float, float]]
 
 LEVEL = (2.5, 97.5)
 """Percentiles between which an interval lies."""
-MIN_OVERLAP = 0.75
+MIN_OVERLAP = 0.5
+"""Least overlap of two curves that a number may rest on, in [0, 1]."""
+CAUTION_OVERLAP = 0.75
+"""Overlap below which a number comes with a note, in [0, 1]."""
+DIP_TOLERANCE = 0.02
+"""Largest dip of quality that is levelled, as a share of the curve's range of quality."""
+FIT_TOLERANCE = 0.1
+"""Farthest that a fit may pass its points, in decades of rate or as a share of the range of quality."""
 MIN_POINTS = {"akima": 3, "pchip": 3, "cubic": 4}
 
 
@@ -30,7 +38,8 @@ class BDResult:
     Attributes:
         value: BD-rate in percent (negative: the test curve needs fewer bits), or BD-metric in the metric's
             unit (positive: the test curve is better); None where it is not defined.
-        note: Why `value` is None, or a caution that belongs beside it; empty where there is nothing to say.
+        note: Why `value` is None, or a caution that belongs beside it (little overlap, a levelled dip); empty
+            where there is nothing to say.
         overlap: Shared part of the two curves' ranges, over the range of both, in [0, 1].
     """
 
@@ -65,10 +74,21 @@ class BDInterval:
 
 
 def bd_rate(anchor: Curve, test: Curve, *, method: Method = "pchip") -> BDResult:
-    """Mean rate difference at equal quality, in percent (Bjøntegaard, VCEG-M33, on log rate).
+    """Compute the mean rate difference at equal quality, in percent (Bjøntegaard, VCEG-M33, on log rate).
 
-    Each curve must rise strictly in both rate and quality; there is no number where one does not, or where
-    the two share no quality. With less than 75 % of overlap the number comes with a note.
+    Each curve must rise in both rate and quality. Where quality falls, or stays, while rate rises, by no more
+    than 2 % of the curve's range of quality in all, the points concerned are levelled by isotonic regression
+    (pool adjacent violators): they become one, of their mean quality at their geometric mean rate, and `note`
+    says so. A larger fall leaves no number.
+
+    There is no number either where the two curves share less than half of the range of quality that they
+    cover together, or where a fit (by "cubic" or "akima") is not monotone or passes far from its points.
+    Below 75 % of overlap the number comes with a note.
+
+    Args:
+        anchor: The curve that is compared with; at least 3 points (4 for "cubic").
+        test: The curve that is compared.
+        method: How points are joined: "pchip" and "akima" piecewise, "cubic" by one polynomial.
 
     Raises:
         ArgumentError: If `method` is unknown or a rate is not positive.
@@ -101,7 +121,7 @@ def bd_rate_interval(
 
 
 def bd_metric(anchor: Curve, test: Curve, *, method: Method = "pchip") -> BDResult:
-    """Mean quality difference at equal rate, in the metric's own unit; otherwise as `bd_rate`.
+    """Compute the mean quality difference at equal rate, in the metric's own unit; otherwise as `bd_rate`.
 
     Raises:
         ArgumentError: If `method` is unknown or a rate is not positive.
@@ -118,31 +138,80 @@ def _delta(anchor: Curve, test: Curve, method: Method, *, of_rate: bool) -> BDRe
         name: sorted((float(rate), float(quality)) for rate, quality in curve)
         for name, curve in (("anchor", anchor), ("test", test))
     }
+    notes = []
     for name, curve in curves.items():
         if any(not rate > 0 for rate, _ in curve):
             raise ArgumentError(name, expected="a curve of positive rates", got=[rate for rate, _ in curve])
-        flaw = _flaw(curve, MIN_POINTS[method])
-        if flaw:
+        curves[name], note = levelled(curve)
+        notes += [f"{name} curve {note}"] if note else []
+        if flaw := _flaw(curves[name], MIN_POINTS[method]):
             return BDResult(None, f"{name} curve {flaw}", math.nan)
     axis = 1 if of_rate else 0
     overlap = _overlap(*([point[axis] for point in curve] for curve in curves.values()), log=not of_rate)
     if overlap == 0:
         return BDResult(None, f"the curves share no {'quality' if of_rate else 'rate'}", 0.0)
+    if overlap < MIN_OVERLAP:
+        return BDResult(
+            None, f"the curves overlap by {overlap:.0%} only, less than {MIN_OVERLAP:.0%}", overlap
+        )
     function = bjontegaard.bd_rate if of_rate else bjontegaard.bd_psnr
     columns = [[point[i] for point in curve] for curve in curves.values() for i in (0, 1)]
     with warnings.catch_warnings(), np.errstate(over="ignore", invalid="ignore"):
         warnings.simplefilter("ignore", UserWarning)  # little overlap: told in the note
-        value = float(function(*columns, method=method, require_matching_points=False, min_overlap=0))
+        delta, *fits = function(
+            *columns, method=method, require_matching_points=False, min_overlap=0, interpolators=True
+        )
+        value = float(delta)
+    for (name, curve), fit in zip(curves.items(), fits, strict=True):
+        if flaw := _misfit(fit, curve, of_rate=of_rate):
+            return BDResult(None, f"{name} curve: the {method} fit {flaw}; use pchip", overlap)
     if not math.isfinite(value):
         return BDResult(
             None, f"the {method} curves through these points run out of the range of numbers", overlap
         )
-    note = "" if overlap >= MIN_OVERLAP else f"the curves overlap by {overlap:.0%} only"
-    return BDResult(value, note, overlap)
+    notes += [] if overlap >= CAUTION_OVERLAP else [f"the curves overlap by {overlap:.0%} only"]
+    return BDResult(value, "; ".join(notes), overlap)
+
+
+def levelled(curve: Curve) -> tuple[list[tuple[float, float]], str]:
+    """Level small dips of a curve by isotonic regression (pool adjacent violators).
+
+    Args:
+        curve: Points by rising rate, (rate, quality).
+
+    Returns:
+        Points that rise in quality, and what was done ("dips by …"). The curve and an empty text where
+        nothing dips, quality falls by more than `DIP_TOLERANCE` of its range, or a value is not finite.
+    """
+    qualities = [quality for _, quality in curve]
+    if len(curve) < 2 or not all(math.isfinite(value) for point in curve for value in point):
+        return list(curve), ""
+    best = list(accumulate(qualities, max))
+    falls = [high - quality for high, quality in zip(best, qualities, strict=True)]
+    is_rising = all(later > earlier for earlier, later in pairwise(qualities))
+    if is_rising or max(falls) > DIP_TOLERANCE * (max(qualities) - min(qualities)):
+        return list(curve), ""
+    blocks: list[list[tuple[float, float]]] = []
+    for point in curve:
+        blocks.append([point])
+        while len(blocks) > 1 and _mean(blocks[-2])[1] >= _mean(blocks[-1])[1]:
+            blocks[-2:] = [blocks[-2] + blocks[-1]]
+    worst = max(range(len(falls)), key=falls.__getitem__)
+    fall = f"dips by {falls[worst]:.2g}" if falls[worst] > 0 else "does not rise"
+    where = curve[worst if falls[worst] > 0 else next(i for i, b in enumerate(blocks) if len(b) > 1)][0]
+    return [_mean(block) for block in blocks], f"{fall} at {where:.4g} bpp: levelled by a monotone fit"
+
+
+def _mean(block: Curve) -> tuple[float, float]:
+    """Geometric mean of the rates, mean of the qualities."""
+    if len(block) == 1:
+        return block[0]
+    rates, qualities = zip(*block, strict=True)
+    return math.exp(fmean(map(math.log, rates))), fmean(qualities)
 
 
 def _flaw(curve: Curve, min_points: int) -> str:
-    """What keeps a curve, sorted by rate, from having a delta; empty where nothing does."""
+    """What keeps a levelled curve from having a delta; empty where nothing does."""
     if any(not math.isfinite(value) for point in curve for value in point):
         return "has a point that is not finite"
     if len(curve) < min_points:
@@ -152,6 +221,24 @@ def _flaw(curve: Curve, min_points: int) -> str:
             here, there = f"{quality:.4g} at {rate:.4g} bpp", f"{next_quality:.4g} at {next_rate:.4g} bpp"
             return f"is not monotone: {here}, then {there}"
     return ""
+
+
+def _misfit(fit: Callable[[Any], Any], curve: Curve, *, of_rate: bool) -> str:
+    """What keeps a fitted curve from standing for its points; empty where nothing does.
+
+    Args:
+        fit: log₁₀ rate over quality (`of_rate`), or quality over log₁₀ rate.
+        curve: Its points.
+        of_rate: Which of the two it is.
+    """
+    points = np.array([(quality, math.log10(rate)) for rate, quality in curve])
+    base, value = points.T if of_rate else points.T[::-1]
+    between = np.linspace(base[0], base[-1], 1 + 32 * (len(base) - 1))
+    if np.any(np.diff(fit(between)) < -1e-9 * np.ptp(value)):
+        return "is not monotone"
+    unit, name = (1.0, "a decade of rate") if of_rate else (float(np.ptp(value)), "the range of quality")
+    far = float(np.abs(fit(base) - value).max()) / unit
+    return f"passes its points by up to {far:.0%} of {name}" if far > FIT_TOLERANCE else ""
 
 
 def _overlap(a: Sequence[float], b: Sequence[float], *, log: bool) -> float:
