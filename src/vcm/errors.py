@@ -21,6 +21,25 @@ class ArgumentError(VCMError, ValueError):
         message = f"{argument} must be {expected}; got {got!r}."
         super().__init__(f"{message} {remedy}".rstrip())
         self.argument = argument
+        self._parts = (argument, expected, repr(got), remedy)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle, so that the error reaches the process that started this one."""
+        return _rebuilt, self._parts
+
+
+class _Shown:
+    """Stands in for a value of another process: its repr, and nothing else."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def _rebuilt(argument: str, expected: str, got: str, remedy: str) -> ArgumentError:
+    return ArgumentError(argument, expected=expected, got=_Shown(got), remedy=remedy)
 
 
 class PictureError(VCMError):
@@ -53,6 +72,10 @@ class BitstreamError(CodecError):
 
 class OutputError(VCMError):
     """A file cannot be written: something is there already, or the place takes none."""
+
+
+class ResumeError(VCMError):
+    """A training cannot be resumed: its settings have changed, or what it left is damaged."""
 
 
 class EvaluationError(VCMError):

@@ -89,9 +89,9 @@ def read_text(path: str | Path, *, limit: int = MAX_TEXT_BYTES, encoding: str = 
 def replacing(path: str | Path) -> Iterator[BinaryIO]:
     """Write a file that takes its name only when the block ends without an exception.
 
-    The bytes go to a new file of an unpredictable name in the same folder, with the permissions that the umask
-    gives, which is then renamed. A link at `path` is replaced, never followed; a kill or an error leaves what
-    was at `path` before.
+    The bytes go to a new file of an unpredictable name in the same folder, with the permissions that the
+    umask gives, which is then renamed. A link at `path` is replaced, never followed; a kill or an error
+    leaves what was at `path` before.
 
     Args:
         path: The file; its folder must exist.

@@ -123,3 +123,33 @@ def write_picture():
 def files_below():
     """`files_below(folder)`: names of all files in it, sorted."""
     return _files_below
+
+
+@pytest.fixture
+def training(tmp_path, monkeypatch):
+    """Arguments of a training of seconds, run in an empty folder."""
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 8), ("val", 2)):
+        (tmp_path / part).mkdir()
+        for number in range(count):
+            pixels = np.kron(rng.integers(0, 256, (5, 5, 3)), np.ones((16, 16, 1))).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / part / f"{number}.png")
+    monkeypatch.chdir(tmp_path)
+    return [
+        "train",
+        "data=training_folders",
+        "data.train.root=train",
+        "data.val.root=val",
+        "data.crop_size=64",
+        "data.batch_size=4",
+        "data.num_workers=0",
+        "+task@tasks.classification=mobilenet_v2",
+        "tasks.classification.weights=null",
+        "tasks.classification.categories=[a,b]",
+        "network.widths={classification: 4, reconstruction: 6}",
+        "network.features={classification: {_target_: vcm.nn.slimmable.FeatureMap, channels: 32, stride: 8}}",
+        "module.weights={classification: 0.001, reconstruction: 0.01}",
+        "trainer=cpu",
+        "trainer.max_epochs=1",
+        "name=small",
+    ]

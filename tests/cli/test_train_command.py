@@ -8,12 +8,10 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
-from PIL import Image
 
 from vcm.cli.main import main
 from vcm.codecs import LearnedCodec
@@ -24,38 +22,8 @@ EXPERIMENTS = ["two_task", "two_task_full", "three_task", "baseline"]
 EXPERIMENTS += ["two_task_small", "three_task_small", "baseline_small"]
 
 
-@pytest.fixture
-def arguments(tmp_path, monkeypatch):
-    """A training of seconds, run in an empty folder."""
-    rng = np.random.default_rng(0)
-    for part, count in (("train", 8), ("val", 2)):
-        (tmp_path / part).mkdir()
-        for number in range(count):
-            pixels = np.kron(rng.integers(0, 256, (5, 5, 3)), np.ones((16, 16, 1))).astype(np.uint8)
-            Image.fromarray(pixels).save(tmp_path / part / f"{number}.png")
-    monkeypatch.chdir(tmp_path)
-    return [
-        "train",
-        "data=training_folders",
-        "data.train.root=train",
-        "data.val.root=val",
-        "data.crop_size=64",
-        "data.batch_size=4",
-        "data.num_workers=0",
-        "+task@tasks.classification=mobilenet_v2",
-        "tasks.classification.weights=null",
-        "tasks.classification.categories=[a,b]",
-        "network.widths={classification: 4, reconstruction: 6}",
-        "network.features={classification: {_target_: vcm.nn.slimmable.FeatureMap, channels: 32, stride: 8}}",
-        "module.weights={classification: 0.001, reconstruction: 0.01}",
-        "trainer=cpu",
-        "trainer.max_epochs=1",
-        "name=small",
-    ]
-
-
-def test_trains_writes_resumes_and_refuses_other_settings(arguments, tmp_path, capsys):
-    assert main(arguments) == 0
+def test_trains_writes_resumes_and_refuses_other_settings(training, tmp_path, capsys):
+    assert main(training) == 0
     folder = tmp_path / "runs" / "small"
     assert f"the model: {folder}/model.safetensors" in capsys.readouterr().out
     first = load_network(folder / "model.safetensors")
@@ -65,21 +33,22 @@ def test_trains_writes_resumes_and_refuses_other_settings(arguments, tmp_path, c
     assert codec.decode(codec.encode(image)).shape == image.shape
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 1
 
-    longer = [a.replace("max_epochs=1", "max_epochs=3") for a in arguments]
+    longer = [a.replace("max_epochs=1", "max_epochs=3") for a in training]
     assert main(longer) == 0
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [0, 1, 2]
     assert load_network(folder / "model.safetensors").weights_sha256() != first.weights_sha256()
 
-    assert main([*arguments, "module.weight_scale=2"]) == 2
-    assert "run_dir must be the folder of a run with the same module" in capsys.readouterr().err
-    assert main([*arguments[:-1], "name=next", f"start_from={folder}/model.safetensors"]) == 0
-    assert main([*arguments[:-1], "name=third", "start_from=nowhere.safetensors"]) == 2
+    assert main([*training, "module.weight_scale=2"]) == 2
+    told = capsys.readouterr().err
+    assert f"Cannot resume {folder}: module.weight_scale changed (1 -> 2). Use a new run_dir" in told
+    assert main([*training[:-1], "name=next", f"start_from={folder}/model.safetensors"]) == 0
+    assert main([*training[:-1], "name=third", "start_from=nowhere.safetensors"]) == 2
     assert "nowhere.safetensors cannot be read as a model" in capsys.readouterr().err
 
 
-def test_a_model_notes_its_tasks_without_folders_of_this_machine(arguments):
-    assert main([*arguments, "tasks.classification.architecture=${file_name:mobilenet_v2}"]) == 0
+def test_a_model_notes_its_tasks_without_folders_of_this_machine(training):
+    assert main([*training, "tasks.classification.architecture=${file_name:mobilenet_v2}"]) == 0
     note = json.loads(read_notes("runs/small/model.safetensors")["tasks"])
     assert note["classification"]["architecture"] == "${file_name:mobilenet_v2}"  # as ${asset:…} is
 
@@ -95,12 +64,27 @@ def test_a_model_notes_its_tasks_without_folders_of_this_machine(arguments):
         (["tasks.classification.cut=nowhere"], "cut must be one of"),
         (["data.train.root=missing"], "missing"),
         (["network=nothing"], "s_bfm, s_bhm; got nothing"),
-        (["module.nothing=1"], "module.nothing"),
-        (["experiment=npp/small", "proxy=null"], "null is no option of a group: say GROUP=OPTION, or ~GROUP"),
+        (["module.nothing=1"], "There is no setting module.nothing. `vcm train --cfg job`"),
+        (
+            ["module.wieghts.classification=1"],
+            "There is no setting module.wieghts. Did you mean module.weights?",
+        ),
+        (["trainer.limt_val_batches=1"], "Did you mean trainer.limit_val_batches?"),
+        (["trainer.limit_train_batches=1"], "Add it with +trainer.limit_train_batches=…"),
+        (["+trainer.limt_val_batches=1"], "Did you mean limit_val_batches?"),
+        (
+            ["trainer=cpuu"],
+            "cpu, ddp, default, half_hour; got cpuu. Did you mean cpu?",
+        ),
+        (["data.val.root=k=1"], """quotes for the shell: 'data.val.root="k=1"'"""),
+        (
+            ["experiment=npp/small", "proxy=null"],
+            "A config group cannot be null. Use GROUP=OPTION",
+        ),
     ],
 )
-def test_what_cannot_be_trained_is_told(arguments, changes, message, capsys):
-    assert main([*arguments, *changes]) == 2
+def test_what_cannot_be_trained_is_told(training, changes, message, capsys):
+    assert main([*training, *changes]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
@@ -133,8 +117,8 @@ def test_every_experiment_is_tested():
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_stopped_run_goes_on(arguments, tmp_path, number):
-    command = [sys.executable, "-m", "vcm", *arguments[:-2], "trainer.max_epochs=500", "name=small"]
+def test_a_stopped_run_goes_on(training, tmp_path, number):
+    command = [sys.executable, "-m", "vcm", *training[:-2], "trainer.max_epochs=500", "name=small"]
     process = subprocess.Popen(
         command,
         stdout=subprocess.DEVNULL,
@@ -154,7 +138,7 @@ def test_a_stopped_run_goes_on(arguments, tmp_path, number):
         assert process.returncode == 130
         assert f"stopped; the same command goes on from {metrics.parent}/checkpoints/last.ckpt" in said
     epochs = [json.loads(line)["epoch"] for line in metrics.read_text().splitlines()]
-    assert main([*arguments[:-2], f"trainer.max_epochs={epochs[-1] + 2}", "name=small"]) == 0
+    assert main([*training[:-2], f"trainer.max_epochs={epochs[-1] + 2}", "name=small"]) == 0
     after = [json.loads(line)["epoch"] for line in metrics.read_text().splitlines()]
     assert after[-1] == epochs[-1] + 1
     assert after[len(epochs)] in (epochs[-1], epochs[-1] + 1)

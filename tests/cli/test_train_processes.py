@@ -23,6 +23,7 @@ def command(tmp_path):
     return [
         str(Path(sys.executable).with_name("vcm")),
         "train",
+        "network=s_bhm",
         "network.widths={reconstruction: 4}",
         "module.weights={reconstruction: 0.01}",
         "data=training_folders",
@@ -56,7 +57,10 @@ def test_two_processes_train_and_go_on(command, tmp_path):
 def test_sweeps_over_several_devices_are_told(command, tmp_path):
     done = run([*command, "trainer.max_epochs=1", "seed=1,2", "--multirun"], tmp_path)
     assert done.returncode == 2
-    assert done.stderr.count("trainer.devices must be 1 with --multirun; got 2") == 2
+    assert "vcm train: 2 of 2 jobs failed:" in done.stderr
+    assert (
+        done.stderr.count("trainer.devices must be 1 with --multirun; got 2") == 4
+    )  # as they fail, and then
     assert "Traceback" not in done.stderr
 
 

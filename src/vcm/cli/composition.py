@@ -1,13 +1,34 @@
-"""Hydra's and OmegaConf's errors in words for a person."""
+"""Format Hydra's, OmegaConf's and Lightning's errors for users."""
 
 from __future__ import annotations
 
+import difflib
+import errno
+import inspect
+import re
+from collections.abc import Iterable
 from importlib import resources
 
-from hydra.errors import HydraException, InstantiationException, MissingConfigException
-from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
+from hydra.errors import (
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from hydra.utils import get_object
+from omegaconf import DictConfig
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+    ValidationError,
+)
 
 from vcm.errors import VCMError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""What the system says of a disk that takes no more."""
 
 
 def told_error(error: BaseException, command: str = "evaluate") -> str | None:
@@ -20,15 +41,33 @@ def told_error(error: BaseException, command: str = "evaluate") -> str | None:
         if cause := _told_cause(link, command):
             return cause
         link = link.__cause__ or link.__context__
-    if isinstance(error, OSError) and error.filename:  # the run's folder, which Hydra makes
-        return f"{error.filename}: {error.strerror}; choose another run_dir."
+    if isinstance(error, (HydraException, OmegaConfBaseException)):  # some of them are OSErrors, too
+        return _told_hydra_error(error, command)
+    if isinstance(error, OSError):
+        return _told_os_error(error)
+    if type(error).__name__ == "MisconfigurationException":  # Lightning's, which is slow to import
+        return f"trainer: {_first_lines(error)}"
     if isinstance(error, ValueError) and "Config group override must be" in str(error):  # Hydra's
-        return "null is no option of a group: say GROUP=OPTION, or ~GROUP to leave one out."
+        return "A config group cannot be null. Use GROUP=OPTION, or ~GROUP to remove it."
+    return None
+
+
+def _told_os_error(error: OSError) -> str | None:
+    """A full disk, or a folder that Hydra cannot make for the run."""
+    if error.errno in _FULL:
+        return f"Cannot write the results: {error.strerror}. Free some space or use another run_dir."
+    return f"{error.filename}: {error.strerror}; choose another run_dir." if error.filename else None
+
+
+def _told_hydra_error(error: Exception, command: str) -> str:
+    if isinstance(error, OverrideParseException):
+        return _unparsed(error.override)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _unknown_option(error.missing_cfg_file) or _first_lines(error)
     if isinstance(error, InstantiationException):
-        return f"{_first_lines(error)} (HYDRA_FULL_ERROR=1 vcm {command} … shows where.)"
-    return _first_lines(error) if isinstance(error, (HydraException, OmegaConfBaseException)) else None
+        hint = _unknown_argument(str(error))
+        return f"{_first_lines(error)}{hint} (HYDRA_FULL_ERROR=1 vcm {command} … shows where.)"
+    return _first_lines(error)
 
 
 def _told_cause(link: BaseException, command: str) -> str | None:
@@ -37,16 +76,64 @@ def _told_cause(link: BaseException, command: str) -> str | None:
         return str(link)
     if isinstance(link, MissingMandatoryValue):
         return f"{link.full_key} has no value; give it one: vcm {command} … {link.full_key}=…"
-    if isinstance(link, ConfigKeyError) and link.full_key:
-        return (
-            f"there is no setting {link.full_key}. `vcm {command} --cfg job`, with the same choices, "
-            f"shows all there are; +{link.full_key}=… adds one that a class takes beyond them."
-        )
+    if isinstance(link, (ConfigKeyError, ConfigAttributeError)) and link.full_key:
+        return _unknown_key(link.full_key, link.parent_node, command)
     if isinstance(link, ValidationError) and link.full_key:
         if "not a ListConfig" in str(link):
             return f"{link.full_key} must be a list: {link.full_key}=[…]"
         return f"{link.full_key}: {str(link).splitlines()[0]}"
     return None
+
+
+def _unknown_key(full_key: str, parent: object, command: str) -> str:
+    """For trainer.limt_val_batches: the nearest key, or how to add one that the target takes."""
+    prefix, _, key = full_key.rpartition(".")
+    known = list(map(str, parent)) if isinstance(parent, DictConfig) else []
+    taken = _parameters(parent.get("_target_")) if isinstance(parent, DictConfig) else []
+    if key in taken:
+        return (
+            f"There is no setting {full_key} in this configuration, but its target takes one. "
+            f"Add it with +{full_key}=…"
+        )
+    message = f"There is no setting {full_key}."
+    if near := _nearest(key, [*known, *taken]):
+        full = f"{prefix}.{near}" if prefix else near
+        return f"{message} Did you mean {full if near in known else '+' + full}?"
+    return f"{message} `vcm {command} --cfg job`, with the same choices, lists all settings."
+
+
+def _unknown_argument(message: str) -> str:
+    """For +trainer.limt_val_batches=1, which only the target refuses: the nearest of its parameters."""
+    target = re.search(r"target '([\w.]+)'", message)
+    argument = re.search(r"unexpected keyword argument '(\w+)'", message)
+    if not target or not argument:
+        return ""
+    near = _nearest(argument[1], _parameters(target[1]))
+    return f" Did you mean {near}?" if near else ""
+
+
+def _nearest(name: str, known: Iterable[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)), None)
+
+
+def _parameters(target: object) -> list[str]:
+    """Names of what a `_target_` takes; none where that cannot be known."""
+    if not isinstance(target, str):
+        return []
+    try:
+        return [name for name in inspect.signature(get_object(target)).parameters if name != "self"]
+    except Exception:  # whatever importing a user's target raises
+        return []
+
+
+def _unparsed(override: str) -> str:
+    """For data.test.root=k=1: which argument, and how to quote its value."""
+    key, _, value = override.partition("=")
+    quoted = value.replace("\\", "\\\\").replace('"', '\\"')
+    return (
+        f"Cannot parse the argument {override}. A value with any of = , {{ }} [ ] ( ) : ' \" or spaces needs "
+        f"quotes, in quotes for the shell: '{key}=\"{quoted}\"'"
+    )
 
 
 def _unknown_option(missing: str) -> str:
@@ -58,7 +145,9 @@ def _unknown_option(missing: str) -> str:
     names = sorted(
         file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml")
     )
-    return f"{group} must be one of {', '.join(names)}; got {option}."
+    near = _nearest(option, names)
+    hint = f" Did you mean {near}?" if near else ""
+    return f"{group} must be one of {', '.join(names)}; got {option}.{hint}"
 
 
 def _first_lines(error: BaseException) -> str:

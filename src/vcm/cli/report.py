@@ -19,19 +19,37 @@ def run(arguments: Sequence[str]) -> int:
         description="Turn what `vcm evaluate` measured into one HTML file, and plots as SVG and PNG.",
     )
     parser.add_argument(
-        "folders", nargs="+", type=Path, metavar="RUN", help="folder of results (run_dir of vcm evaluate)"
+        "folders",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="folder of results (run_dir of vcm evaluate), or a sweep's folder for all runs below it",
     )
     parser.add_argument(
-        "--anchor", help="codec that the others are compared with; bpg, or else the first, by default"
+        "--anchor",
+        help="codec that the others are compared with, by name or title; bpg, or else the first, by default",
     )
     parser.add_argument("--accuracy", help="accuracy to draw, such as map_50; the task's main one by default")
+    parser.add_argument(
+        "--name",
+        action="append",
+        default=[],
+        metavar="RUN=LABEL",
+        help="what the codecs of a run are called, where runs share them; repeatable",
+    )
     parser.add_argument(
         "--output", type=Path, help="folder for report.html and plots/; the first RUN by default"
     )
     known = parser.parse_args(arguments)
+    names = {}
+    for given in known.name:
+        name, equals, label = given.rpartition("=")
+        if not equals or not name or not label.strip():
+            parser.error(f"--name must be RUN=LABEL, such as runs/a=wide; got {given!r}")
+        names[name] = label.strip()
     from vcm.evaluation.report import read_study, write_report
 
-    study = read_study(known.folders, anchor=known.anchor, accuracy=known.accuracy)
+    study = read_study(known.folders, anchor=known.anchor, accuracy=known.accuracy, names=names)
     path = write_report(study, known.output)
     print_bd_rates(study)
     print(path.resolve())

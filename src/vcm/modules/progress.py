@@ -4,36 +4,48 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from vcm.errors import OutputError
+from vcm.files import read_text, temporary_path, write_text
 from vcm.modules.base import NetworkModule
 
 
 class MetricsFile(Callback):
-    """Appends the figures of every validation to a JSONL file, and tells them on one line.
+    """Writes the metrics of every validation to a JSONL file, and prints them on one line.
 
-    A resumed run goes on in the same file. `seconds` counts from the start of this process's training.
+    A resumed run goes on in the same file, after the last line that its checkpoint knows of. `seconds` counts
+    from the start of this process's training.
 
     Args:
-        path: The file.
+        path: The file; None writes none.
         tell: Takes the line for a person.
     """
 
-    def __init__(self, path: Path, tell: Callable[[str], None]) -> None:
+    def __init__(self, path: Path | None, tell: Callable[[str], None]) -> None:
         self.path, self.tell = path, tell
         self._start = time.perf_counter()
+        self._lines: list[str] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
-        del trainer, pl_module
+        """Start the clock, and read the lines up to the step that training goes on from."""
+        del pl_module
         self._start = time.perf_counter()
+        if self.path is not None and self.path.exists() and trainer.is_global_zero:
+            self._lines = [
+                line
+                for line in read_text(self.path).splitlines()
+                if (step := _step(line)) is not None and step <= trainer.global_step
+            ]
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write one line."""
+        del pl_module
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
         figures = {
@@ -50,37 +62,87 @@ class MetricsFile(Callback):
             **rates,
             **figures,
         }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        self._lines.append(json.dumps(line))
+        if self.path is not None:
+            with _output(self.path):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                write_text(self.path, "".join(f"{line}\n" for line in self._lines))
         shown = [f"{name.removeprefix('val/')} {figures[name]:.4g}" for name in _shown(figures)]
         self.tell(f"epoch {trainer.current_epoch}, {seconds:.0f} s: {', '.join(shown)}")
-        del pl_module
 
 
 class LastCheckpoint(Callback):
     """Keeps the state after the last whole epoch, and the model as a file: what a stopped run goes on from.
 
-    Both are written under another name first, so that a kill leaves the ones before.
+    Both are written under another name first, so that a kill leaves the ones before. The checkpoint comes
+    first; a run that goes on writes the model again from it, since a kill may have come between the two.
 
     Args:
         checkpoint: The checkpoint's path; its folder is made.
         model: The model file's path.
-        notes: What the model file is to say besides.
+        notes: Metadata of the model file.
+
+    Attributes:
+        trained: Whether any batch was trained on.
     """
 
     def __init__(self, checkpoint: Path, model: Path, **notes: str) -> None:
         self.checkpoint, self.model, self.notes = checkpoint, model, notes
+        self.trained = False
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the model of the checkpoint that training goes on from."""
+        if trainer.is_global_zero and self.checkpoint.exists():
+            self._save_model(pl_module)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
+    ) -> None:
+        """Note that there was something to train."""
+        del trainer, pl_module, batch, batch_idx
+        self.trained = True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save."""
-        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.checkpoint.with_suffix(".partial")
-        trainer.save_checkpoint(partial, weights_only=False)
+        with _output(self.checkpoint):
+            self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            partial = Path(trainer.strategy.broadcast(str(temporary_path(self.checkpoint))))
+            try:
+                trainer.save_checkpoint(partial, weights_only=False)
+                if trainer.is_global_zero:
+                    partial.replace(self.checkpoint)
+            except BaseException:
+                with suppress(OSError):
+                    partial.unlink(missing_ok=True)
+                raise
         if trainer.is_global_zero:
-            partial.replace(self.checkpoint)
-            assert isinstance(pl_module, NetworkModule)
+            self._save_model(pl_module)
+
+    def _save_model(self, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, NetworkModule)
+        with _output(self.model):
             pl_module.save_model(self.model, **self.notes)
+
+
+@contextmanager
+def _output(path: Path) -> Iterator[None]:
+    """Turn a full disk or a folder that takes no files into an OutputError."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{path} cannot be written: {error.strerror or error}. Free some space or use another run_dir; "
+            "the same command goes on from the last checkpoint."
+        ) from error
+
+
+def _step(line: str) -> int | None:
+    """The step that a line is of; None for a damaged line."""
+    try:
+        step = json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return step if isinstance(step, int) else None
 
 
 def _shown(figures: dict[str, float | None]) -> list[str]:
