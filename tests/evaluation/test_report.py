@@ -129,7 +129,7 @@ def test_runs_of_one_task_and_data_are_drawn_together(world, run, tmp_path):
     with pytest.raises(EvaluationError, match="both hold jpeg at quality 10"):
         build_report([run, run])
     evaluate(world, tmp_path / "other", {"jpeg": [JPEGCodec(quality=5)]}, task=world.task(threshold=0.7))
-    with pytest.raises(EvaluationError, match="different tasks or pictures"):
+    with pytest.raises(EvaluationError, match="different tasks or images"):
         build_report([run, tmp_path / "other"])
 
 

@@ -140,18 +140,17 @@ def accuracy_title(name: str) -> str:
 
 
 def curves(points: Sequence[Point], axis: Axis) -> list[Curve]:
-    """One curve a system, in the order in which the systems appear.
+    """One curve a system, in the order in which the systems appear; points without bytes are left out.
 
     Distortions do not depend on the labels; they are taken from the kind of labels with most pictures.
     """
     kind = axis.labels or max(points, key=lambda point: point.num_images).labels
-    found = []
-    for system in dict.fromkeys(point.system for point in points):
-        mine = sorted((p for p in points if p.system == system and p.labels == kind), key=lambda p: p.bpp)
-        mine = [point for point in mine if math.isfinite(axis.value(point))]
-        if mine:
-            found.append(_curve(mine, axis))
-    return found
+    by_system: dict[str, list[Point]] = {}
+    for point in sorted(points, key=lambda point: point.bpp):
+        if point.labels == kind and point.bpp > 0 and math.isfinite(axis.value(point)):
+            by_system.setdefault(point.system, []).append(point)
+    systems = dict.fromkeys(point.system for point in points)
+    return [_curve(by_system[system], axis) for system in systems if system in by_system]
 
 
 def _curve(mine: Sequence[Point], axis: Axis) -> Curve:

@@ -13,6 +13,7 @@ from vcm.data.datasets import PictureDataset
 from vcm.errors import ArgumentError, EvaluationError
 from vcm.evaluation.bootstrap import draw_pictures
 from vcm.evaluation.examples import ORIGINALS, write_examples
+from vcm.evaluation.folders import check_own, make_folder
 from vcm.evaluation.labels import (
     LABEL_KINDS,
     LabelKind,
@@ -121,6 +122,8 @@ class Evaluation:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            check_own(self.folder / ".lock")  # which a lock would truncate
+            make_folder(self.folder, "records")
             with FileLock(self.folder / ".lock", timeout=0):
                 return self._run(progress or (lambda *_: None))
         except Timeout as error:

@@ -9,9 +9,11 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from vcm.evaluation.folders import make_folder
 from vcm.evaluation.names import file_name
 from vcm.evaluation.records import Record, RecordFile, prediction_from_json
 from vcm.evaluation.results import write_json
+from vcm.files import replacing
 from vcm.types import Detections
 
 ORIGINALS = "originals"
@@ -28,11 +30,10 @@ def example_path(folder: Path, image_id: str, stem: str) -> Path:
 def keep_example(folder: Path, image_id: str, stem: str, image: Tensor) -> None:
     """Store one version of a picture, (3, H, W) uint8, as PNG."""
     path = example_path(folder, image_id, stem)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
+    make_folder(folder, path.parent.relative_to(folder).as_posix())
     pixels = image.permute(1, 2, 0).contiguous().numpy()
-    Image.fromarray(pixels).save(temporary, format="PNG", compress_level=1)
-    temporary.replace(path)
+    with replacing(path) as file:
+        Image.fromarray(pixels).save(file, format="PNG", compress_level=1)
 
 
 def choose_examples(originals: Sequence[Record], count: int) -> list[str]:
@@ -77,5 +78,5 @@ def write_examples(folder: Path, examples: Sequence[str], files: Mapping[str, Re
         }
         for image_id in examples
     }
-    (folder / EXAMPLES_JSON).parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, Path(EXAMPLES_JSON).parent.as_posix())
     write_json(folder / EXAMPLES_JSON, content)

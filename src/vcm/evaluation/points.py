@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -17,6 +17,7 @@ from vcm.evaluation.systems import System
 from vcm.metrics.distortion import Distortion
 from vcm.metrics.rate import Rate
 from vcm.tasks import Task
+from vcm.types import is_number, is_whole
 
 
 @runtime_checkable
@@ -69,9 +70,62 @@ class Point:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Point:
-        """The inverse of `to_json`, where infinity may stand as "inf"."""
-        psnr = content["psnr"]
-        return cls(**{**content, "psnr": None if psnr is None else float(psnr)})
+        """Read what `to_json` gave, where infinity may stand as "inf".
+
+        Raises:
+            ValueError: If a value is not what a point holds; also KeyError, TypeError and OverflowError.
+        """
+        point = cls(**{**content, "psnr": _number_or_infinity(content["psnr"])})
+        texts = (point.system, point.title, point.labels)
+        expect(all(isinstance(text, str) for text in texts), "a point's name is no text")
+        counts = (point.num_images, point.num_bytes, point.num_pixels)
+        expect(all(is_whole(count) and count >= 0 for count in counts), "a point's count is no whole number")
+        intervals = point.intervals
+        expect(all(len(ends) == 2 for ends in intervals.values()), "an interval has not two ends")
+        return replace(
+            point,
+            quality=finite(point.quality),
+            bpp=finite(point.bpp),
+            mean_bpp=finite(point.mean_bpp),
+            ms_ssim=None if point.ms_ssim is None else finite(point.ms_ssim),
+            accuracy=numbers_by_name(point.accuracy),
+            intervals={name: [_end(end) for end in ends] for name, ends in intervals.items()},
+        )
+
+
+def expect(is_met: bool, otherwise: str) -> None:
+    """Raise ValueError with the text `otherwise` unless a condition is met."""
+    if not is_met:
+        raise ValueError(otherwise)
+
+
+def finite(value: Any) -> float:  # noqa: ANN401  what JSON holds
+    """A finite number.
+
+    Raises:
+        ValueError: If it is something else; OverflowError where it is too large.
+    """
+    expect(is_number(value) and math.isfinite(value), f"{str(value)[:40]!r} is no finite number")
+    return float(value) if isinstance(value, int) and abs(value) >= 1 << 53 else value
+
+
+def numbers_by_name(content: Mapping[str, Any]) -> dict[str, float | None]:
+    """Finite numbers, or None, by name.
+
+    Raises:
+        ValueError: If the content is something else; also AttributeError and OverflowError.
+    """
+    return {name: None if value is None else finite(value) for name, value in content.items()}
+
+
+def _number_or_infinity(value: Any) -> float | None:  # noqa: ANN401  what JSON holds
+    expect(value is None or is_number(value) or value in ("inf", "-inf"), "a point's PSNR is no number")
+    return None if value is None else float(value)
+
+
+def _end(value: Any) -> float:  # noqa: ANN401  what JSON holds
+    """The end of an interval, which may be infinite for PSNR."""
+    return float(value) if value in ("inf", "-inf") else finite(value)
 
 
 def shared_images(image_ids: Sequence[str], every: Sequence[Mapping[str, Record]]) -> list[str]:

@@ -6,21 +6,31 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from vcm.data.jsonfile import parse_json
 from vcm.errors import EvaluationError
+from vcm.evaluation.folders import appending, check_own
 from vcm.evaluation.names import file_name
-from vcm.types import ClassScores, Detections, Prediction, Settings
+from vcm.files import open_regular, write_text
+from vcm.types import ClassScores, Detections, Prediction, Settings, is_number, is_whole
 
 FORMAT = 1
 """Raised when the meaning of a record changes; older records are then not used."""
+MAX_RECORDS_BYTES = 1 << 40
+"""Largest file of records that is read, line by line: 1 TiB."""
+MAX_LINE_BYTES = 64 << 20
+"""Longest line of it: 64 MiB."""
+MAX_WHOLE = 1 << 53
+"""Bound of sizes and counts, below which a float64 holds them exactly."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,25 @@ class Record:
     ms_ssim: float | None = None
     prediction: dict[str, list[Any]] | None = None
     error: str = ""
+
+    def check(self) -> None:
+        """Check the types and ranges of values that came from a file.
+
+        Raises:
+            ValueError: If one is not what a record holds.
+            TypeError: Likewise.
+        """
+        sizes = (self.height, self.width, self.num_bytes)
+        measured = [value for value in (self.psnr, self.ms_ssim) if value is not None]
+        if not (
+            isinstance(self.image_id, str)
+            and isinstance(self.error, str)
+            and all(is_whole(value) and 0 <= value < MAX_WHOLE for value in sizes)
+            and all(is_number(value) and not math.isnan(value) for value in measured)
+        ):
+            raise ValueError("not a record")
+        if self.prediction is not None:
+            prediction_from_json(self.prediction)
 
 
 def settings_key(settings: Settings) -> str:
@@ -96,22 +125,22 @@ class RecordFile:
 
     def _load(self) -> dict[str, Record]:
         """Keep the whole, valid lines of an earlier run, and cut off the rest."""
-        lines = self.path.read_bytes().split(b"\n") if self.path.exists() else []
+        for path in (self.path, self.timings_path):
+            check_own(path)
         records: dict[str, Record] = {}
-        whole = 0
-        if len(lines) > 1 and lines[0].decode(errors="replace") == self._header:
-            whole = len(lines[0]) + 1
-            for line in lines[1:-1]:  # what follows the last line feed was cut short
-                try:
-                    record = Record(**_with_infinities(json.loads(line)))
-                except (ValueError, TypeError, AttributeError):  # not a record
-                    break
-                records[record.image_id] = record
-                whole += len(line) + 1
+        whole = size = 0
+        if self.path.exists():
+            with open_regular(self.path, limit=MAX_RECORDS_BYTES) as file:
+                size = os.fstat(file.fileno()).st_size
+                if file.readline(MAX_LINE_BYTES) == self._header.encode() + b"\n":
+                    whole = file.tell()
+                    for record, end in _read_records(file):
+                        records[record.image_id], whole = record, end
         if whole == 0:
-            self.path.write_text(self._header + "\n")
-        elif whole < self.path.stat().st_size:
-            os.truncate(self.path, whole)
+            write_text(self.path, self._header + "\n")
+        elif whole < size:
+            with appending(self.path) as file:
+                file.truncate(whole)
         return records
 
     def append(self, records: Sequence[Record], timings: Iterable[dict[str, Any]]) -> None:
@@ -121,32 +150,50 @@ class RecordFile:
             EvaluationError: If the disk is full or the file cannot be written; no record is left
                 half-written.
         """
-        size = self.path.stat().st_size
         text = "".join(canonical_json(asdict(record)) + "\n" for record in records)
+        size = None
         try:
-            with self.timings_path.open("a") as file:
-                file.write("".join(canonical_json(timing) + "\n" for timing in timings))
-            with self.path.open("a") as file:
-                file.write(text)
+            with appending(self.timings_path) as file:
+                file.write("".join(canonical_json(timing) + "\n" for timing in timings).encode())
+            with appending(self.path) as file:
+                size = os.fstat(file.fileno()).st_size
+                file.write(text.encode())
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            os.truncate(self.path, size)
+            if size is not None:
+                with appending(self.path) as file:
+                    file.truncate(size)
             raise unwritable(self.path, error) from error
         self.records.update({record.image_id: record for record in records})
 
     def timings(self) -> list[dict[str, float]]:
         """Seconds of the records at hand, one entry a picture that did not fail."""
-        if not self.timings_path.exists():
-            return []
         latest: dict[str, dict[str, float]] = {}
-        for line in self.timings_path.read_text().split("\n")[:-1]:
-            try:
-                timing = json.loads(line)
-                latest[timing.pop("image_id")] = timing
-            except (ValueError, KeyError):  # cut short by a kill
-                continue
+        try:
+            check_own(self.timings_path)
+            with open_regular(self.timings_path, limit=MAX_RECORDS_BYTES) as file:
+                while (line := file.readline(MAX_LINE_BYTES)).endswith(b"\n"):
+                    with suppress(ValueError, KeyError, TypeError, AttributeError):  # cut short by a kill
+                        timing = parse_json(line)
+                        image_id = timing.pop("image_id")
+                        latest[image_id] = {name: float(seconds) for name, seconds in timing.items()}
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise unwritable(self.timings_path, error) from error
         return [latest[image_id] for image_id in self.records if image_id in latest]
+
+
+def _read_records(file: BinaryIO) -> Iterator[tuple[Record, int]]:
+    """The valid records from here on, each with the position behind its line; until the first that is not."""
+    while (line := file.readline(MAX_LINE_BYTES)).endswith(b"\n"):  # the last may have been cut short
+        try:
+            record = Record(**_with_infinities(parse_json(line)))
+            record.check()
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RuntimeError):  # not a record
+            return
+        yield record, file.tell()
 
 
 def unwritable(path: Path, error: OSError) -> EvaluationError:
@@ -176,14 +223,24 @@ def prediction_to_json(prediction: Prediction) -> dict[str, list[Any]]:
 
 
 def prediction_from_json(content: dict[str, list[Any]]) -> Prediction:
-    """The inverse of `prediction_to_json`, exactly."""
+    """The inverse of `prediction_to_json`, exactly.
+
+    Raises:
+        ValueError, TypeError, KeyError, OverflowError, RuntimeError: If it is no such content.
+    """
     if "logits" in content:
-        return ClassScores(torch.tensor(content["logits"], dtype=torch.float32))
-    return Detections(
+        logits = torch.tensor(content["logits"], dtype=torch.float32)
+        if logits.ndim != 1:
+            raise ValueError("its logits are no list of numbers")
+        return ClassScores(logits)
+    found = Detections(
         boxes=torch.tensor(content["boxes"], dtype=torch.float32).reshape(-1, 4),
         scores=torch.tensor(content["scores"], dtype=torch.float32),
         labels=torch.tensor(content["labels"], dtype=torch.int64),
     )
+    if not found.boxes.shape[:1] == found.scores.shape == found.labels.shape:
+        raise ValueError("its boxes, scores and labels are not as many")
+    return found
 
 
 def _shortest(values: Tensor) -> list[float]:

@@ -6,18 +6,21 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from vcm import files
 from vcm.errors import EvaluationError
 from vcm.evaluation.bootstrap import Resamples
+from vcm.evaluation.folders import read_json_inside
+from vcm.evaluation.labels import LABEL_KINDS
 from vcm.evaluation.names import point_name
-from vcm.evaluation.points import Point
+from vcm.evaluation.points import Point, expect, finite, numbers_by_name
 from vcm.evaluation.records import canonical_json, strict_numbers
-from vcm.types import Settings
+from vcm.files import printable
+from vcm.types import Settings, is_whole
 
 RESULTS_JSON = "results.json"
 RESULTS_CSV = "results.csv"
@@ -93,42 +96,79 @@ class Results:
         """
         path = folder / RESULTS_JSON
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            content["points"] = [Point.from_json(point) for point in content["points"]]
-            content["failures"] = [ImageFailure(**failure) for failure in content["failures"]]
-            results = cls(**content)
+            results = _results_from_json(read_json_inside(folder, RESULTS_JSON))
         except FileNotFoundError as error:
             raise EvaluationError(
                 f"{folder} holds no results; run `vcm evaluate` to its end first, with run_dir={folder}."
             ) from error
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise _damaged(path, error) from error
-        return replace(results, points=_with_resamples(results.points, folder / BOOTSTRAP_JSON))
+        except DAMAGE as error:
+            raise damaged(path, error) from error
+        return replace(results, points=_with_resamples(results.points, folder))
 
 
-def _damaged(path: Path, error: Exception) -> EvaluationError:
-    return EvaluationError(f"{path} is damaged ({error}); run `vcm evaluate` again to write it anew.")
+DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RuntimeError)
+"""What reading a damaged file may raise."""
 
 
-def _with_resamples(points: Sequence[Point], path: Path) -> list[Point]:
+def damaged(path: Path, error: Exception) -> EvaluationError:
+    """What to tell of a file of results that cannot be read."""
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else printable(error)
+    return EvaluationError(f"{path} is damaged ({reason}); run `vcm evaluate` again to write it anew.")
+
+
+def _results_from_json(content: Any) -> Results:  # noqa: ANN401  any JSON value
+    """Results from what `Results.write` wrote.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError, OverflowError: If the content is not of that form.
+    """
+    expect(isinstance(content, dict), "it is no object")
+    expect(all(isinstance(content[key], list) for key in ("points", "failures")), "its points are no list")
+    failures = [ImageFailure(**failure) for failure in content["failures"]]
+    results = Results(
+        **{**content, "points": [Point.from_json(p) for p in content["points"]], "failures": failures}
+    )
+    expect(bool(results.points), "it holds no points")
+    expect(isinstance(results.name, str), "its name is no text")
+    expect(results.kind in ("detection", "classification"), "its kind is unknown")
+    expect(isinstance(results.task, dict) and isinstance(results.task["name"], str), "its task has no name")
+    expect(isinstance(results.data, dict), "its data is no object")
+    expect(is_whole(results.data.get("num_images", 0)), "its number of images is no whole number")
+    originals = {kind: numbers_by_name(results.originals[kind]) for kind in results.originals}
+    expect(bool(originals) and all(originals.values()), "it holds no accuracy of the originals")
+    kinds = {point.labels for point in results.points} | set(originals)
+    expect(kinds <= set(LABEL_KINDS), "it holds unknown labels")
+    expect({point.labels for point in results.points} <= set(originals), "it lacks accuracy of the originals")
+    for name in ("problems", "notes", "examples", "categories"):
+        listed = getattr(results, name)
+        expect(
+            isinstance(listed, list) and all(isinstance(i, str) for i in listed),
+            f"{name} is no list of texts",
+        )
+    for failure in failures:
+        expect(all(isinstance(value, str) for value in asdict(failure).values()), "a failure is no text")
+    return replace(results, originals=originals, pseudo_score=finite(results.pseudo_score))
+
+
+def _with_resamples(points: Sequence[Point], folder: Path) -> list[Point]:
     """The points with what bootstrap.json holds of them."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json_inside(folder, BOOTSTRAP_JSON)
         found = {
-            key: Resamples(of_point["draws"], _numbers(of_point["figures"]))
+            key: Resamples(str(of_point["draws"]), _figures(of_point["figures"]))
             for key, of_point in content.items()
         }
     except FileNotFoundError:
         return list(points)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _damaged(path, error) from error
+    except DAMAGE as error:
+        raise damaged(folder / BOOTSTRAP_JSON, error) from error
     return [replace(point, resamples=found.get(_key(point))) for point in points]
 
 
-def _numbers(figures: dict[str, list[Any]]) -> dict[str, list[float | None]]:
+def _figures(figures: dict[str, list[Any]]) -> dict[str, list[float | None]]:
     """Figures as they were before strict JSON, which has no infinity."""
-    if len({len(values) for values in figures.values()}) > 1:
-        raise ValueError("its figures are not of one length")
+    expect("bpp" in figures, "it lacks the rates")
+    expect(len({len(values) for values in figures.values()}) == 1, "its figures are not of one length")
     return {
         name: [None if value is None else float(value) for value in values]
         for name, values in figures.items()
@@ -180,11 +220,7 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         EvaluationError: If it cannot be written; an older file of that name is then still whole.
     """
-    temporary = path.with_suffix(".tmp")
     try:
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
-        temporary.replace(path)
+        files.write_text(path, text)
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise EvaluationError(f"{path} cannot be written: {error.strerror or error}.") from error

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+import errno
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,13 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 
 from vcm.errors import EvaluationError
 from vcm.evaluation.curves import Axis, Curve, accuracy_title
-from vcm.evaluation.report.examples import example_views, matched_rate
+from vcm.evaluation.folders import make_folder, read_json_inside
+from vcm.evaluation.names import file_name
+from vcm.evaluation.report.examples import example_views
 from vcm.evaluation.report.plots import as_png, as_svg, draw
 from vcm.evaluation.report.study import Study, read_study
-from vcm.evaluation.results import PROVENANCE_JSON, Results, write_text
+from vcm.evaluation.results import PROVENANCE_JSON, Results, damaged, write_text
+from vcm.files import write_bytes
 
 REPORT_HTML = "report.html"
 MAX_LISTED = 50
@@ -42,10 +45,11 @@ def build_report(
     *,
     anchor: str | None = None,
     accuracy: str | None = None,
+    names: Mapping[str, str] | None = None,
     output: str | Path | None = None,
 ) -> Path:
     """`write_report` of what `read_study` reads."""
-    return write_report(read_study(folders, anchor=anchor, accuracy=accuracy), output)
+    return write_report(read_study(folders, anchor=anchor, accuracy=accuracy, names=names), output)
 
 
 def write_report(study: Study, output: str | Path | None = None) -> Path:
@@ -53,19 +57,21 @@ def write_report(study: Study, output: str | Path | None = None) -> Path:
 
     Args:
         study: What is told.
-        output: Where to write; None for the study's first folder.
+        output: Where to write; None for the study's home.
 
     Raises:
-        EvaluationError: If nothing can be written.
+        EvaluationError: If nothing can be written, or plots/ is a link that leads out of the folder.
     """
-    target = Path(output) if output is not None else study.folders[0]
+    target = Path(output) if output is not None else study.home
     try:
-        (target / "plots").mkdir(parents=True, exist_ok=True)
-        panels = [_panel(study.results, axis, drawn, target / "plots") for axis, drawn in study.curves]
+        target.mkdir(parents=True, exist_ok=True)
+        plots = make_folder(target, "plots")
+        panels = [_panel(study.results, axis, drawn, plots) for axis, drawn in study.curves]
         write_text(target / REPORT_HTML, _render(study, panels))
     except OSError as error:
+        where = target / "plots" if error.errno == errno.EPERM else target
         raise EvaluationError(
-            f"{target} cannot be written: {error.strerror or error}. Choose another folder with --output."
+            f"{where} cannot be written: {error.strerror or error}. Choose another folder with --output."
         ) from error
     return target / REPORT_HTML
 
@@ -73,26 +79,26 @@ def write_report(study: Study, output: str | Path | None = None) -> Path:
 def _panel(results: Results, axis: Axis, drawn: Sequence[Curve], plots: Path) -> Panel:
     original = results.originals[axis.labels].get(axis.key) if axis.labels else None
     figure = draw(drawn, axis, None if original is None else 100 * original)
-    name = f"rate_{axis.key}" + (f"_{axis.labels}" if axis.labels else "")
+    name = file_name(f"rate_{axis.key}" + (f"_{axis.labels}" if axis.labels else ""))
     svg = as_svg(figure)
     write_text(plots / f"{name}.svg", svg)
-    (plots / f"{name}.png").write_bytes(as_png(figure))
+    write_bytes(plots / f"{name}.png", as_png(figure))
     return Panel(axis, name, svg)
 
 
-def _provenance(sources: Sequence[Path]) -> list[Any]:
+def _provenance(sources: Sequence[Path]) -> list[dict[str, Any]]:
     """What stands in the folders' provenance.json, where there is one."""
     found = []
     for source in sources:
-        path = source / PROVENANCE_JSON
         try:
-            found.append(json.loads(path.read_text(encoding="utf-8")))
+            content = read_json_inside(source, PROVENANCE_JSON)
         except FileNotFoundError:
             continue
-        except ValueError as error:
-            raise EvaluationError(
-                f"{path} is damaged ({error}); run `vcm evaluate` again to write it anew."
-            ) from error
+        except (OSError, ValueError) as error:
+            raise damaged(source / PROVENANCE_JSON, error) from error
+        if not isinstance(content, dict):
+            raise damaged(source / PROVENANCE_JSON, ValueError("it is no object"))
+        found.append(content)
     return found
 
 
@@ -111,18 +117,19 @@ def _render(study: Study, panels: Sequence[Panel]) -> str:
     failures: dict[tuple[str, str], list[str]] = {}
     for failure in results.failures:
         failures.setdefault((failure.image_id, failure.error), []).append(failure.point)
+    examples, notes = example_views(study.sources, results)
     return environment.get_template("report.html.j2").render(
         results=results,
+        notes=[*results.notes, *notes],
         panels=panels,
         anchor=study.anchor,
         titles=study.titles,
         bd_rates=study.bd_table(of_rate=True),
         bd_metrics=study.bd_table(of_rate=False),
-        rate=matched_rate(results.points),
         failures=failures,
         max_listed=MAX_LISTED,
         accuracies=list(dict.fromkeys([*main, *([study.accuracy] if study.accuracy else [])])),
-        examples=example_views(study.folders, results),
+        examples=examples,
         provenance=_provenance(study.folders),
     )
 

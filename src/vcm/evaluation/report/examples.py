@@ -1,30 +1,30 @@
-"""Example pictures for the report: every system at about the same rate, with what the task still finds."""
+"""Example images for the report: every system at about the same rate, with what the task still finds."""
 
 from __future__ import annotations
 
 import base64
 import io
-import json
-import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
 
 from vcm.evaluation.boxes import LETTER_PX, Box, Count, place_boxes
-from vcm.evaluation.examples import EXAMPLES_JSON, ORIGINALS
-from vcm.evaluation.names import point_name
-from vcm.evaluation.points import Point
-from vcm.evaluation.records import prediction_from_json
+from vcm.evaluation.folders import path_inside
+from vcm.evaluation.report.sources import Source
+from vcm.evaluation.report.versions import Version, at_one_rate, read_versions
 from vcm.evaluation.results import Results
+from vcm.files import MAX_IMAGE_BYTES, open_regular
 from vcm.types import Detections
 
 WEBP_QUALITY = 90
 MAX_SIDE = 1280
 """Longest side of an embedded picture, in pixels; WebP itself takes no more than 16,383."""
+MAX_EXAMPLES = 12
+"""Most example images that a report shows."""
 LANDSCAPE_PX, PORTRAIT_PX = 360, 210
 """Width on the screen that a view is laid out for, in pixels."""
 
@@ -61,85 +61,80 @@ class View:
         return self.height > 1.1 * self.width
 
 
-def example_views(folders: Sequence[Path], results: Results) -> list[list[View]]:
-    """For each example the original, then every system at its point nearest to `matched_rate`.
+@dataclass(frozen=True)
+class Example:
+    """One example image at about one rate.
+
+    Attributes:
+        views: The original, then every system that has a version at about the rate.
+        num_bytes: The rate, as a stream's length.
+        left_out: Titles of the systems that have none.
+    """
+
+    views: list[View]
+    num_bytes: int
+    left_out: list[str]
+
+
+def example_views(sources: Sequence[Source], results: Results) -> tuple[list[Example], list[str]]:
+    """Each example image with every system at about the same rate, and notes on what is not shown.
+
+    For each image, the rate is that of the stream which most systems come within 15 % of; a system is shown
+    by its stream nearest to it.
 
     Args:
-        folders: Of the evaluations that `results` were merged from.
-        results: What they measured.
+        sources: The runs that `results` were merged from.
+        results: What they measured, as far as the report shows it.
     """
-    points = [point for point in results.points if point.labels == results.points[0].labels]
-    shown = {point_name(point.system, point.quality): point for point in matched_points(points)}
-    every: dict[str, dict[str, View]] = {}
+    every: dict[str, list[Version]] = {}
+    notes: list[str] = []
+    for source in sources:
+        for image_id, versions in read_versions(source, results, notes).items():
+            every.setdefault(image_id, []).extend(versions)
+    if len(every) > MAX_EXAMPLES:
+        notes.append(f"the report shows the first {MAX_EXAMPLES} of {len(every)} example images")
+    titles = {point.system: point.title for point in results.points}
     colours: dict[str, str] = {}
-    for folder in folders:
-        for image_id, versions in _read_examples(folder).items():
-            views = every.setdefault(image_id, {})
-            for name in (ORIGINALS, *shown):
-                if name in versions and name not in views:
-                    point = shown.get(name)
-                    sends_picture = point is None or point.psnr is not None
-                    picture = folder / versions[name if sends_picture else ORIGINALS]["picture"]
-                    view = _view(picture, versions[name], point, results, colours)
-                    views.update({name: view} if view else {})
-    return [list(views.values()) for views in every.values() if views]
+    examples = []
+    for versions in list(every.values())[:MAX_EXAMPLES]:
+        originals = [version for version in versions if not version.system]
+        streams = {system: [v for v in versions if v.system == system] for system in titles}
+        chosen, without, target = at_one_rate({system: own for system, own in streams.items() if own})
+        shown = [_view(version, results, titles, colours) for version in (*originals[:1], *chosen)]
+        views = [view for view in shown if view is not None]
+        if views:
+            examples.append(Example(views, target, [titles[system] for system in without]))
+    return examples, notes
 
 
-def matched_rate(points: Sequence[Point]) -> float:
-    """The lowest rate that all systems reach, in bits per pixel."""
-    systems = {point.system for point in points}
-    return max(min(point.bpp for point in points if point.system == system) for system in systems)
-
-
-def matched_points(points: Sequence[Point]) -> list[Point]:
-    """For each system its operating point nearest to `matched_rate`."""
-    target = matched_rate(points)
-    chosen = []
-    for system in dict.fromkeys(point.system for point in points):
-        own = [point for point in points if point.system == system]
-        chosen.append(min(own, key=lambda point: abs(math.log(point.bpp / target))))
-    return chosen
-
-
-def _read_examples(folder: Path) -> dict[str, dict[str, Any]]:
-    """What `write_examples` wrote; nothing where that is missing or damaged."""
-    try:
-        content = json.loads((folder / EXAMPLES_JSON).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _view(
-    picture: Path, version: dict[str, Any], point: Point | None, results: Results, colours: dict[str, str]
-) -> View | None:
-    """One version as it is shown, over `picture`; None where that is no longer there."""
-    data = _data_url(picture)
+def _view(version: Version, results: Results, titles: dict[str, str], colours: dict[str, str]) -> View | None:
+    """One version as it is shown; None where its image is no longer there."""
+    data = _data_url(version.folder, version.picture)
     if data is None:
         return None
-    height, width = version["height"], version["width"]
-    prediction = prediction_from_json(version["prediction"])
+    height, width = version.size
     letter = LETTER_PX * width / (PORTRAIT_PX if height > 1.1 * width else LANDSCAPE_PX)
     boxes: list[Box] = []
     counts: list[Count] = []
     answer = ""
-    if isinstance(prediction, Detections):
+    if isinstance(version.prediction, Detections):
         boxes, counts = place_boxes(
-            prediction,
+            version.prediction,
             results.categories,
             colours,
             min_score=results.pseudo_score,
-            size=(height, width),
+            size=version.size,
             letter=letter,
         )
     else:
-        answer = _answer(prediction.logits, results)
+        answer = _answer(version.prediction.logits, results)
     caption = ""
-    if point is not None:
-        bpp = 8 * version["num_bytes"] / (height * width)
-        caption = f"quality {point.quality:g} · {version['num_bytes']:,} bytes · {bpp:.3f} bpp"
-        caption += "" if point.psnr is not None else " · sends no picture; over the original"
-    title = point.title if point else "original"
+    if version.system:
+        between = " (between its points)" if version.is_between else ""
+        bpp = 8 * version.num_bytes / (height * width)
+        caption = f"quality {version.quality:g}{between} · {version.num_bytes:,} bytes · {bpp:.3f} bpp"
+        caption += "" if version.sends_picture else " · sends no picture; over the original"
+    title = titles.get(version.system, "original")
     return View(title, caption, width, height, data, letter, boxes, counts, answer)
 
 
@@ -148,12 +143,18 @@ def _answer(logits: torch.Tensor, results: Results) -> str:
     return f"{results.categories[int(label)]} {float(probability):.2f}"
 
 
-def _data_url(path: Path) -> str | None:
+def _data_url(folder: Path, name: str) -> str | None:
+    """The image as a data URL; None where it is removed, damaged, or outside the run's folder."""
     buffer = io.BytesIO()
     try:
-        with Image.open(path) as image:
-            image.thumbnail((MAX_SIDE, MAX_SIDE))
-            image.save(buffer, "WEBP", quality=WEBP_QUALITY)
-    except (OSError, SyntaxError, ValueError):  # removed or damaged since
+        with (
+            warnings.catch_warnings(),
+            open_regular(path_inside(folder, name), limit=MAX_IMAGE_BYTES) as file,
+        ):
+            warnings.simplefilter("ignore")
+            with Image.open(file, formats=("PNG",)) as image:
+                image.thumbnail((MAX_SIDE, MAX_SIDE))
+                image.save(buffer, "WEBP", quality=WEBP_QUALITY)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

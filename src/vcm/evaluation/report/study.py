@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 
-from vcm.errors import ArgumentError, EvaluationError
-from vcm.evaluation.curves import Axis, Comparison, Curve, axes_of, compare, curves
+from vcm.errors import ArgumentError
+from vcm.evaluation.curves import Axis, Comparison, Curve, accuracy_title, axes_of, compare, curves
+from vcm.evaluation.points import Point
+from vcm.evaluation.report.sources import Source, merge, name_systems, read_sources
 from vcm.evaluation.report.table import Table, bd_table
 from vcm.evaluation.results import Results
+
+MAX_SYSTEMS = 32
+"""Most systems that a report shows."""
+MAX_POINTS = 256
+"""Most points of a system that a report shows, for each kind of labels."""
+MAX_LISTED = 20
+"""Most names that an error lists."""
 
 
 @dataclass(frozen=True)
@@ -17,8 +28,9 @@ class Study:
     """Evaluations of one task and data set, compared.
 
     Attributes:
-        results: Of all of them.
-        folders: Where they come from.
+        results: Of all of them, as many systems and points as the report shows.
+        sources: Where they come from.
+        home: The first folder that was given, where the report goes by default.
         anchor: The system that others are compared with.
         accuracy: Name of the accuracy that was asked for; None for the task's main one.
         curves: On every axis that has any.
@@ -26,11 +38,17 @@ class Study:
     """
 
     results: Results
-    folders: list[Path]
+    sources: list[Source]
+    home: Path
     anchor: str
     accuracy: str | None
     curves: list[tuple[Axis, list[Curve]]]
     comparisons: list[tuple[Axis, dict[str, Comparison]]]
+
+    @property
+    def folders(self) -> list[Path]:
+        """Folders of the runs."""
+        return [source.folder for source in self.sources]
 
     @property
     def titles(self) -> dict[str, str]:
@@ -43,79 +61,93 @@ class Study:
 
 
 def read_study(
-    folders: Sequence[str | Path], *, anchor: str | None = None, accuracy: str | None = None
+    folders: Sequence[str | Path],
+    *,
+    anchor: str | None = None,
+    accuracy: str | None = None,
+    names: Mapping[str, str] | None = None,
 ) -> Study:
     """Read what was evaluated, and compare it.
 
     Args:
-        folders: Folders that `vcm evaluate` wrote; taken together; they must share task and data.
-        anchor: The system that others are compared with; None for "bpg" where it is there, else the first.
-        accuracy: Name of the accuracy to compare at, such as "map_50"; None for the task's main one.
+        folders: Folders that `vcm evaluate` wrote, or folders above several; taken together; they must share
+            task and data.
+        anchor: Key or title of the system that others are compared with; None for "bpg" where it is there,
+            else the first.
+        accuracy: Name or title of the accuracy to compare at, such as "map_50" or "mAP@50"; None for the
+            task's main one.
+        names: Labels of runs, by path; see `read_sources`.
 
     Raises:
         EvaluationError: If a folder holds no results, or they do not belong together.
-        ArgumentError: If there is no folder, or no such anchor or accuracy.
+        ArgumentError: If there is no folder, or no such anchor, accuracy or run.
     """
-    if not folders:
-        raise ArgumentError("folders", expected="at least one folder of results", got="none")
-    sources = [Path(folder) for folder in folders]
-    results = merge([Results.read(source) for source in sources], sources)
-    systems = list(dict.fromkeys(point.system for point in results.points))
+    sources = name_systems(read_sources(folders, names))
+    results = merge(sources)
+    titles = {point.system: point.title for point in results.points}
     if anchor is None:
-        anchor = "bpg" if "bpg" in systems else systems[0]
-    if anchor not in systems:
-        raise ArgumentError("anchor", expected=f"one of {', '.join(systems)}", got=anchor)
+        anchor = "bpg" if "bpg" in titles else next(iter(titles))
+    anchor = _chosen("anchor", anchor, titles)
+    if accuracy is not None:
+        accuracies = {name: accuracy_title(name) for name in next(iter(results.originals.values()))}
+        accuracy = _chosen("accuracy", accuracy, accuracies)
+    results = _bounded(results, anchor)
     every = [(axis, curves(results.points, axis)) for axis in axes_of(results, accuracy)]
     drawn = [(axis, found) for axis, found in every if found]
     comparisons = [(axis, _compared(found, anchor)) for axis, found in drawn]
-    return Study(results, sources, anchor, accuracy, drawn, comparisons)
+    return Study(results, sources, Path(folders[0]), anchor, accuracy, drawn, comparisons)
+
+
+def _chosen(argument: str, given: str, titles: Mapping[str, str]) -> str:
+    """The key that is meant by a key or title, in any letter case.
+
+    Raises:
+        ArgumentError: If none is meant, or several are; the message names the nearest.
+    """
+    if given in titles:
+        return given
+    wanted = " ".join(given.casefold().split())
+    by_name: dict[str, list[str]] = {}
+    for key, title in titles.items():
+        for name in {key.casefold(), " ".join(title.casefold().split())}:
+            by_name.setdefault(name, []).append(key)
+    meant = by_name.get(wanted, [])
+    if len(meant) == 1:
+        return meant[0]
+    near = get_close_matches(wanted, by_name, n=1, cutoff=0.5)
+    listed = list(titles)[:MAX_LISTED]
+    raise ArgumentError(
+        argument,
+        expected=f"one of {', '.join(listed)}" + (", …" if len(titles) > len(listed) else ""),
+        got=given,
+        remedy=f"{', '.join(meant)} all have this title; give one of these keys."
+        if meant
+        else (f"Did you mean {by_name[near[0]][0]!r}?" if near else ""),
+    )
+
+
+def _bounded(results: Results, anchor: str) -> Results:
+    """As many systems and points as a report can show, the anchor among them; notes say what is left out."""
+    systems = list(dict.fromkeys(point.system for point in results.points))
+    others = [system for system in systems if system != anchor]
+    kept = {anchor, *others[: MAX_SYSTEMS - 1]}
+    notes = list(results.notes)
+    if len(systems) > len(kept):
+        notes.append(
+            f"the report shows the first {len(kept)} of {len(systems)} systems; results.csv has them all"
+        )
+    points: list[Point] = []
+    counts: Counter[tuple[str, str]] = Counter()
+    for point in results.points:
+        counts[point.system, point.labels] += 1
+        if point.system in kept and counts[point.system, point.labels] <= MAX_POINTS:
+            points.append(point)
+    if most := [system for (system, _), count in counts.items() if system in kept and count > MAX_POINTS]:
+        notes.append(f"the report shows the first {MAX_POINTS} points of {', '.join(dict.fromkeys(most))}")
+    return replace(results, points=points, notes=notes)
 
 
 def _compared(drawn: Sequence[Curve], anchor: str) -> dict[str, Comparison]:
     """By system; nothing where the anchor has no curve."""
     has_anchor = any(curve.system == anchor for curve in drawn)
     return {found.system: found for found in compare(drawn, anchor)} if has_anchor else {}
-
-
-def merge(every: Sequence[Results], sources: Sequence[Path]) -> Results:
-    """Several evaluations as one.
-
-    Raises:
-        EvaluationError: If they differ in task or data set, or both measured the same point.
-    """
-    first = every[0]
-    points = list(first.points)
-    for other, source in zip(every[1:], sources[1:], strict=True):
-        if other.task != first.task or other.data != first.data:
-            raise EvaluationError(
-                f"{source} and {sources[0]} were measured with different tasks or pictures; "
-                "report them one by one."
-            )
-        if other.pseudo_score != first.pseudo_score:
-            raise EvaluationError(
-                f"{source} and {sources[0]} were measured with pseudo_score={other.pseudo_score:g} and "
-                f"{first.pseudo_score:g}, so against different pseudo-labels; report them one by one."
-            )
-        there = {(point.system, point.quality, point.labels) for point in points}
-        twice = [point for point in other.points if (point.system, point.quality, point.labels) in there]
-        if twice:
-            raise EvaluationError(
-                f"{source} and {sources[0]} both hold {twice[0].system} at quality {twice[0].quality:g}; "
-                "name one of the systems differently."
-            )
-        points += other.points
-    notes = list(dict.fromkeys(note for results in every for note in results.notes))
-    originals = {kind: found for results in reversed(every) for kind, found in results.originals.items()}
-    for kind in originals:
-        counts = sorted({point.num_images for point in points if point.labels == kind})
-        if len(counts) > 1:
-            numbers = " and ".join(map(str, counts))
-            notes.append(f"the runs passed different numbers of pictures with {kind} labels: {numbers}")
-    return replace(
-        first,
-        points=points,
-        originals=originals,
-        failures=[failure for results in every for failure in results.failures],
-        problems=list(dict.fromkeys(problem for results in every for problem in results.problems)),
-        notes=notes,
-    )

@@ -1,0 +1,160 @@
+"""Versions of a run's example images, and the choice of those at about the same rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vcm.evaluation.examples import EXAMPLES_JSON, ORIGINALS
+from vcm.evaluation.folders import read_json_inside
+from vcm.evaluation.names import point_name
+from vcm.evaluation.points import expect, finite
+from vcm.evaluation.records import MAX_WHOLE, prediction_from_json
+from vcm.evaluation.report.sources import Source
+from vcm.evaluation.results import DAMAGE, Results
+from vcm.files import printable
+from vcm.types import Detections, Prediction, is_whole
+
+MAX_RATIO = 1.15
+"""Farthest that a stream's length may be from the common one to count as about the same."""
+
+
+@dataclass(frozen=True, eq=False)
+class Version:
+    """What examples.json says of one version of one image.
+
+    Attributes:
+        system: Key of the system; empty for the original.
+        quality: Its quality; 0 for the original.
+        is_between: Whether the quality is no operating point of the run, but one between.
+        folder: The run's folder.
+        picture: Path below it of the image to show.
+        sends_picture: Whether the system sends an image; else the original is shown.
+        size: (height, width) of the original in pixels.
+        num_bytes: Length of its stream; 0 for the original.
+        prediction: The task's.
+    """
+
+    system: str
+    quality: float
+    is_between: bool
+    folder: Path
+    picture: str
+    sends_picture: bool
+    size: tuple[int, int]
+    num_bytes: int
+    prediction: Prediction
+
+
+def read_versions(source: Source, results: Results, notes: list[str]) -> dict[str, list[Version]]:
+    """The versions of a run's example images, by image id.
+
+    Args:
+        source: The run.
+        results: What the report shows; versions of other systems are passed over.
+        notes: Takes a line for what is damaged and left out.
+    """
+    where = printable(source.folder / EXAMPLES_JSON)
+    try:
+        content = read_json_inside(source.folder, EXAMPLES_JSON)
+        listed = {image_id: dict(versions) for image_id, versions in content.items()}
+    except FileNotFoundError:
+        return {}
+    except DAMAGE as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        notes.append(f"{where} is damaged ({printable(reason)}): no example images of this run")
+        return {}
+    shown = {point.system: point.psnr is not None for point in results.points}
+    points = {
+        point_name(own, point.quality): (own, point.quality)
+        for own, new in source.systems.items()
+        for point in results.points
+        if point.system == new
+    }
+    found: dict[str, list[Version]] = {}
+    for image_id, versions in listed.items():
+        for name, version in versions.items():
+            try:
+                own, quality = points.get(name) or (version.get("system", ""), version.get("quality", 0))
+                system = source.systems.get(own, "")
+                if name == ORIGINALS or system in shown:
+                    sends = shown.get(system, True)
+                    picture = version if sends else versions[ORIGINALS]
+                    read = _version(version, picture["picture"], source.folder, results)
+                    kept = Version(system, finite(quality), name not in points, sends_picture=sends, **read)
+                    expect(name == ORIGINALS or kept.num_bytes > 0, "it has no bytes")
+                    found.setdefault(image_id, []).append(kept)
+            except DAMAGE as error:
+                left_out = f"{printable(name)} of {printable(image_id)} is left out"
+                notes.append(f"{where} is damaged ({printable(error)}): {left_out}")
+    return found
+
+
+def _version(content: Any, picture: Any, folder: Path, results: Results) -> dict[str, Any]:  # noqa: ANN401  JSON
+    """Checked fields of a `Version`.
+
+    Raises:
+        ValueError: If a value is of another kind or range; also KeyError, TypeError and RuntimeError.
+    """
+    size, num_bytes = (content["height"], content["width"]), content["num_bytes"]
+    expect(all(is_whole(side) and 0 < side < 1 << 24 for side in size), "its size is no size of an image")
+    expect(is_whole(num_bytes) and 0 <= num_bytes < MAX_WHOLE, "its bytes are no whole number")
+    expect(isinstance(picture, str), "its picture is no path")
+    prediction = prediction_from_json(content["prediction"])
+    count = len(results.categories)
+    if isinstance(prediction, Detections):
+        labels = prediction.labels
+        expect(bool(((labels >= 0) & (labels < count)).all()), "its labels are no categories of the task")
+        expect(bool(prediction.boxes.isfinite().all()), "its boxes are not finite")
+    else:
+        expect(len(prediction.logits) == count, "its logits are not one a category")
+    return {
+        "folder": folder,
+        "picture": picture,
+        "size": size,
+        "num_bytes": num_bytes,
+        "prediction": prediction,
+    }
+
+
+def matched_bytes(streams: Mapping[str, Sequence[int]]) -> int:
+    """Length of the stream that most systems come within 15 % of; of several such, of the shortest.
+
+    Args:
+        streams: Lengths in bytes, all positive, by system; no system gives 1.
+    """
+    lengths = np.array(sorted({length for of_system in streams.values() for length in of_system}))
+    if len(lengths) == 0:
+        return 1
+    reached = np.zeros(len(lengths), dtype=np.int64)
+    for own in (np.sort(np.log(of_system)) for of_system in streams.values()):
+        at = np.searchsorted(own, np.log(lengths))
+        below, above = own[np.maximum(at - 1, 0)], own[np.minimum(at, len(own) - 1)]
+        nearest = np.minimum(np.abs(below - np.log(lengths)), np.abs(above - np.log(lengths)))
+        reached += nearest <= math.log(MAX_RATIO)
+    return int(lengths[reached.argmax()])
+
+
+def at_one_rate(streams: Mapping[str, Sequence[Version]]) -> tuple[list[Version], list[str], int]:
+    """Choose for each system the version nearest to one rate, by log rate.
+
+    Args:
+        streams: Versions of one image by system.
+
+    Returns:
+        The chosen ones; the systems that have none within 15 %; and the rate, as a stream's length in bytes.
+    """
+    target = matched_bytes({name: [v.num_bytes for v in of] for name, of in streams.items()})
+    chosen, without = [], []
+    for system, own in streams.items():
+        nearest = min(own, key=lambda version: abs(math.log(version.num_bytes / target)))
+        if max(nearest.num_bytes / target, target / nearest.num_bytes) <= MAX_RATIO:
+            chosen.append(nearest)
+        else:
+            without.append(system)
+    return chosen, without, target
