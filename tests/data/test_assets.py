@@ -2,14 +2,17 @@ import hashlib
 import json
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from vcm.cli.main import main
 from vcm.data.assets import (
     CATALOG,
     Asset,
@@ -22,7 +25,8 @@ from vcm.data.assets import (
     find_asset,
     is_present,
 )
-from vcm.data.assets.fetch import _folder_size, sha256_of
+from vcm.data.assets.cache import sha256_of
+from vcm.data.assets.fetch import _folder_size
 from vcm.data.assets.pictures import difference_hash, keep_photographs
 from vcm.errors import AssetError
 
@@ -127,6 +131,71 @@ def test_remains_of_a_killed_fetch_are_cleared_away(shelf):
     assert not list((cache_folder() / "downloads").iterdir())
 
 
+def test_half_unpacked_folders_of_a_killed_fetch_are_cleared_away(shelf):
+    assets = cache_folder() / "assets"
+    for name in (".tiny-ab_d3f9x", ".tiny-other-ab_d3f9x", ".tiny-short"):
+        (assets / name / "asset").mkdir(parents=True)
+    fetch("tiny")
+    assert sorted(p.name for p in assets.iterdir() if p.is_dir()) == [
+        ".tiny-other-ab_d3f9x",
+        ".tiny-short",
+        "tiny",
+    ]
+    (assets / ".tiny-ab_d3f9x").mkdir()
+    kept = cache_folder() / "downloads" / sha256_of(next(shelf.iterdir()))
+    kept.mkdir()
+    fetch("tiny")
+    assert not (assets / ".tiny-ab_d3f9x").exists()
+    assert not kept.exists()
+
+
+PIP = """
+import os, subprocess, sys, time
+open({started!r}, "w").write(str(os.getpid()))
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+open({started!r}, "a").write(" " + str(child.pid) + chr(10))
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_fetch_that_is_ended_ends_pip_and_leaves_nothing(shelf, tmp_path, number):
+    (tmp_path / "fake/pip").mkdir(parents=True)
+    (tmp_path / "fake/pip/__init__.py").write_text("")
+    started = tmp_path / "started"
+    (tmp_path / "fake/pip/__main__.py").write_text(PIP.format(started=str(started)))
+    code = "import sys; from vcm.cli.main import main; sys.exit(main(['fetch', 'yolov3-tiny']))"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "fake")}
+    process = subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: started.exists() and started.read_text().endswith("\n"))
+        process.send_signal(number)
+        assert process.wait(30) == (130 if number == signal.SIGINT else 128 + number)
+        for pid in map(int, started.read_text().split()):
+            wait_for(lambda pid=pid: not is_running(pid))
+    finally:
+        process.kill()
+        process.wait()
+    assert list((cache_folder() / "downloads").iterdir()) == []
+    assert [path for path in (cache_folder() / "assets").iterdir() if path.is_dir()] == []
+
+
+def wait_for(condition):
+    for _ in range(300):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it did not happen within 30 seconds")
+
+
+def is_running(pid):
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
 def test_folders_that_vanish_while_they_are_measured_do_no_harm(tmp_path):
     (tmp_path / "kept").write_bytes(b"12345")
     done = threading.Event()
@@ -160,6 +229,60 @@ def test_lost_file_makes_the_asset_absent_and_is_fetched_again(shelf):
     assert is_present(asset)
     (folder / "asset.json").write_text("{")
     assert not is_present(asset)
+
+
+def test_changed_file_of_the_same_size_is_not_used_and_fetched_again(shelf, capsys):
+    folder = fetch("tiny")
+    for file in ("a.weights", "names.txt"):
+        status = (folder / file).stat()
+        content = (folder / file).read_bytes()
+        (folder / file).write_bytes(b"X" + content[1:])
+        os.utime(folder / file, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+        assert not is_present(find_asset("tiny"))
+        with pytest.raises(AssetError, match=rf"{file} has SHA-256 .*, expected .*vcm fetch tiny"):
+            asset_file("tiny", "a.weights")
+        assert main(["fetch", "tiny"]) == 0
+        told = " ".join(capsys.readouterr().err.split())
+        assert f"tiny: fetched again, since what is in the cache cannot be used: {file} has SHA-256" in told
+        assert (folder / file).read_bytes() == content
+    assert main(["fetch", "tiny"]) == 0
+    assert "tiny: already in" in capsys.readouterr().err
+
+
+def test_markers_without_hashes_are_checked_by_the_catalogs(shelf):
+    folder = fetch("tiny")
+    marker = json.loads((folder / "asset.json").read_text())
+    del marker["sha256"]
+    (folder / "asset.json").write_text(json.dumps(marker))
+    assert is_present(find_asset("tiny"))
+    (folder / "a.weights").write_bytes(b"wEights")
+    assert not is_present(find_asset("tiny"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "[]", "3", "null", "[" * 200_000, "{}", '{"files": []}', '{"files": {"a.weights": "7"}}',
+        '{"fingerprint": "%s"}', '{"fingerprint": "%s", "files": {}}', '{"fingerprint": "%s", "files": 3}',
+        '{"fingerprint": "%s", "files": {"a.weights": 7}, "sha256": 3}', "\udcff",
+    ],
+)  # fmt: skip
+def test_damaged_markers_make_the_asset_absent_in_one_sentence(shelf, text):
+    folder, asset = fetch("tiny"), find_asset("tiny")
+    text = text.replace("%s", asset.fingerprint())
+    (folder / "asset.json").write_bytes(text.encode(errors="surrogateescape"))
+    assert not is_present(asset)
+    with pytest.raises(AssetError, match=r"asset 'tiny' in .* cannot be used: .*vcm fetch tiny"):
+        asset_file("tiny", "a.weights")
+    fetch("tiny")
+    assert is_present(asset)
+
+
+def test_weights_that_are_a_fifo_do_not_hang(shelf):
+    folder = fetch("tiny")
+    (folder / "a.weights").unlink()
+    os.mkfifo(folder / "a.weights")
+    assert not is_present(find_asset("tiny"))
 
 
 def test_other_recipe_makes_the_asset_absent(shelf, monkeypatch):

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from vcm.data.assets import CATALOG, cache_folder, fetch, find_asset, is_present
+from vcm.data.assets import CATALOG, asset_folder, cache_folder, fetch, find_asset, is_present, problem_of
+from vcm.data.assets.cache import MARKER
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -39,11 +40,13 @@ def run(arguments: Sequence[str]) -> int:
             bars.update(tasks[what], completed=done)
 
         for asset in assets:
-            there = is_present(asset)
+            problem = problem_of(asset)
+            if problem is not None and (asset_folder(asset.name) / MARKER).exists():
+                text = f"{asset.name}: fetched again, since what is in the cache cannot be used: {problem}"
+                bars.console.print(text, highlight=False, markup=False)
             folder = fetch(asset.name, progress=show)
-            bars.console.print(
-                f"{asset.name}: {'already in' if there else 'fetched to'} {folder}", highlight=False
-            )
+            done = "already in" if problem is None else "fetched to"
+            bars.console.print(f"{asset.name}: {done} {folder}", highlight=False, markup=False)
     return 0
 
 

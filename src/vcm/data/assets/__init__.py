@@ -1,6 +1,6 @@
-"""Published weights and pictures: what there is, where it lies, and how it gets there. Imports no torch."""
+"""Published weights and images: catalog, cache and download. Imports no torch."""
 
-from vcm.data.assets.cache import asset_file, asset_folder, cache_folder, is_present
+from vcm.data.assets.cache import asset_file, asset_folder, cache_folder, is_present, problem_of
 from vcm.data.assets.catalog import CATALOG, Asset, Source, find_asset
 from vcm.data.assets.fetch import fetch
 
@@ -14,4 +14,5 @@ __all__ = [
     "fetch",
     "find_asset",
     "is_present",
+    "problem_of",
 ]

