@@ -40,11 +40,20 @@ def test_info_says_what_is_no_stream(vcm, photos, tmp_path):
     assert status == 1
     assert out.startswith(str(stream))
     told = err.splitlines()
-    parts = ("but a JPEG file", "cut short", "No such file", "directory")
+    parts = ("No such file", "there are no streams in this folder", "but a JPEG file", "cut short")
     assert len(told) == len(parts)
     assert all(part in line for part, line in zip(parts, told, strict=True))
     entries = json.loads(vcm("info", *others, stream, "--json")[1])
     assert ["error" in entry for entry in entries] == [True] * 4 + [False]
+
+
+def test_info_describes_all_streams_of_a_folder(vcm, tmp_path):
+    (tmp_path / "s/sub").mkdir(parents=True)
+    for name in ("s/b.vcm", "s/sub/a.vcm", "s/.hidden.vcm"):
+        write_small_stream(tmp_path / name)
+    status, out, err = vcm("info", tmp_path / "s", "--json")
+    assert (status, err) == (0, "")
+    assert [entry["file"] for entry in json.loads(out)] == [f"{tmp_path}/s/b.vcm", f"{tmp_path}/s/sub/a.vcm"]
 
 
 def test_info_answers_at_once_without_torch(tmp_path):

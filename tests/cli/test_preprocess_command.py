@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from functools import cache
 
 import numpy as np
@@ -113,12 +114,34 @@ def test_inputs_and_files_that_are_there_stay(preprocess, tmp_path, write_pictur
     status, out, err = preprocess(*photos, "--overwrite")
     assert status == 1
     assert "a.png is read by this command" in err
-    assert "b.png comes of" in err
-    assert out.startswith("1 file, ")
+    assert out.startswith("2 files, ")  # b.jpg.png, and b.webp.png
     assert [photo.read_bytes() for photo in photos] == before
+    mine = write_picture(tmp_path / "b.png")
+    os.utime(mine, ns=(0, 0))  # older than the image
     status, _, err = preprocess(photos[1])
     assert status == 1
     assert "b.png exists already; --overwrite replaces it" in err
+
+
+def test_preprocessing_again_goes_on_where_it_was_stopped(preprocess, photos, tmp_path, files_below):
+    assert preprocess(photos, "-o", tmp_path / "out")[0] == 0
+    (tmp_path / "out/sub/7.png").unlink()
+    status, out, err = preprocess(photos, "-o", tmp_path / "out")
+    assert (status, err) == (0, "")
+    assert out.startswith("1 file, ")
+    assert out.endswith("; 2 there already\n")
+
+
+def test_images_that_differ_in_their_suffix_alone_all_have_an_output(
+    preprocess, npp, tmp_path, write_picture, files_below
+):
+    for number, name in enumerate(("a/IMG.png", "a/IMG.jpg", "a/IMG.webp", "a/other.jpg")):
+        write_picture(tmp_path / "in" / name, seed=number)
+    status, out, _ = preprocess(tmp_path / "in", "-o", tmp_path / "out")
+    assert (status, out.startswith("4 files, ")) == (0, True)
+    assert files_below(tmp_path / "out") == ["a/IMG.jpg.png", "a/IMG.png", "a/IMG.webp.png", "a/other.png"]
+    written = read_picture(tmp_path / "out/a/IMG.jpg.png")
+    assert (written.int() - filtered(tmp_path / "in/a/IMG.jpg", npp).int()).abs().max() <= 1
 
 
 def test_one_bad_file_does_not_stop_the_rest(preprocess, photos, tmp_path, files_below):

@@ -12,6 +12,7 @@ import yaml
 from vcm.cli.files import Outputs
 from vcm.codecs.learned.container import read_stream
 from vcm.nn.files import read_notes
+from vcm.nn.preprocessor import NPP, save_preprocessor
 from vcm.nn.slimmable import FeatureMap, SlimmableFactorized, save_network
 
 # --- what is left out -----------------------------------------------------------------------------------
@@ -108,10 +109,137 @@ def test_two_inputs_for_one_output(vcm, photos, tmp_path, write_picture):
     assert f"{tmp_path / 's/7.png.vcm'} comes of {photos / 'sub/7.png'} already" in err
     for number, picture in enumerate(pictures):
         vcm("compress", picture, "--for", "detection", "-o", tmp_path / f"t/{number}")
-    status, out, err = vcm("decompress", tmp_path / "t", "-o", tmp_path / "d")
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_images_of_the_same_name_keep_their_detections(vcm, photos, tmp_path, write_picture, by_name):
+    names = ("a/7.png", "b/7.png", "b/7.jpg", "b/c/9.png")
+    for number, name in enumerate(names):
+        write_picture(tmp_path / "in" / name, seed=number)
+    assert vcm("compress", tmp_path / "in", "--for", "detection", "-o", tmp_path / "t")[0] == 0
+    streams = [tmp_path / "t" / f"{name}.vcm" for name in names] if by_name else [tmp_path / "t"]
+    status, out, err = vcm("decompress", *streams, "-o", tmp_path / "d")
+    if by_name:  # as boxes are drawn into two files of one name
+        assert status == 1
+        assert "7.png.png comes of" in err
+        return
+    assert (status, err) == (0, "")
+    assert out.startswith("4 files, ")
+    results = json.loads((tmp_path / "d/detections.json").read_text())
+    assert {entry["image_id"] for entry in results} == {"a/7.png", "b/7.png", "b/7.jpg", 9}
+    alone = tmp_path / "alone"
+    vcm("decompress", tmp_path / "t/b/7.png.vcm", "-o", alone)
+    own = json.loads((alone / "7.png.json").read_text())
+    assert [(e["bbox"], e["score"]) for e in results if e["image_id"] == "b/7.png"] == [
+        (e["bbox"], e["score"]) for e in own
+    ]
+
+
+def test_folders_that_hold_the_same_names_stay_apart(vcm, tmp_path, write_picture, files_below):
+    for number, name in enumerate(("a/7.png", "b/7.png", "b/8.png")):
+        write_picture(tmp_path / name, seed=number)
+    folders = (tmp_path / "a", tmp_path / "b")
+    assert vcm("compress", *folders, "--for", "detection", "-o", tmp_path / "s")[0] == 0
+    assert files_below(tmp_path / "s") == ["a/7.png.vcm", "b/7.png.vcm", "b/8.png.vcm"]
+
+
+def test_compressing_again_goes_on_where_it_was_stopped(vcm, photos, tmp_path, write_model, files_below):
+    arguments = ("compress", photos, "--for", "viewing", "-o", tmp_path / "s")
+    assert vcm(*arguments)[0] == 0
+    before = {name: (tmp_path / "s" / name).read_bytes() for name in files_below(tmp_path / "s")}
+    (tmp_path / "s/sub/7.png.vcm").unlink()
+    status, out, err = vcm(*arguments)
+    assert (status, err) == (0, "")
+    assert out.startswith("1 file, ")
+    assert out.endswith("; 2 there already\n")
+    assert {name: (tmp_path / "s" / name).read_bytes() for name in before} == before
+    assert vcm(*arguments)[:2] == (0, "0 files, 0 bytes; 3 there already\n")
+
+
+def test_what_is_there_but_not_what_would_be_made_is_no_success(vcm, photos, tmp_path, write_model):
+    photo, stream = photos / "sub/7.png", tmp_path / "7.png.vcm"
+    arguments = ("compress", photo, "--for", "viewing", "-o", stream)
+    other = write_model(tmp_path, "other.safetensors", seed=1)
+    assert vcm(*arguments, use=other)[0] == 0
+    assert vcm(*arguments)[0] == 1  # another model's
+    assert vcm(*arguments, "--overwrite")[0] == 0
+    assert vcm("compress", photo, "--for", "detection", "-o", stream)[0] == 1  # for another purpose
+    assert vcm(*arguments)[0] == 0
+    data = stream.read_bytes()
+    stream.write_bytes(data[:-1])  # cut short
+    assert vcm(*arguments)[0] == 1
+    stream.write_bytes(data)
+    os.utime(stream, ns=(0, 0))  # older than the image
+    status, _, err = vcm(*arguments)
+    assert status == 1
+    assert "exists already; --overwrite replaces it" in err
+
+
+def test_decompressing_again_goes_on_where_it_was_stopped(vcm, photos, tmp_path):
+    for purpose in ("viewing", "detection"):
+        streams, outputs = tmp_path / f"s-{purpose}", tmp_path / f"d-{purpose}"
+        vcm("compress", photos, "--for", purpose, "-o", streams)
+        assert vcm("decompress", streams, "-o", outputs)[0] == 0
+        drawn = {path: path.read_bytes() for path in outputs.rglob("*.png")}
+        (outputs / "sub/7.png.png").unlink()
+        found = outputs / "detections.json"
+        before = found.read_text() if found.exists() else ""
+        found.unlink(missing_ok=True)  # it comes last
+        status, out, err = vcm("decompress", streams, "-o", outputs)
+        assert (status, err) == (0, "")
+        assert out.startswith("1 file, " if purpose == "viewing" else "3 files, ")
+        assert {path: path.read_bytes() for path in outputs.rglob("*.png")} == drawn
+        assert (found.read_text() if before else "") == before
+
+
+@pytest.mark.timeout(60)
+def test_inputs_that_are_no_regular_files_are_left_out(vcm, photos, tmp_path):
+    os.mkfifo(tmp_path / "fifo.jpg")
+    os.mkfifo(tmp_path / "fifo.vcm")
+    with (tmp_path / "sparse.png").open("wb") as file:
+        file.truncate(20 << 30)
+    given = (tmp_path / "fifo.jpg", "/dev/zero", tmp_path / "sparse.png", tmp_path / ("x" * 300), "a" * 5000)
+    status, out, err = vcm("compress", photos / "sub/7.png", *given, "--for", "viewing", "-o", tmp_path / "s")
     assert status == 1
     assert out.startswith("1 file, ")
-    assert "has a picture 7 already" in err
+    assert out.endswith("; 5 left out\n")
+    assert "it is a FIFO, not a regular file" in err
+    assert "it is a character device, not a regular file" in err
+    assert "more than the limit of" in err
+    assert err.count("File name too long") == 2
+    status, _, err = vcm("info", tmp_path / "fifo.vcm", "/dev/zero")
+    assert status == 1
+    assert err.count("not a regular file") == 2
+
+
+def test_control_characters_of_names_do_not_reach_the_terminal(vcm, tmp_path):
+    name = "evil\x1b]0;title\x07\r.jpg"
+    (tmp_path / name).write_bytes(b"no image")
+    for command in (
+        ("compress", tmp_path, "--for", "viewing"),
+        ("info", tmp_path / name),
+        ("preprocess", tmp_path / name),
+    ):
+        use = {"use": write_npp(tmp_path)} if command[0] == "preprocess" else {}
+        _, out, err = vcm(*command, **use)
+        assert "evil\\x1b]0;title\\x07\\r.jpg" in err
+        assert "\x1b" not in out + err
+
+
+def write_npp(folder):
+    save_preprocessor(NPP((2, 2, 2, 2)), folder / "npp.safetensors")
+    return folder / "npp.safetensors"
+
+
+def test_a_link_at_an_output_is_never_followed(vcm, photos, tmp_path):
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s/7.png.vcm").symlink_to(tmp_path / "victim")
+    arguments = ("compress", photos / "sub/7.png", "--for", "viewing", "-o", tmp_path / "s")
+    assert vcm(*arguments)[0] == 1
+    assert vcm(*arguments, "--overwrite")[0] == 0
+    assert (tmp_path / "victim").read_text() == "precious"
+    read_stream((tmp_path / "s/7.png.vcm").read_bytes())
 
 
 def test_originals_that_do_not_fit(vcm, photos, tmp_path, write_picture):
@@ -229,16 +357,19 @@ def test_a_full_disk_leaves_no_half_file(vcm, tmp_path, monkeypatch, write_pictu
         def write(self, data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    opened = Path.open
+        def flush(self):
+            return None
 
-    def open_file(path, mode="r", *rest, **more):
-        file = opened(path, mode, *rest, **more)
+    opened = os.fdopen
+
+    def open_file(descriptor, mode="r", *rest, **more):
+        file = opened(descriptor, mode, *rest, **more)
         if mode != "wb":
             return file
         file.close()
         return Full()
 
-    monkeypatch.setattr(Path, "open", open_file)
+    monkeypatch.setattr(os, "fdopen", open_file)
     status, _, err = vcm("compress", photo, "--for", "viewing")
     assert status == 1
     assert "photo.png.vcm cannot be written: No space left on device." in err

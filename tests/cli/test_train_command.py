@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_module
+from lightning import Trainer
 from omegaconf import OmegaConf
 
 from vcm.cli.main import main
@@ -142,3 +143,13 @@ def test_a_stopped_run_goes_on(training, tmp_path, number):
     after = [json.loads(line)["epoch"] for line in metrics.read_text().splitlines()]
     assert after[-1] == epochs[-1] + 1
     assert after[len(epochs)] in (epochs[-1], epochs[-1] + 1)
+
+
+def test_a_lightning_whose_fit_takes_no_weights_only_trains(training, monkeypatch):
+    whole = Trainer.fit
+
+    def fit(self, model, datamodule=None, ckpt_path=None):  # as of Lightning 2.4 and 2.5
+        whole(self, model, datamodule=datamodule, ckpt_path=ckpt_path)
+
+    monkeypatch.setattr(Trainer, "fit", fit)
+    assert main(training) == 0

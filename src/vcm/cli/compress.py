@@ -15,7 +15,9 @@ from vcm.cli.files import (
     Outputs,
     find_inputs,
     names_a_file,
+    read_stream_file,
 )
+from vcm.errors import BitstreamError
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -67,12 +69,13 @@ def run(arguments: Sequence[str]) -> int:
     if task != RECONSTRUCTION:
         model.features(task)  # what is missing is told before any work
     outputs = Outputs([model.path, *(source.path for source in inputs)], overwrite=known.overwrite)
+    expected = model.header_key(task)
     one_name = known.output if names_a_file(known.output, known.pictures) else None
 
     def compress(source: Input) -> tuple[int, int]:
         place = source.below(known.output)
         target = one_name or place.with_name(place.name + STREAM_SUFFIX)
-        outputs.claim(target, source.path)
+        outputs.claim(target, source.path, lambda: is_own(target, expected))
         image = read_picture(source.path)
         data = model.encode(image, task)
         with outputs.write(target) as file:
@@ -81,6 +84,17 @@ def run(arguments: Sequence[str]) -> int:
 
     batch.run(inputs, compress)
     return batch.finish()
+
+
+def is_own(path: Path, expected: tuple[str, bytes, float]) -> bool:
+    """Whether a file is a whole stream of this purpose, fingerprint and quality."""
+    from vcm.codecs.learned.container import read_stream
+
+    try:
+        header = read_stream(read_stream_file(path)).header
+    except BitstreamError:
+        return False
+    return (header.purpose, header.fingerprint, header.quality) == expected
 
 
 def add_output_options(parser: argparse.ArgumentParser, output: str) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +16,12 @@ from vcm.cli.compress import add_output_options
 from vcm.cli.files import (
     RECONSTRUCTION,
     STREAM_SUFFIX,
+    AlreadyDone,
     Batch,
     Input,
     Outputs,
     find_inputs,
+    is_folder,
     names_a_file,
     read_stream_file,
 )
@@ -33,7 +37,7 @@ def run(arguments: Sequence[str]) -> int:
     check_fraction("--min-score", known.min_score)
     batch = Batch("decompress")
     inputs, problems = find_inputs(
-        known.streams, lambda folder: find_files(folder, [STREAM_SUFFIX]), "streams"
+        known.streams, lambda folder, problems: find_files(folder, [STREAM_SUFFIX], problems), "streams"
     )
     for problem in problems:
         batch.tell(problem)
@@ -106,16 +110,19 @@ class Decompression:
 
     def __init__(self, known: argparse.Namespace, inputs: Sequence[Input]) -> None:
         from vcm.cli.models import Model
+        from vcm.cli.predictions import image_ids
 
         self.known = known
-        self.several = len(known.streams) > 1 or known.streams[0].is_dir()
+        self.several = len(known.streams) > 1 or is_folder(known.streams[0])
         self.one_name: Path | None = known.output if names_a_file(known.output, known.streams) else None
         if self.one_name and self.one_name.suffix.lower() not in (".png", ".json"):
             raise ArgumentError(
                 "--output", expected="a folder, or a name that ends in .png or .json", got=str(known.output)
             )
         original: Path | None = known.original
-        if original is not None and not (original.is_dir() or (original.exists() and not self.several)):
+        if original is not None and not (
+            is_folder(original) or (os.path.lexists(original) and not self.several)
+        ):
             expected = "a folder of pictures" if self.several else "a picture or a folder of pictures"
             raise ArgumentError("--original", expected=expected, got=str(original))
         self.model = Model(known.model, known.device)
@@ -123,7 +130,7 @@ class Decompression:
         self.outputs = Outputs(kept, overwrite=known.overwrite)
         self.folder: Path = known.output or inputs[0].root
         self._found: dict[Path, list[dict[str, object]]] = {}
-        self._ids: dict[tuple[Path, int | str], Path] = {}
+        self._ids = image_ids([source.path for source in inputs])
 
     def decode(self, source: Input) -> tuple[int, int]:
         """Write what a stream gives; predictions are kept for `write_predictions`.
@@ -159,7 +166,7 @@ class Decompression:
         if self.one_name and self.one_name.suffix.lower() != ".png":
             raise OutputError(f"{self.one_name}: this stream gives a picture; name it .png.")
         target = self._target(source, ".png")
-        self.outputs.claim(target, source.path)
+        self.outputs.claim(target, source.path, lambda: True)
         pixels = self.model.pictures.decode(stream.data).permute(1, 2, 0).contiguous().numpy()
         self._write_png(target, Image.fromarray(pixels))
 
@@ -169,26 +176,29 @@ class Decompression:
         from vcm.types import Detections
 
         target = self._target(source, ".png")
-        self.outputs.claim(target, source.path)
-        path, image_id = self._claim_predictions(source, "detections.json")
-        canvas = self._canvas(source, stream.size)
+        path = self._claim_predictions(source, "detections.json")
+        canvas: Image.Image | None = None
+        with suppress(AlreadyDone):  # drawn by a call that was stopped before it wrote the JSON file
+            self.outputs.claim(target, source.path, lambda: True)
+            canvas = self._canvas(source, stream.size)
         found = self.model.predict(stream.data, stream.task)
         assert isinstance(found, Detections)
         categories = self.model.features(stream.task)[1].categories
-        draw(canvas, found, categories, min_score=self.known.min_score)
-        self._write_png(target, canvas)
-        results = coco_results(found, image_id, category_ids(categories))
+        if canvas is not None:
+            draw(canvas, found, categories, min_score=self.known.min_score)
+            self._write_png(target, canvas)
+        results = coco_results(found, self._ids[source.path], category_ids(categories))
         self._found.setdefault(path, []).extend(results)
 
     def _classes(self, source: Input, stream: Stream) -> None:
         from vcm.cli.predictions import best_classes
         from vcm.types import ClassScores
 
-        path, image_id = self._claim_predictions(source, "classifications.json")
+        path = self._claim_predictions(source, "classifications.json")
         scores = self.model.predict(stream.data, stream.task)
         assert isinstance(scores, ClassScores)
         classes = best_classes(scores, self.model.features(stream.task)[1].categories)
-        self._found.setdefault(path, []).append({"image_id": image_id, "classes": classes})
+        self._found.setdefault(path, []).append({"image_id": self._ids[source.path], "classes": classes})
 
     def _target(self, source: Input, suffix: str) -> Path:
         """Where something that comes of one stream goes: photo.jpg.vcm becomes photo.jpg.png."""
@@ -197,20 +207,11 @@ class Decompression:
         place = source.below(self.known.output)
         return place.with_name(place.name.removesuffix(STREAM_SUFFIX) + suffix)
 
-    def _claim_predictions(self, source: Input, shared_name: str) -> tuple[Path, int | str]:
-        """The JSON file that a stream's predictions go to, and the picture's id in it."""
-        from vcm.cli.predictions import image_id_of
-
+    def _claim_predictions(self, source: Input, shared_name: str) -> Path:
+        """The JSON file that a stream's predictions go to."""
         path = self.folder / shared_name if self.several else self._target(source, ".json")
         self.outputs.claim(path, path if self.several else source.path)
-        image_id = image_id_of(source.path)
-        first = self._ids.setdefault((path, image_id), source.path)
-        if first != source.path:
-            raise OutputError(
-                f"{path} has a picture {image_id!r} already, from {first}; give streams of the same name one "
-                "call each, with another -o."
-            )
-        return path, image_id
+        return path
 
     def _canvas(self, source: Input, size: tuple[int, int]) -> Image.Image:
         """What boxes are drawn on: the original where it was given."""
@@ -220,7 +221,7 @@ class Decompression:
         original: Path | None = self.known.original
         if original is None:
             return empty_canvas(size)
-        if original.is_dir():
+        if is_folder(original):
             place = source.below(original)
             original = place.with_name(place.name.removesuffix(STREAM_SUFFIX))
         image = read_picture(original)

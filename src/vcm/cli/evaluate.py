@@ -32,6 +32,8 @@ from vcm.evaluation.results import Results
 from vcm.evaluation.systems import PictureSystem, Preprocessor, System
 from vcm.tasks import Task
 
+MAX_CHANGED = 5
+"""Most changed settings that are listed."""
 NPP_TARGET = f"{NPPPreprocessor.__module__}.{NPPPreprocessor.__qualname__}"
 
 
@@ -82,6 +84,14 @@ def evaluate(composed: DictConfig) -> Results:
         )
         show = stack.enter_context(_progress(console))
         results = evaluation.run(show)
+    if evaluation.changed:
+        listed = "; ".join(evaluation.changed[:MAX_CHANGED])
+        more = len(evaluation.changed) - MAX_CHANGED
+        Console(stderr=True, highlight=False, soft_wrap=True).print(
+            f"note: earlier records in {folder} do not fit and were not used: {listed}"
+            + (f"; and {more} more" if more > 0 else ""),
+            markup=False,
+        )
     print_results(results, folder)
     return results
 

@@ -1,17 +1,19 @@
-"""What the commands share that turn files into files. Imports no torch."""
+"""Inputs, outputs and batches of the commands that turn files into files. Imports no torch."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
 from vcm.codecs.learned.container import MAGIC, PURPOSES
 from vcm.errors import BitstreamError, OutputError, VCMError
+from vcm.files import MAX_IMAGE_BYTES, open_regular, printable, replacing
 
 VIEWING, RECONSTRUCTION = "viewing", PURPOSES[0]
 """The word for a person, and the word in streams and models, for a picture that people look at."""
@@ -37,36 +39,53 @@ class Input:
 
 
 def find_inputs(
-    paths: Sequence[Path], find: Callable[[Path], list[Path]], what: str
+    paths: Sequence[Path], find: Callable[[Path, list[str]], list[Path]], what: str
 ) -> tuple[list[Input], list[str]]:
     """The files that were given, and those in the folders that were given; and what is wrong with the rest.
 
+    Where files at the same place of two of the folders would meet in one output, the folders' own names come
+    before their places.
+
     Args:
         paths: Files and folders.
-        find: Gives the files below a folder.
+        find: Gives the files below a folder, and adds a line to the list for what cannot be looked at.
         what: Word for them.
     """
     inputs: list[Input] = []
     problems: list[str] = []
+    from_folders: list[Input] = []
     for path in paths:
         try:
             path.stat()
-        except OSError as error:
-            problems.append(f"{path}: cannot be read: {error.strerror}.")
+        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+            problems.append(f"{path}: cannot be read: {getattr(error, 'strerror', error)}.")
             continue
-        if not path.is_dir():
+        if not is_folder(path):
             inputs.append(Input(path, path.parent))
-        elif found := find(path):
-            inputs += [Input(file, path) for file in found]
-        else:
+            continue
+        found = [Input(file, path) for file in find(path, problems)]
+        from_folders += found
+        if not found:
             problems.append(f"{path}: there are no {what} in this folder.")
-    return list(dict.fromkeys(inputs)), problems
+    from_folders = list(dict.fromkeys(from_folders))
+    places = Counter(source.path.relative_to(source.root) for source in from_folders)
+    if any(count > 1 for count in places.values()):
+        from_folders = [
+            replace(source, root=source.root.parent) if source.root.name else source
+            for source in from_folders
+        ]
+    return list(dict.fromkeys([*inputs, *from_folders])), problems
 
 
 def names_a_file(output: Path | None, paths: Sequence[Path]) -> bool:
     """Whether OUT is one file's name and not a folder's: for one input file, a name with a suffix."""
     only = paths[0] if len(paths) == 1 else None
-    return bool(only and not only.is_dir() and output and output.suffix and not output.is_dir())
+    return bool(only and not is_folder(only) and output and output.suffix and not is_folder(output))
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is such a folder; False for a path that the system does not take."""
+    return os.path.isdir(path)  # noqa: PTH112  Path's raises for a path that is too long
 
 
 def shown_task(task: str) -> str:
@@ -81,7 +100,7 @@ def read_stream_file(path: Path) -> bytes:
         BitstreamError: If it cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path, limit=MAX_IMAGE_BYTES) as file:
             head = file.read(_HEAD_BYTES)
             return head + file.read() if head.startswith(MAGIC) else head
     except OSError as error:
@@ -101,10 +120,16 @@ class Outputs:
         self._keep = {os.path.realpath(path) for path in keep}
         self._sources: dict[str, Path] = {}
 
-    def claim(self, path: Path, source: Path) -> None:
+    def claim(self, path: Path, source: Path, current: Callable[[], bool] | None = None) -> None:
         """Make sure, before any work, that a file may be written.
 
+        Args:
+            path: The file.
+            source: The input that it is made from.
+            current: Whether the file that is there is what would be made; by default nothing is.
+
         Raises:
+            AlreadyDone: If it is there, of an earlier call, and not to be overwritten.
             OutputError: If it is an input, comes of another input too, exists, or its folder takes no files.
         """
         real = os.path.realpath(path)
@@ -117,9 +142,13 @@ class Outputs:
                 f"{path} comes of {self._sources[real]} already; give inputs of the same name one call each, "
                 "with another -o."
             )
-        if path.exists() and not self.overwrite:
+        if os.path.lexists(path) and not self.overwrite:
+            if current is not None and _is_newer(path, source) and current():
+                raise AlreadyDone(path)
             raise OutputError(f"{path} exists already; --overwrite replaces it.")
-        folder = next(parent for parent in Path(real).parents if parent.exists())
+        folder = Path(real).parent
+        while not os.path.lexists(folder):
+            folder = folder.parent
         if not folder.is_dir():
             raise OutputError(f"{path} cannot be written: {folder} is a file; choose another -o.")
         if not os.access(folder, os.W_OK | os.X_OK):
@@ -134,17 +163,24 @@ class Outputs:
         Raises:
             OutputError: If the disk is full, or the folder takes no files.
         """
-        partial = path.with_name(f".vcm-{os.getpid()}.partial")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
+            with replacing(path) as file:
                 yield file
-            partial.replace(path)
         except OSError as error:
             raise OutputError(f"{path} cannot be written: {error.strerror or error}.") from error
-        finally:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
+
+
+class AlreadyDone(Exception):  # noqa: N818  no error
+    """An earlier call has made this output."""
+
+
+def _is_newer(path: Path, source: Path) -> bool:
+    """Whether a file is no older than the one that it is made from."""
+    try:
+        return path.is_file() and path.stat().st_mtime_ns >= source.stat().st_mtime_ns
+    except OSError:
+        return False
 
 
 @dataclass
@@ -157,6 +193,7 @@ class Batch:
         num_bytes: Of their streams.
         num_pixels: Of their pictures.
         num_failures: What was told on standard error.
+        num_skipped: How many an earlier call has done.
     """
 
     command: str
@@ -164,10 +201,11 @@ class Batch:
     num_bytes: int = 0
     num_pixels: int = 0
     num_failures: int = 0
+    num_skipped: int = 0
 
     def tell(self, problem: str) -> None:
         """Say on standard error what is left out."""
-        print(f"vcm {self.command}: left out: {problem}", file=sys.stderr)
+        print(f"vcm {self.command}: left out: {printable(problem)}", file=sys.stderr)
         self.num_failures += 1
 
     def run(self, inputs: Sequence[Input], work: Callable[[Input], tuple[int, int]]) -> None:
@@ -186,6 +224,8 @@ class Batch:
             for source in bars.track(inputs):
                 try:
                     num_bytes, num_pixels = work(source)
+                except AlreadyDone:
+                    self.num_skipped += 1
                 except Exception as error:  # one bad file must not lose the others
                     self.tell(f"{source.path}: {_told(error, source.path)}")
                 else:
@@ -196,9 +236,10 @@ class Batch:
     def finish(self) -> int:
         """Print the line that sums up; returns the exit status."""
         bpp = f", {8 * self.num_bytes / self.num_pixels:.4f} bpp" if self.num_pixels else ""
+        there = f"; {self.num_skipped} there already" if self.num_skipped else ""
         left_out = f"; {self.num_failures} left out" if self.num_failures else ""
         files = "1 file" if self.num_files == 1 else f"{self.num_files} files"
-        print(f"{files}, {self.num_bytes:,} bytes{bpp}{left_out}")
+        print(f"{files}, {self.num_bytes:,} bytes{bpp}{there}{left_out}")
         return 1 if self.num_failures else 0
 
 

@@ -4,35 +4,59 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vcm.cli.files import read_stream_file, shown_task
+from vcm.cli.files import STREAM_SUFFIX, find_inputs, read_stream_file, shown_task
 from vcm.codecs.learned.container import read_stream
 from vcm.errors import BitstreamError
+from vcm.files import printable
 
 
 def run(arguments: Sequence[str]) -> int:
     """Describe each file; returns 1 if one of them is no whole stream."""
     parser = argparse.ArgumentParser(prog="vcm info", description="Describe streams, without any model.")
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="what `vcm compress` wrote")
+    parser.add_argument(
+        "files",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="what `vcm compress` wrote, and folders to search for *.vcm",
+    )
     parser.add_argument("--json", action="store_true", help="print a list of objects, one a file")
     known = parser.parse_args(arguments)
-    entries = []
-    for path in known.files:
+    entries: list[dict[str, Any]] = []
+    inputs, problems = find_inputs(known.files, lambda folder, _: find_streams(folder), "streams")
+    for problem in problems:
+        path, _, message = problem.partition(": ")
+        entries.append({"file": path, "error": message})
+    for source in inputs:
         try:
-            entries.append(describe(path))
+            entries.append(describe(source.path))
         except BitstreamError as error:
-            message = str(error).removeprefix(f"{path}: ")
-            print(f"vcm info: {path}: {message}", file=sys.stderr)
-            entries.append({"file": str(path), "error": message})
+            message = str(error).removeprefix(f"{source.path}: ")
+            entries.append({"file": str(source.path), "error": message})
+    for entry in entries:
+        if "error" in entry:
+            print(printable(f"vcm info: {entry['file']}: {entry['error']}"), file=sys.stderr)
     if known.json:
         print(json.dumps(entries, indent=2))
     else:
         print("\n\n".join(_text(entry) for entry in entries if "error" not in entry))
     return int(any("error" in entry for entry in entries))
+
+
+def find_streams(folder: Path) -> list[Path]:
+    """Every file below a folder whose name ends in .vcm, sorted; nothing that is hidden."""
+    found = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        names = [name for name in files if name.endswith(STREAM_SUFFIX) and not name.startswith(".")]
+        found += [Path(parent, name) for name in names]
+    return sorted(found)
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -63,7 +87,7 @@ def describe(path: Path) -> dict[str, Any]:
 def _text(entry: dict[str, Any]) -> str:
     return "\n".join(
         (
-            entry["file"],
+            printable(entry["file"]),
             f"  for          {entry['purpose']}",
             f"  picture      {entry['width']} × {entry['height']} pixels (width × height)",
             f"  coded as     {entry['coded_width']} × {entry['coded_height']} pixels",

@@ -8,9 +8,12 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 
 from vcm import __version__
+from vcm.cli.streams import OutputClosedError, safe_streams
 from vcm.errors import VCMError
+from vcm.files import printable
 
 COMMANDS = {
     "fetch": "get published weights and pictures into the cache",
@@ -40,6 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "arguments", nargs=argparse.REMAINDER, metavar="…", help="the command's own arguments"
     )
     known = parser.parse_args(arguments)
+    with safe_streams():
+        return _run(known.command, known.arguments)
+
+
+def _run(name: str, arguments: Sequence[str]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names that the terminal has no letters for
     # torch_geometric, which compressai imports, uses what torch is about to drop.
@@ -48,12 +56,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*is deprecated")
     # A task that learns from decoded pictures keeps its normalization as it is.
     warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")
-    command = import_module(f"vcm.cli.{known.command}")
     try:
-        return int(command.run(known.arguments))
+        Path.cwd()
+    except OSError:
+        return _tell(name, "the working directory no longer exists. Change to another one.")
+    command = import_module(f"vcm.cli.{name}")
+    try:
+        status = int(command.run(arguments))
+        sys.stdout.flush()
     except VCMError as error:
-        print(f"vcm {known.command}: error: {error}", file=sys.stderr)
-        return 2
+        return _tell(name, str(error))
+    except OutputClosedError as error:
+        return _tell(name, f"standard output cannot be written: {error}.")
     except KeyboardInterrupt:
-        print(f"\nvcm {known.command}: interrupted", file=sys.stderr)
+        print(f"\nvcm {name}: interrupted", file=sys.stderr)
         return 130
+    return status
+
+
+def _tell(command: str, problem: str) -> int:
+    print(f"vcm {command}: error: {printable(problem, keep=chr(10))}", file=sys.stderr)
+    return 2

@@ -57,9 +57,8 @@ def load_task(path: str | Path, name: str) -> Task:
         settings = OmegaConf.to_container(OmegaConf.create(plan), resolve=True)
         task: Task = kind(**settings)  # type: ignore[arg-type]  # a mapping
     except Exception as error:
-        cause = str(error) if isinstance(error, TypeError) else told_error(error)
-        if cause is None:
-            raise
+        # Whatever stands in the file: it may be anybody's.
+        cause = told_error(error) or f"{type(error).__name__}: {error}"
         raise WeightsError(f"{path}: the network that its width for {name} serves: {cause}") from error
     return task
 
@@ -67,7 +66,7 @@ def load_task(path: str | Path, name: str) -> Task:
 def _plans(path: str | Path) -> dict[str, Any]:
     try:
         plans = json.loads(read_notes(path).get("tasks", "{}"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: its note of tasks is damaged: {error}.") from error
     return plans if isinstance(plans, dict) else {}
 
@@ -141,6 +140,10 @@ class Model:
             f"the stream is of another model: it has fingerprint {header.fingerprint.hex()}{lacks}; "
             f"{self.path} has {having}. Say --model with the file that it was made with."
         )
+
+    def header_key(self, task: str) -> tuple[str, bytes, float]:
+        """Purpose, fingerprint and quality of the streams that `encode` writes for a task."""
+        return task, self.network.fingerprint(task)[:FINGERPRINT_BYTES], self.quality
 
     def encode(self, image: Tensor, task: str) -> bytes:
         """A picture's stream.

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 
 from vcm.cli.files import STREAM_SUFFIX
-from vcm.data.reading import PICTURE_SUFFIXES, printable
+from vcm.data.reading import PICTURE_SUFFIXES
 from vcm.evaluation.boxes import draw_boxes, place_boxes
+from vcm.files import printable
 from vcm.types import ClassScores, Detections
 
 NUM_CLASSES = 5
@@ -18,8 +21,28 @@ _MIN_LETTER, _LETTERS = 10, 45
 """Height of a label's letters in pixels, at least; how many letters high the longer side is, else."""
 
 
-def image_id_of(stream: Path) -> int | str:
-    """The stem of the picture's name, as a whole number where it is one: 000000000139.jpg.vcm is 139."""
+def image_ids(streams: Sequence[Path]) -> dict[Path, int | str]:
+    """An id for the image of each stream, which no other has.
+
+    It is the stem of the image's name, as a whole number where it is one: 000000000139.jpg.vcm is 139. Where
+    several streams share it, each has its path below the folder that holds all of them: "a/photo.jpg".
+    """
+    plain = {stream: _stem(stream) for stream in streams}
+    counts = Counter(plain.values())
+    if len(counts) == len(plain):
+        return plain
+    whole = {stream: os.path.abspath(stream) for stream in streams}  # noqa: PTH100  links are not followed
+    top = os.path.commonpath([str(Path(path).parent) for path in whole.values()])
+    paths = {stream: os.path.relpath(path, top) for stream, path in whole.items()}
+    return {
+        stream: found
+        if counts[found] == 1
+        else printable(Path(paths[stream].removesuffix(STREAM_SUFFIX)).as_posix())
+        for stream, found in plain.items()
+    }
+
+
+def _stem(stream: Path) -> int | str:
     name = Path(stream.name.removesuffix(STREAM_SUFFIX))
     stem = name.stem if name.suffix.lower() in PICTURE_SUFFIXES else name.name
     return int(stem) if stem.isascii() and stem.isdigit() else printable(stem)

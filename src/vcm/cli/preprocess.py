@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,11 +57,13 @@ def run(arguments: Sequence[str]) -> int:
 
     model = known.model or shipped(QA_NPP_BPG)
     preprocessor = NPPPreprocessor(model, rate=known.rate, device=str(choose_device(known.device)))
+    model_time = model.stat().st_mtime_ns if known.model else 0
+    targets = output_names(inputs, known.output)
     outputs = Outputs([model, *(source.path for source in inputs)], overwrite=known.overwrite)
 
     def preprocess(source: Input) -> tuple[int, int]:
-        target = one_name or source.below(known.output).with_suffix(".png")
-        outputs.claim(target, source.path)
+        target = one_name or targets[source]
+        outputs.claim(target, source.path, lambda: target.stat().st_mtime_ns >= model_time)
         image = read_picture(source.path)
         height, width = image.shape[1:]
         metadata = read_metadata(source.path, (height, width))
@@ -71,6 +74,18 @@ def run(arguments: Sequence[str]) -> int:
 
     batch.run(inputs, preprocess)
     return batch.finish()
+
+
+def output_names(inputs: Sequence[Input], folder: Path | None) -> dict[Input, Path]:
+    """Each input's output: photo.jpg becomes photo.png, or photo.jpg.png where photo.webp is there too."""
+    plain = {source: source.below(folder).with_suffix(".png") for source in inputs}
+    counts = Counter(plain.values())
+    return {
+        source: path
+        if counts[path] == 1 or path.name == source.path.name
+        else path.with_name(f"{source.path.name}.png")
+        for source, path in plain.items()
+    }
 
 
 def _parser() -> argparse.ArgumentParser:
