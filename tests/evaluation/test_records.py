@@ -199,3 +199,23 @@ def test_failed_write_leaves_no_half_record(written, reopen, monkeypatch):
     with pytest.raises(EvaluationError, match="No space left on device"):
         written.append([record("5"), record("6")], [])
     assert list(reopen().records) == list(written.records) == ["0", "1", "2", "3", "4"]
+
+
+def test_settings_that_differ_from_earlier_records_are_named_with_both_values(written, reopen):
+    assert reopen().changed == []
+    other = {**SETTINGS, "data": {"limit": 24}}
+    assert reopen(other).changed == ["data.limit changed (None -> 24)"]
+    assert reopen(other).changed == []  # it has records of its own now
+    nearest = {**other, "codec": {**SETTINGS["codec"], "quality": 51}, "new": "x" * 50}
+    assert reopen(nearest).changed == [
+        "codec.quality changed (50 -> 51)",
+        f"new changed (not set -> {'x' * 39}…)",
+    ]
+
+
+def test_damaged_and_foreign_headers_are_passed_over(written, reopen, tmp_path):
+    for name, text in (("0" * 16, "["), ("1" * 16, "[" * 200_000), ("2" * 16, "3"), ("z", "{}")):
+        (tmp_path / f"records/jpeg-50-{name}.jsonl").write_text(text + "\n")
+    (tmp_path / f"records/jpeg-50-{'3' * 16}.jsonl").symlink_to(tmp_path / "gone")
+    os.mkfifo(tmp_path / f"records/jpeg-50-{'4' * 16}.jsonl")
+    assert reopen({**SETTINGS, "torch": "2.5"}).changed == ["torch changed (2.4 -> 2.5)"]

@@ -24,7 +24,7 @@ from vcm.evaluation.labels import (
 )
 from vcm.evaluation.names import point_name
 from vcm.evaluation.points import Point, accuracy_of, measure, of_all, shared_images
-from vcm.evaluation.provenance import DECIDING_PACKAGES, now, package_versions, provenance
+from vcm.evaluation.provenance import deciding_versions, now, provenance
 from vcm.evaluation.recording import Progress, Recorder
 from vcm.evaluation.records import RecordFile, prediction_from_json, unwritable
 from vcm.evaluation.results import (
@@ -46,7 +46,12 @@ class Evaluation:
     """Measures systems on a data set and leaves records and results in a folder.
 
     Work that the folder already holds records of, made with the same settings, is not done again; so an
-    evaluation that was killed goes on where it stopped, and one with more qualities adds only those.
+    evaluation that was killed goes on where it stopped, and one with more qualities adds only those. Settings
+    are those that decide the records: images, weights and options by content, wherever they lie, not paths,
+    workers, labels' kinds or names.
+
+    Attributes:
+        changed: After `run`, settings that differ from earlier records in the folder, which were not used.
     """
 
     def __init__(
@@ -99,6 +104,7 @@ class Evaluation:
         self.folder, self.pool, self.bootstrap = Path(folder), pool, bootstrap
         self.pseudo_score, self.num_examples, self.config = pseudo_score, examples, config
         self.labels = self._label_kinds(labels)
+        self.changed: list[str] = []
 
     def _label_kinds(self, labels: Sequence[LabelKind] | None) -> list[LabelKind]:
         has_truth = self.dataset.kind == self.task.kind
@@ -135,11 +141,10 @@ class Evaluation:
 
     def _run(self, progress: Progress) -> Results:
         started, data = now(), self.dataset.settings()
-        all_versions = package_versions()
         base: Settings = {
             "data": data,
             "task": self.task.settings(),
-            "versions": {name: all_versions[name] for name in DECIDING_PACKAGES if name in all_versions},
+            "versions": deciding_versions(),
             "device": next(self.task.parameters()).device.type,
         }
         recorder = Recorder(self.task, self.dataset, self.folder, base, pool=self.pool, progress=progress)
@@ -152,6 +157,7 @@ class Evaluation:
             )
         examples = recorder.keep_originals(originals, self.num_examples)
         files = [recorder.record_system(system, originals, examples) for system in self.systems]
+        self.changed = list(dict.fromkeys(line for file in (originals, *files) for line in file.changed))
         results = self._results(data, originals, files, examples)
         self._write(results, originals, files, started)
         return results

@@ -20,6 +20,17 @@ PACKAGES = (
 DECIDING_PACKAGES = ("vcm", "torch", "torchvision", "pillow", "timm", "pytorch-msssim")
 """Those that read pictures, run tasks or measure: another version of one makes records stale."""
 
+RECORDS_SINCE = "0.1.0"
+"""First version of vcm whose records mean the same; raised when images are read or measured differently."""
+
+
+def deciding_versions() -> dict[str, str]:
+    """Versions that records depend on; vcm's own is the first that made such records."""
+    found = package_versions()
+    return {
+        name: RECORDS_SINCE if name == "vcm" else found[name] for name in DECIDING_PACKAGES if name in found
+    }
+
 
 def now() -> str:
     """The time in UTC, in ISO 8601, to the second."""

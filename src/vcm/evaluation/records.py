@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -20,7 +22,7 @@ from vcm.data.jsonfile import parse_json
 from vcm.errors import EvaluationError
 from vcm.evaluation.folders import appending, check_own
 from vcm.evaluation.names import file_name
-from vcm.files import open_regular, write_text
+from vcm.files import open_regular, printable, write_text
 from vcm.types import ClassScores, Detections, Prediction, Settings, is_number, is_whole
 
 FORMAT = 1
@@ -104,6 +106,11 @@ class RecordFile:
     The file's name holds a hash of the settings, so other settings never meet these records. A line cut
     short by a kill is dropped when the file is opened again, and of two lines about one picture the later
     counts. Times go to a file beside it, since they differ from run to run.
+
+    Attributes:
+        records: By image id.
+        changed: Where this point has records under other settings only: what differs from the nearest of them,
+            one line a setting ("data.num_images changed (48 -> 24)").
     """
 
     def __init__(self, folder: Path, name: str, settings: Settings) -> None:
@@ -119,6 +126,7 @@ class RecordFile:
         self._header = canonical_json({"format": FORMAT, **settings})
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            self.changed = [] if self.path.exists() else _changed(folder, file_name(name), settings)
             self.records = self._load()
         except OSError as error:
             raise unwritable(self.path, error) from error
@@ -183,6 +191,39 @@ class RecordFile:
         except OSError as error:
             raise unwritable(self.timings_path, error) from error
         return [latest[image_id] for image_id in self.records if image_id in latest]
+
+
+def _changed(folder: Path, name: str, settings: Settings) -> list[str]:
+    """How `settings` differ from those of the nearest other records of the point called `name`."""
+    now, nearest = _flat({"format": FORMAT, **settings}), None
+    for path in sorted(folder.glob(f"{glob.escape(name)}-*.jsonl")):
+        if not re.fullmatch(r"[0-9a-f]{16}\.jsonl", path.name.removeprefix(f"{name}-")) or path.is_symlink():
+            continue
+        try:
+            with open_regular(path, limit=MAX_RECORDS_BYTES) as file:
+                before = _flat(parse_json(file.readline(MAX_LINE_BYTES)))
+        except (OSError, ValueError):
+            continue
+        keys = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
+        if nearest is None or len(keys) < len(nearest):
+            nearest = [f"{key} changed ({_told(before, key)} -> {_told(now, key)})" for key in keys]
+    return nearest or []
+
+
+def _flat(content: Any, prefix: str = "") -> dict[str, Any]:  # noqa: ANN401  any JSON value
+    """Values by dotted key."""
+    if not isinstance(content, dict):
+        return {prefix: strict_numbers(content)}
+    return {
+        key: value
+        for name, item in content.items()
+        for key, value in _flat(item, f"{prefix}.{name}" if prefix else str(name)).items()
+    }
+
+
+def _told(settings: dict[str, Any], key: str) -> str:
+    text = printable(settings[key]) if key in settings else "not set"
+    return text if len(text) <= 40 else f"{text[:39]}…"
 
 
 def _read_records(file: BinaryIO) -> Iterator[tuple[Record, int]]:
