@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +14,15 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from vcm.errors import ArgumentError, WeightsError
+from vcm.files import MAX_WEIGHTS_BYTES, open_regular, printable, write_bytes
+from vcm.nn.checks import at_most, check_shapes, check_values
 from vcm.nn.content import state_sha256
 from vcm.types import Settings
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 _KEY, _SHA256 = "vcm", "sha256"
+_MAX_JSON = 1 << 20
+_MAX_MESSAGE = 1000
 
 
 def write_model(
@@ -33,16 +38,17 @@ def write_model(
     """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     metadata = {**notes, _KEY: json.dumps(architecture), _SHA256: state_sha256(state)}
-    partial = Path(path).with_name(Path(path).name + ".partial")
-    partial.write_bytes(save(state, metadata))  # save_file's are for their owner only
-    partial.replace(path)
+    write_bytes(path, save(state, metadata))
 
 
 def read_model(path: str | Path, kinds: str, build: Callable[[Settings], NetworkT]) -> NetworkT:
     """Read a network that `write_model` wrote, in evaluation mode, on the CPU.
 
+    Nothing in the file is trusted: the network may not need more numbers than the file holds, shapes are
+    compared before tensors are read, and every weight must be finite.
+
     Args:
-        path: The file.
+        path: The file, at most 8 GiB.
         kinds: Words for what it is to hold.
         build: Makes the network from its architecture; raises ArgumentError where it is of another kind.
 
@@ -51,15 +57,44 @@ def read_model(path: str | Path, kinds: str, build: Callable[[Settings], Network
     """
     with _opened(path) as file:
         metadata = file.metadata()
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
-    if metadata.get(_SHA256, "") not in ("", state_sha256(state)):
-        raise WeightsError(f"{path} is damaged: its weights do not have the SHA-256 that it says they have.")
-    try:
-        network = build(json.loads(metadata[_KEY]))
-        network.load_state_dict(state)
-    except (ArgumentError, ValueError, RuntimeError) as error:
-        raise WeightsError(f"{path} does not hold {kinds} that can be built: {error}") from error
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  no mapping
+        try:
+            architecture = read_json(metadata[_KEY], "architecture")
+            with at_most(sum(map(math.prod, shapes.values()))):
+                network = build(architecture)
+            check_shapes(network, shapes)
+            state = {name: file.get_tensor(name) for name in shapes}
+            if metadata.get(_SHA256, "") not in ("", state_sha256(state)):
+                raise WeightsError(
+                    f"{path} is damaged: its weights do not have the SHA-256 that it says they have."
+                )
+            check_values(state, network)
+            network.load_state_dict(state)
+        except (ArgumentError, ValueError, RuntimeError) as error:
+            raise WeightsError(f"{path} does not hold {kinds} that can be built: {_short(error)}") from error
     return network.eval()
+
+
+def read_json(text: str, name: str) -> Settings:
+    """A JSON object from a model file's metadata.
+
+    Args:
+        text: JSON text, at most 1 MiB.
+        name: What errors call it.
+
+    Raises:
+        ArgumentError: If it is something else, or nested too deeply.
+    """
+    expected = f"a JSON object of at most {_MAX_JSON} characters, not nested deeply"
+    if len(text) > _MAX_JSON:
+        raise ArgumentError(name, expected=expected, got=f"{len(text)} characters")
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ArgumentError(name, expected=expected, got=f"{type(error).__name__}: {error}") from error
+    if not isinstance(value, dict):
+        raise ArgumentError(name, expected=expected, got=f"a JSON {type(value).__name__}")
+    return value
 
 
 def read_notes(path: str | Path) -> dict[str, str]:
@@ -74,11 +109,8 @@ def read_notes(path: str | Path) -> dict[str, str]:
 
 @contextmanager
 def _opened(path: str | Path) -> Iterator[Any]:
-    if Path(path).is_dir():
-        raise WeightsError(
-            f"{path} cannot be read as a model: it is a folder. Give the .safetensors file in it."
-        )
     try:
+        open_regular(path, limit=MAX_WEIGHTS_BYTES).close()
         with safe_open(path, framework="pt") as file:
             if _KEY not in (file.metadata() or {}):
                 raise WeightsError(
@@ -87,6 +119,14 @@ def _opened(path: str | Path) -> Iterator[Any]:
                 )
             yield file
     except (OSError, SafetensorError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise WeightsError(
-            f"{path} cannot be read as a model: {error}. Give a .safetensors file that `vcm train` wrote."
+            f"{path} cannot be read as a model: {_short(reason)}. Give a .safetensors file that `vcm train` "
+            "wrote."
         ) from error
+
+
+def _short(message: object) -> str:
+    """A message that may quote a file, without control characters and of a bounded length."""
+    text = printable(message)
+    return text if len(text) <= _MAX_MESSAGE else f"{text[:_MAX_MESSAGE]}…"

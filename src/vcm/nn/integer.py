@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vcm.errors import ArgumentError
+from vcm.nn.tiling import tiles
 
 FRACTION_BITS = 12
 """Activations are multiples of 2^-12."""
@@ -28,12 +29,17 @@ BIAS_LIMIT = float(1 << 50)
 _SLOPE_BITS = 16
 _SLOPE = round(0.01 * (1 << _SLOPE_BITS))  # LeakyReLU's
 _EXACT = float(1 << 53)
+TILE = 16
+"""Side of a tile in places of z, 1024 pixels. Sums are exact, so tiles change nothing but memory."""
+_HALO = 2  # an output depends on less than two places of z around its own
+_SCALE = 4
 
 
 class IntegerConvTranspose2d(nn.Module):
     """A transposed convolution of integers, zero until `copy_from`.
 
-    Each output channel has weights w·2^k, as int16, with its own k, as large as fits.
+    Each output channel has weights w·2^k of 16 bits, with its own k, as large as fits. They are int16 in state
+    dicts and int32 in memory: DDP broadcasts buffers, and neither gloo nor NCCL sends int16.
 
     Args:
         in_channels: Channels in.
@@ -59,9 +65,13 @@ class IntegerConvTranspose2d(nn.Module):
                 "in_channels", expected=f"at most {most}, for sums to be exact", got=in_channels
             )
         shape = (in_channels, out_channels, kernel_size, kernel_size)
-        self.register_buffer("weight", torch.zeros(shape, dtype=torch.int16))
+        self.register_buffer("weight", torch.zeros(shape, dtype=torch.int32))
         self.register_buffer("bias", torch.zeros(out_channels, dtype=torch.int64))
         self.register_buffer("shift", torch.zeros(out_channels, dtype=torch.uint8))
+
+    def _save_to_state_dict(self, destination: dict[str, Tensor], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f"{prefix}weight"] = destination[f"{prefix}weight"].to(torch.int16)
 
     @torch.no_grad()
     def copy_from(self, weight: Tensor, bias: Tensor) -> None:
@@ -87,6 +97,16 @@ class IntegerConvTranspose2d(nn.Module):
         self.weight.copy_(scaled)
         self.bias.copy_(offset)
         self.shift.copy_(shift)
+
+    def check(self) -> None:
+        """Check that sums are exact with the buffers as they are.
+
+        Raises:
+            ArgumentError: If one is outside its bounds.
+        """
+        _check_bounds("weight", self.weight, -WEIGHT_LIMIT, WEIGHT_LIMIT)
+        _check_bounds("bias", self.bias, -int(BIAS_LIMIT), int(BIAS_LIMIT))
+        _check_bounds("shift", self.shift, 0, MAX_WEIGHT_SHIFT)
 
     def forward(self, x: Tensor) -> Tensor:
         """Run on activations.
@@ -138,7 +158,7 @@ class IntegerHyperSynthesis(nn.Module):
 
     def __init__(self, width: int, latent: int, num_scales: int, *, means: bool = False) -> None:
         super().__init__()
-        self.means = means
+        self.latent, self.means = latent, means
         self.deconvs = nn.ModuleList(
             IntegerConvTranspose2d(width, after, kernel, stride)
             for after, kernel, stride in ((width, 5, 2), (width, 5, 2), (latent * (1 + means), 3, 1))
@@ -164,8 +184,23 @@ class IntegerHyperSynthesis(nn.Module):
         for deconv, (weight, bias) in zip(self.deconvs, layers, strict=True):
             assert isinstance(deconv, IntegerConvTranspose2d)
             deconv.copy_from(weight, bias)
-        self.medians.copy_((medians.double() * (1 << FRACTION_BITS)).round())
+        exact = (medians.double() * (1 << FRACTION_BITS)).round()
+        self.medians.copy_(exact.clamp(-BIAS_LIMIT, BIAS_LIMIT))
         self.thresholds.copy_((scale_table[:-1].double() * (1 << FRACTION_BITS)).floor())
+
+    def check(self) -> None:
+        """Check that all buffers are such as `copy_from` gives.
+
+        Raises:
+            ArgumentError: If one is outside its bounds, or the thresholds do not ascend.
+        """
+        for deconv in self.deconvs:
+            assert isinstance(deconv, IntegerConvTranspose2d)
+            deconv.check()
+        _check_bounds("medians", self.medians, -int(BIAS_LIMIT), int(BIAS_LIMIT))
+        _check_bounds("thresholds", self.thresholds, 0, int(ACTIVATION_LIMIT))
+        if (self.thresholds.diff() < 0).any():
+            raise ArgumentError("the hyper-decoder's thresholds", expected="ascending", got="others")
 
     @torch.no_grad()
     def forward(self, z_symbols: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -177,18 +212,39 @@ class IntegerHyperSynthesis(nn.Module):
         Returns:
             (latent, 4·h, 4·w) int32, from 0 to num_scales − 1; and float32, exact, likewise; or None.
         """
+        height, width = z_symbols.shape[-2:]
+        size = (self.latent, _SCALE * height, _SCALE * width)
+        indexes = torch.empty(size, dtype=torch.int32, device=z_symbols.device)
+        means = torch.empty(size, device=z_symbols.device) if self.means else None
+        for source, inner, target in tiles(height, width, tile=TILE, halo=_HALO, scale=_SCALE):
+            scales, mean = split_parameters(self._run(z_symbols[(..., *source)])[(..., *inner)], self.means)
+            indexes[(..., *target)] = torch.bucketize(
+                scales.contiguous(), self.thresholds.double(), out_int32=True
+            )
+            if means is not None and mean is not None:
+                means[(..., *target)] = (mean / (1 << FRACTION_BITS)).float()
+        return indexes, means
+
+    def _run(self, z_symbols: Tensor) -> Tensor:
+        """What the last layer gives, (outputs, 4·h, 4·w) float64, for all of (width, h, w)."""
         x = z_symbols.double()[None] * (1 << FRACTION_BITS) + self.medians.double()[:, None, None]
         x = x.clamp(-ACTIVATION_LIMIT, ACTIVATION_LIMIT)
         for number, deconv in enumerate(self.deconvs):
             x = deconv(x if number == 0 else _leaky_relu(x))
-        scales, means = split_parameters(x[0], self.means)
-        indexes = torch.bucketize(scales.contiguous(), self.thresholds.double(), out_int32=True)
-        return indexes, None if means is None else (means / (1 << FRACTION_BITS)).float()
+        return x[0]
 
 
 def split_parameters(x: Tensor, means: bool) -> tuple[Tensor, Tensor | None]:
     """What h_s gives, (…, C, h, w), as scales, and means where there are any: they take turns."""
     return (x[..., 0::2, :, :], x[..., 1::2, :, :]) if means else (x, None)
+
+
+def _check_bounds(name: str, values: Tensor, low: int, high: int) -> None:
+    least, most = (int(value) for value in values.aminmax())
+    if not low <= least <= most <= high:
+        raise ArgumentError(
+            f"the hyper-decoder's {name}", expected=f"within {low} and {high}", got=f"{least} to {most}"
+        )
 
 
 def _powers_of_two(exponents: Tensor) -> Tensor:

@@ -1,10 +1,40 @@
-"""Running a transform over a large picture tile by tile, so that memory does not grow with the picture."""
+"""Running a transform over a large image tile by tile, so that memory does not grow with the image."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from torch import Tensor
+
+
+class Tile(NamedTuple):
+    """Rows and columns of one tile, as slices of the last two dimensions.
+
+    Attributes:
+        source: What the transform is given: the tile and its halo.
+        inner: The tile's own part of what the transform gives.
+        target: Where that lies in the whole output.
+    """
+
+    source: tuple[slice, slice]
+    inner: tuple[slice, slice]
+    target: tuple[slice, slice]
+
+
+def tiles(height: int, width: int, *, tile: int, halo: int, scale: float) -> Iterator[Tile]:
+    """Cut height × width places into tiles of at most `tile` a side; see `in_tiles`."""
+    for top, bottom in _spans(height, tile):
+        for left, right in _spans(width, tile):
+            above, before = max(top - halo, 0), max(left - halo, 0)
+            yield Tile(
+                (slice(above, min(bottom + halo, height)), slice(before, min(right + halo, width))),
+                (
+                    _scaled(top - above, bottom - above, scale),
+                    _scaled(left - before, right - before, scale),
+                ),
+                (_scaled(top, bottom, scale), _scaled(left, right, scale)),
+            )
 
 
 def in_tiles(
@@ -27,16 +57,11 @@ def in_tiles(
     if height <= tile and width <= tile:
         return transform(x)
     out: Tensor | None = None
-    for top, bottom in _spans(height, tile):
-        for left, right in _spans(width, tile):
-            above, before = max(top - halo, 0), max(left - halo, 0)
-            piece = transform(x[..., above : min(bottom + halo, height), before : min(right + halo, width)])
-            if out is None:
-                out = piece.new_empty(1, piece.shape[1], round(height * scale), round(width * scale))
-            rows, columns = _scaled(top, bottom, scale), _scaled(left, right, scale)
-            inner_rows = _scaled(top - above, bottom - above, scale)
-            inner_columns = _scaled(left - before, right - before, scale)
-            out[..., rows, columns] = piece[..., inner_rows, inner_columns]
+    for source, inner, target in tiles(height, width, tile=tile, halo=halo, scale=scale):
+        piece = transform(x[(..., *source)])
+        if out is None:
+            out = piece.new_empty(1, piece.shape[1], round(height * scale), round(width * scale))
+        out[(..., *target)] = piece[(..., *inner)]
     assert out is not None
     return out
 

@@ -41,7 +41,9 @@ def fine_tuned(task: Task, weights: str | Path) -> Task:
     def check(architecture: Settings) -> Task:
         if architecture.get("network") != KIND:
             raise ArgumentError("weights", expected="those of a task", got=architecture.get("network"))
-        before, now = architecture["settings"], task.settings()
+        before, now = architecture.get("settings"), task.settings()
+        if not isinstance(before, dict):
+            raise ArgumentError("weights", expected="those of a task, with its settings", got=type(before))
         for name in _NETWORK:
             if before.get(name) != now.get(name):
                 raise ArgumentError(

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import BinaryIO
+
+from vcm.files import MAX_WEIGHTS_BYTES, open_regular
 
 
 def file_sha256(path: str | Path) -> str:
-    """SHA-256 of a file, as hexadecimal digits."""
+    """SHA-256 of a file, as hexadecimal digits.
+
+    Raises:
+        OSError: If it is no regular file of at most 8 GiB.
+    """
+    with open_regular(path, limit=MAX_WEIGHTS_BYTES) as file:
+        return stream_sha256(file)
+
+
+def stream_sha256(file: BinaryIO) -> str:
+    """SHA-256 of what is left to read in an open file, as hexadecimal digits."""
     digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    while block := file.read(1 << 20):
+        digest.update(block)
     return digest.hexdigest()

@@ -8,13 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torchvision.models import get_model_weights
 
-from vcm.errors import WeightsError
+from vcm.errors import ArgumentError, WeightsError
+from vcm.files import MAX_WEIGHTS_BYTES, open_regular, printable
+from vcm.nn.checks import check_values, load_tensors
 from vcm.nn.content import state_sha256
-from vcm.tasks.hashing import file_sha256
+from vcm.tasks.hashing import stream_sha256
 
 Published = Mapping[str, Callable[[], Mapping[str, Tensor]]]
 """Names of published weights, each with what gets their state dict."""
@@ -46,13 +47,14 @@ def load_weights(network: nn.Module, weights: str | Path | None, published: Publ
     """
     if weights is None:
         return state_sha256(network.state_dict())
-    if Path(weights).is_file():
-        _fill(network, _read(Path(weights)), str(weights))
-        return file_sha256(weights)
-    if str(weights) not in published:
+    if str(weights) not in published and not Path(weights).exists():
         raise WeightsError(
             f"weights must be an existing file, one of {', '.join(published)}, or None; got {str(weights)!r}."
         )
+    if Path(weights).exists():
+        state, sha256 = _read(Path(weights))
+        _fill(network, state, str(weights))
+        return sha256
     try:
         state = published[str(weights)]()
     except OSError as error:  # URLError is one
@@ -64,18 +66,24 @@ def load_weights(network: nn.Module, weights: str | Path | None, published: Publ
     return state_sha256(network.state_dict())
 
 
-def _read(path: Path) -> Mapping[str, Tensor]:
+def _read(path: Path) -> tuple[Mapping[str, Tensor], str]:
+    """A file's state dict and its SHA-256."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with open_regular(path, limit=MAX_WEIGHTS_BYTES) as file:
+            sha256 = stream_sha256(file)
+            state = load_tensors(file)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = (
+            (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+        )
+        reason = printable(reason.splitlines()[0])
         raise WeightsError(f"{path} is not a file of tensors that torch.load can read: {reason}") from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(
             f"{path} does not hold a state dict (tensors by name). Save one with "
             f"torch.save(network.state_dict(), path)."
         )
-    return state
+    return state, sha256
 
 
 def _fill(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
@@ -88,6 +96,10 @@ def _fill(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     problems += [f"{name} is not in the network" for name in result.unexpected_keys if not _is_counter(name)]
     if problems:
         raise WeightsError(f"{source} does not fit the network: {_some(problems)}.")
+    try:
+        check_values(network.state_dict())
+    except ArgumentError as error:
+        raise WeightsError(f"{source} does not hold the weights of a trained network: {error}") from error
 
 
 def _is_counter(name: str) -> bool:

@@ -133,7 +133,7 @@ class LearnedCodec(ModelStreams, Codec):
     def encode(self, image: Tensor) -> bytes:
         """Encode (3, H, W) uint8 RGB; see `Codec.encode`."""
         check_image(image)
-        x = image[None].to(self.device).float() / 255
+        x = image[None].to(self.device).float().div_(255)
         return self.streams.encode(x, (image.shape[1], image.shape[2]))
 
     def decode(self, data: bytes) -> Tensor:
@@ -141,7 +141,8 @@ class LearnedCodec(ModelStreams, Codec):
         import torch
 
         _, decoded = self.streams.decode(check_bytes(data))
-        return (decoded[0].float().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+        # In place: at these sizes every copy counts.
+        return decoded[0].float().clamp(0, 1).mul_(255).round_().to(torch.uint8).cpu()
 
 
 class FeatureCodec(ModelStreams):

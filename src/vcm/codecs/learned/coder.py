@@ -1,7 +1,8 @@
 """Symbols to bytes and back, by CompressAI's range coder.
 
-That coder checks nothing: its encoder overruns its buffer if there are fewer than three symbols, and its
-decoder reads on past the end of bytes that nobody encoded. Both are kept within bounds here.
+That coder checks nothing: its encoder overruns its buffer if there are fewer than three symbols and never
+returns from symbols beyond 2^27, and its decoder reads on past the end of bytes that nobody encoded. Both are
+kept within bounds here, and work on some symbols at a time.
 """
 
 from __future__ import annotations
@@ -18,17 +19,18 @@ from compressai import ans
 from torch import Tensor
 
 from vcm.errors import BitstreamError, CodecError
+from vcm.nn.entropy import MAX_SYMBOL, check_tables
 
 if TYPE_CHECKING:
     from compressai.entropy_models.entropy_models import EntropyModel
 
-MAX_SYMBOL = 1 << 20
-"""Largest magnitude of a symbol that is coded; trained networks stay far below."""
 _WORD = 4
 SHORTEST = 2 * _WORD
 _FEWEST = 4
 """Fewer symbols than these are filled up with copies of the last."""
 _PRECISION = 16
+_CHUNK = 1 << 18
+"""Symbols that are Python numbers at a time: as lists, they take ten times the memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +49,12 @@ class CodingTable:
 
     @classmethod
     def of(cls, model: EntropyModel) -> CodingTable:
-        """The tables of one of CompressAI's entropy models, each row cut to its length."""
+        """The tables of one of CompressAI's entropy models, each row cut to its length.
+
+        Raises:
+            ArgumentError: If the range coder could not work with them.
+        """
+        check_tables(model)
         lengths = model.cdf_length.flatten().tolist()
         rows = [row[:length].tolist() for row, length in zip(model.quantized_cdf.cpu(), lengths, strict=True)]
         return cls(rows, lengths, model.offset.flatten().tolist())
@@ -75,16 +82,31 @@ def encode_symbols(symbols: Tensor, indexes: Tensor, table: CodingTable) -> byte
         CodecError: If a symbol is not finite or beyond `MAX_SYMBOL`.
     """
     values = symbols.detach().cpu()
-    largest = values.abs().max()
-    if not largest <= MAX_SYMBOL:  # NaN is not, either
+    check_latent(values)
+    whole, flat = values.int().flatten(), indexes.flatten()
+    rows = table.upto(int(flat.max()))
+    encoder = ans.BufferedRansEncoder()
+    for numbers in zip(torch.split(whole, _CHUNK), torch.split(flat, _CHUNK), strict=True):
+        encoder.encode_with_indexes(*(part.tolist() for part in numbers), *rows)
+    missing = _FEWEST - len(flat)
+    if missing > 0:
+        encoder.encode_with_indexes(whole[-1:].tolist() * missing, flat[-1:].tolist() * missing, *rows)
+    return bytes(encoder.flush())
+
+
+def check_latent(latent: Tensor) -> None:
+    """Check a latent, or its symbols, before the range coder sees them.
+
+    Raises:
+        CodecError: If a value is not finite or beyond `MAX_SYMBOL`.
+    """
+    low, high = latent.detach().aminmax()
+    largest = max(-float(low), float(high))  # aminmax gives NaN twice where there is one
+    if not largest <= MAX_SYMBOL:
         raise CodecError(
-            f"the network's latent has values up to {float(largest):g}; at most {MAX_SYMBOL} can be coded. "
+            f"the network's latent has values up to {largest:g}; at most {MAX_SYMBOL} can be coded. "
             "The model has not been trained properly."
         )
-    flat = indexes.flatten()
-    rows = table.upto(int(flat.max()))
-    numbers = [_filled(whole.tolist()) for whole in (values.int().flatten(), flat)]
-    return bytes(ans.RansEncoder().encode_with_indexes(*numbers, *rows))
 
 
 def check_section(data: bytes) -> None:
@@ -112,16 +134,16 @@ def decode_symbols(data: bytes, indexes: Tensor, table: CodingTable) -> Tensor:
             f"{flat.numel()} symbols need {needed:.0f}."
         )
     rows = table.upto(int(flat.max()))
-    values = ans.RansDecoder().decode_with_indexes(guarded(data, flat.numel()), _filled(flat.tolist()), *rows)
-    # By way of NumPy, which takes lists three times as fast as torch.
-    symbols = torch.from_numpy(np.array(values[: flat.numel()], dtype=np.int32)).float()
-    if symbols.abs().max() > MAX_SYMBOL:
-        raise BitstreamError(f"the stream is damaged: it has symbols beyond {MAX_SYMBOL}.")
+    decoder = ans.RansDecoder()
+    decoder.set_stream(guarded(data, flat.numel()))
+    symbols = torch.empty(flat.numel())
+    for part, target in zip(torch.split(flat, _CHUNK), torch.split(symbols, _CHUNK), strict=True):
+        # By way of NumPy, which takes lists three times as fast as torch.
+        values = np.array(decoder.decode_stream(part.tolist(), *rows), dtype=np.int32)
+        target.copy_(torch.from_numpy(values))
+        if target.abs().max() > MAX_SYMBOL:
+            raise BitstreamError(f"the stream is damaged: it has symbols beyond {MAX_SYMBOL}.")
     return symbols.view(indexes.shape)
-
-
-def _filled(numbers: list[int]) -> list[int]:
-    return numbers + numbers[-1:] * (_FEWEST - len(numbers))
 
 
 def guarded(data: bytes, num_symbols: int) -> bytes:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from vcm.codecs.base import Codec, check_image
 from vcm.codecs.learned.codec import MODEL_SCALE, check_bytes
 from vcm.codecs.learned.container import FINGERPRINT_BYTES, PURPOSES, Header, read_stream, write_stream
 from vcm.codecs.options import check_choice
-from vcm.errors import BitstreamError, WeightsError
+from vcm.errors import BitstreamError
 from vcm.types import QualityScale, Settings
 
 if TYPE_CHECKING:
@@ -36,8 +35,9 @@ class CompressAICodec(Codec):
     Args:
         quality: Which model of a family; it replaces "{quality}" in `checkpoint`.
         architecture: CompressAI's name of the network, such as "bmshj2018-hyperprior".
-        checkpoint: A file of its state dict, bare or under "state_dict", with "{quality}" in its path where
-            each operating point is a model of its own.
+        checkpoint: A file of its state dict, as CompressAI or a training script of one's own saves it (see
+            `vcm.codecs.learned.checkpoints`), with "{quality}" in its path where each operating point is a
+            model of its own.
         device: Where the network runs: "cpu", "cuda", …
 
     Raises:
@@ -58,15 +58,21 @@ class CompressAICodec(Codec):
         checkpoint: str | Path,
         device: str = "cpu",
     ) -> None:
+        from vcm.codecs.learned.checkpoints import read_checkpoint
+
         self.quality = self.quality_scale.check(quality)
         self.architecture = check_choice("architecture", architecture, ARCHITECTURES)
         self.checkpoint, self.device = str(checkpoint), str(device)
         path = self.checkpoint.replace("{quality}", f"{self.quality:g}")
-        self.network, self.weights_sha256 = _load(self.architecture, path)
+        self.network, self.weights_sha256 = read_checkpoint(self.architecture, path)
         self.network.to(self.device)
 
     def encode(self, image: Tensor) -> bytes:
-        """Encode (3, H, W) uint8 RGB; see `Codec.encode`."""
+        """Encode (3, H, W) uint8 RGB; see `Codec.encode`.
+
+        Raises:
+            CodecError: If the network's latent is not finite, or beyond what can be coded.
+        """
         import torch
 
         from vcm.nn.padding import pad_to_multiple
@@ -80,10 +86,15 @@ class CompressAICodec(Codec):
         return write_stream(header, [string for (string,) in strings])
 
     def decode(self, data: bytes) -> Tensor:
-        """Decode to (3, H, W) uint8 RGB; see `Codec.decode`."""
+        """Decode to (3, H, W) uint8 RGB; see `Codec.decode`.
+
+        Raises:
+            BitstreamError: If `data` is not a whole, undamaged stream of this network, or what the network
+                makes of it is not finite.
+        """
         import torch
 
-        from vcm.codecs.learned.coder import SHORTEST, guarded
+        from vcm.codecs.learned.coder import SHORTEST, CodingTable, guarded
 
         stream = read_stream(check_bytes(data))
         header = stream.header
@@ -97,9 +108,23 @@ class CompressAICodec(Codec):
         height, width = header.size
         factor = self.network.downsampling_factor
         most = self._channels * (-(-height // 16) + 4) * (-(-width // 16) + 4)  # symbols of one section
+        places = (-(-height // factor), -(-width // factor))
+        # The last section's table is known; what it needs is told before memory is taken for its symbols.
+        fewest = float(CodingTable.of(self.network.entropy_bottleneck).fewest_bits.sum())
+        needed = fewest * places[0] * places[1] / 8
+        if needed * (1 - 1e-3) > len(stream.sections[-1]):
+            raise BitstreamError(
+                f"the stream is damaged: {len(stream.sections[-1])} bytes cannot hold an image of "
+                f"{height}x{width}, which needs {needed:.0f}."
+            )
         strings = [[guarded(section, most)] for section in stream.sections]
         with torch.inference_mode():
-            x: Tensor = self.network.decompress(strings, (-(-height // factor), -(-width // factor)))["x_hat"]
+            x: Tensor = self.network.decompress(strings, places)["x_hat"]
+        if not x.isfinite().all():
+            raise BitstreamError(
+                "the network gives NaN or infinite pixels from this stream: the stream or the weights are "
+                "damaged, or it was coded on another kind of machine."
+            )
         return (x[0, :, :height, :width].float().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
 
     def settings(self) -> Settings:
@@ -130,22 +155,3 @@ class CompressAICodec(Codec):
     @property
     def _channels(self) -> int:
         return int(self.network.M)
-
-
-def _load(architecture: str, path: str) -> tuple[Any, str]:
-    """The network in evaluation mode, with tables, and the SHA-256 of its file."""
-    import torch
-    from compressai.zoo.image import model_architectures
-    from compressai.zoo.pretrained import load_pretrained
-
-    kinds = {name.replace("_", "-"): kind for name, kind in model_architectures.items()}
-    try:
-        digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        state = load_pretrained(state.get("state_dict", state))
-        network = kinds[architecture].from_state_dict(state).eval()
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-        raise WeightsError(f"{path} cannot be read as a checkpoint of {architecture}: {reason}") from error
-    network.update()  # does nothing where the checkpoint has its tables
-    return network, digest

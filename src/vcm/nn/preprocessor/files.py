@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from pathlib import Path
 
 from vcm.errors import ArgumentError, VCMError
@@ -25,7 +26,7 @@ def build_preprocessor(architecture: Settings) -> NPP:
         raise
     except Exception as error:
         expected = f"what NPP.architecture() gives, of {', '.join(NETWORKS)}"
-        raise ArgumentError("architecture", expected=expected, got=architecture) from error
+        raise ArgumentError("architecture", expected=expected, got=reprlib.repr(architecture)) from error
 
 
 def save_preprocessor(network: NPP, path: str | Path, **notes: str) -> None:

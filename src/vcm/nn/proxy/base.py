@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,7 +48,9 @@ class Proxy(nn.Module, ABC):
         super().__init__()
         self.codec_settings: Settings = {}
         self.codec, self.qualities = codec, tuple(qualities)
-        numbers = len(self.qualities) == 2 and all(is_number(quality) for quality in self.qualities)
+        numbers = len(self.qualities) == 2 and all(
+            is_number(quality) and math.isfinite(quality) for quality in self.qualities
+        )
         if not numbers or not self.qualities[0] < self.qualities[1]:
             raise ArgumentError("qualities", expected="the smallest and the largest quality", got=qualities)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import reprlib
 from pathlib import Path
 
 from vcm.errors import ArgumentError, VCMError, WeightsError
-from vcm.nn.files import read_model, read_notes, write_model
+from vcm.nn.files import read_json, read_model, read_notes, write_model
 from vcm.nn.proxy.base import Proxy
 from vcm.nn.proxy.identity import IdentityProxy
 from vcm.nn.proxy.jpeg import JPEGProxy
@@ -29,7 +29,7 @@ def build_proxy(architecture: Settings) -> Proxy:
         raise
     except Exception as error:
         expected = f"what Proxy.architecture() gives, of {', '.join(NETWORKS)}"
-        raise ArgumentError("architecture", expected=expected, got=architecture) from error
+        raise ArgumentError("architecture", expected=expected, got=reprlib.repr(architecture)) from error
 
 
 def save_proxy(proxy: Proxy, path: str | Path, **notes: str) -> None:
@@ -55,9 +55,10 @@ def load_proxy(path: str | Path, codec: str | None = None) -> Proxy:
     """
     proxy = read_model(path, "a proxy", build_proxy)
     try:
-        proxy.codec_settings.update(json.loads(read_notes(path).get("codec_settings", "{}")))
-    except ValueError as error:
-        raise WeightsError(f"{path}: its note of the codec's settings is damaged: {error}.") from error
+        note = read_notes(path).get("codec_settings", "{}")
+        proxy.codec_settings.update(read_json(note, "the note of the codec's settings"))
+    except ArgumentError as error:
+        raise WeightsError(f"{path} is damaged: {error}") from error
     if codec not in (None, proxy.codec):
         raise WeightsError(f"{path} is a proxy of {proxy.codec}, not of {codec}; train one for {codec}.")
     return proxy

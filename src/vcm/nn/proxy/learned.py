@@ -22,6 +22,7 @@ from vcm.types import Settings, is_number, is_whole
 HEVC_STEPS = (2 ** ((22 - 4) / 6), 2 ** ((44 - 4) / 6))
 """HEVC's quantizer steps at QP 22 and 44, for an orthonormal transform of pixels of 0 to 255."""
 _GAIN = 0.5
+_MAX_STAGES = 8
 _NUM_CALIBRATIONS = 3
 _CALIBRATION_UNIT = 10.0
 """So that three numbers learn as fast as networks do."""
@@ -74,6 +75,8 @@ class LearnedProxy(Proxy):
         for name, value in (("channels", channels), ("latent_channels", m), ("num_stages", num_stages)):
             if not is_whole(value) or value < 1:
                 raise ArgumentError(name, expected="a whole number from 1", got=value)
+        if num_stages > _MAX_STAGES:
+            raise ArgumentError("num_stages", expected=f"at most {_MAX_STAGES}", got=num_stages)
         if len(steps) != 2 or not all(is_number(step) and 0 < step < math.inf for step in steps):
             raise ArgumentError("steps", expected="two numbers above 0", got=steps)
         if not is_number(header_bits) or not 0 <= header_bits < math.inf:
@@ -85,7 +88,6 @@ class LearnedProxy(Proxy):
         n, between = channels, num_stages - 1
         downs = [downsampling(a, b) for a, b in pairwise((3, *[n] * between, m))]
         ups = [upsampling(a, b) for a, b in pairwise((m, *[n] * between, 3))]
-        start_as_haar(downs, [ups], gain=_GAIN)
         self.g_a = nn.Sequential(
             *[layer for down in downs[:-1] for layer in (down, GDN(n, gamma_init=GDN_START))], downs[-1]
         )
@@ -122,6 +124,7 @@ class LearnedProxy(Proxy):
         scaled = [math.log(step / 255 * _GAIN**num_stages) for step in self.steps]
         self.log_steps = nn.Parameter(torch.tensor(scaled))
         self.calibration = nn.Parameter(torch.zeros(2, _NUM_CALIBRATIONS))
+        start_as_haar(downs, [ups], gain=_GAIN)
 
     def forward(self, x: Tensor, quality: float | Tensor) -> ProxyOutput:
         """See `Proxy.forward`."""

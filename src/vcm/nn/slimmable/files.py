@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from pathlib import Path
 
 import torch
@@ -32,7 +33,7 @@ def build_network(architecture: Settings) -> MultiTaskNetwork:
         raise
     except Exception as error:
         expected = f"what MultiTaskNetwork.architecture() gives, of {', '.join(NETWORKS)}"
-        raise ArgumentError("architecture", expected=expected, got=architecture) from error
+        raise ArgumentError("architecture", expected=expected, got=reprlib.repr(architecture)) from error
 
 
 def save_network(network: MultiTaskNetwork, path: str | Path, *, half: bool = False, **notes: str) -> None:

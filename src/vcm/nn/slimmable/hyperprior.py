@@ -175,6 +175,13 @@ class SlimmableHyperprior(MultiTaskNetwork):
                 layers, medians(self.entropy_bottlenecks[index]).flatten(), torch.tensor(SCALE_TABLE)
             )
 
+    def check_tables(self) -> None:
+        """With the integer hyper-decoders."""
+        super().check_tables()
+        for exact in self.integer_h_s:
+            assert isinstance(exact, IntegerHyperSynthesis)
+            exact.check()
+
     def table_state(self, task: str) -> Iterable[Tensor]:
         """The tables, and the integer hyper-decoder that chooses among them."""
         yield from super().table_state(task)

@@ -13,6 +13,7 @@ from compressai.entropy_models.entropy_models import EntropyModel
 from torch import Tensor, nn
 
 from vcm.errors import ArgumentError
+from vcm.nn.entropy import check_tables, update_bottleneck
 from vcm.nn.gains import LatentGains, check_quality
 from vcm.nn.haar import start_as_haar
 from vcm.nn.slimmable.layers import DenseEncoder, check_widths
@@ -27,6 +28,7 @@ from vcm.nn.slimmable.transforms import (
 from vcm.types import Settings, is_whole
 
 MAX_QUALITIES = 64
+MAX_TASKS = 64
 _STAGE_GAIN = 1.0
 """Of the encoder's stages at first: symbols are then steps of 0.2 of an orthonormal transform of [0, 1]."""
 
@@ -73,6 +75,8 @@ class MultiTaskNetwork(TabledNetwork):
         latents: Mapping[str, int] | None = None,
         qualities: int = 1,
     ) -> None:
+        if len(widths) > MAX_TASKS:
+            raise ArgumentError("widths", expected=f"at most {MAX_TASKS} tasks", got=len(widths))
         super().__init__(tuple(widths))
         self.widths = check_widths("widths", list(widths.values()))
         self.latents = _check_latents(widths if latents is None else latents, self.tasks)
@@ -169,7 +173,13 @@ class MultiTaskNetwork(TabledNetwork):
         """Work out every table from the weights as they are; `update` calls this where needed."""
         for task in self.tasks:
             for bottleneck in self.bottlenecks(task):
-                bottleneck.update(force=True)
+                update_bottleneck(bottleneck)
+
+    def check_tables(self) -> None:
+        """See `TabledNetwork.check_tables`."""
+        for task in self.tasks:
+            for section in self.sections(task):
+                check_tables(self.table(task, section), f"the tables of {task}, {section},")
 
     def table_state(self, task: str) -> Iterable[Tensor]:
         """The integers that decide how the task's symbols are coded."""

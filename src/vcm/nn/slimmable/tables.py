@@ -49,6 +49,14 @@ class TabledNetwork(nn.Module, ABC):
         """Work out every table from the weights as they are; `update` calls this where needed."""
 
     @abstractmethod
+    def check_tables(self) -> None:
+        """Check every table as it is.
+
+        Raises:
+            ArgumentError: If a range coder could not work with one.
+        """
+
+    @abstractmethod
     def decoding_state(self, task: str) -> Iterable[Tensor]:
         """All tensors that turn the task's stream into its output; other tasks' do not matter."""
 
@@ -72,6 +80,9 @@ class TabledNetwork(nn.Module, ABC):
 
         Args:
             force: Work them out even if no weight has changed.
+
+        Raises:
+            ArgumentError: If the weights are not finite, or no tables can be made from them.
         """
         digest = self._parameters_digest()
         if not force and self._in_step_with == digest:
@@ -127,9 +138,15 @@ class TabledNetwork(nn.Module, ABC):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _trust_tables(self) -> None:
-        """Take the tables that came with the weights as they are, if they are these weights' own."""
+        """Take the tables that came with the weights as they are, if they are these weights' own.
+
+        Raises:
+            ArgumentError: If they say so, but a range coder could not work with them.
+        """
         own = (bytes(self._fingerprint(task)) for task in self.tasks)
         fit = self._loaded_whole and [*own] == [bytes(row) for row in self.fingerprints.tolist()]
+        if fit:
+            self.check_tables()
         self._in_step_with = self._parameters_digest() if fit else None
 
 

@@ -1,0 +1,174 @@
+"""Checkpoints of CompressAI's networks, as training scripts save them, read without trusting them.
+
+```
+weights by name                                  as CompressAI's own, or with "module.", "network.", … before
+{"state_dict": weights, "epoch": …, "loss": …}   or under "net_state_dict" or another name, nested or not
+```
+
+Beside the weights there may be anything that `torch.load(weights_only=True)` takes, and NumPy's scalars,
+whose values are left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from compressai.entropy_models import EntropyBottleneck, GaussianConditional
+from compressai.entropy_models.entropy_models import EntropyModel
+from compressai.models.base import get_scale_table
+from compressai.zoo.image import model_architectures
+from compressai.zoo.pretrained import load_pretrained
+from torch import Tensor
+
+from vcm.codecs.learned.coder import check_latent
+from vcm.errors import WeightsError
+from vcm.files import MAX_WEIGHTS_BYTES, open_regular, printable
+from vcm.nn.checks import at_most, check_values, load_tensors
+from vcm.nn.entropy import check_tables, update_bottleneck
+
+_FIRST_LAYER = "g_a.0."
+"""What every architecture has a weight of, and so what prefixes are found by."""
+_FIRST_CHOICE = ("state_dict", "net_state_dict", "model_state_dict", "network", "model", "net")
+_MAX_DEPTH = 4
+_SHOWN = 8
+
+
+def read_checkpoint(architecture: str, path: str) -> tuple[Any, str]:
+    """A network of CompressAI's zoo in evaluation mode, with tables, and the SHA-256 of its file.
+
+    Args:
+        architecture: CompressAI's name, such as "bmshj2018-hyperprior".
+        path: The checkpoint, at most 8 GiB.
+
+    Raises:
+        WeightsError: If it cannot be read, holds no weights of this architecture, or holds weights or tables
+            that no trained network has.
+    """
+    kinds = {name.replace("_", "-"): kind for name, kind in model_architectures.items()}
+    try:
+        with open_regular(path, limit=MAX_WEIGHTS_BYTES) as file:
+            size = os.fstat(file.fileno()).st_size
+            digest = hashlib.sha256()
+            while block := file.read(1 << 20):
+                digest.update(block)
+            with _numpy_scalars():
+                state = load_pretrained(_find(load_tensors(file)))
+        with at_most(size // 2):  # a number has two bytes or more
+            network = kinds[architecture].from_state_dict(state).eval()
+        check_values(network.state_dict())
+        for name, model in network.named_modules():
+            if isinstance(model, EntropyModel):
+                _prepare(model, name)
+    except Exception as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        reason = printable(reason.partition("\n")[0])
+        raise WeightsError(
+            f"{path} cannot be read as a checkpoint of {architecture}: {type(error).__name__}: {reason}"
+        ) from error
+    return network, digest.hexdigest()
+
+
+class _Dtype:
+    """Stands for a NumPy dtype in a checkpoint; a class, since its pickled form has a state."""
+
+    def __init__(self, *arguments: object) -> None:
+        del arguments
+
+    def __setstate__(self, state: object) -> None:
+        del state
+
+
+def _scalar(*arguments: object) -> None:
+    """Stands for a NumPy scalar in a checkpoint: nothing here reads it."""
+    del arguments
+
+
+def _numpy_scalars() -> AbstractContextManager[object]:
+    """Let NumPy's scalars pass `weights_only`, replaced by nothing: no code of NumPy's runs."""
+    allowing = getattr(torch.serialization, "safe_globals", None)  # from torch 2.5 on
+    if allowing is None:
+        return nullcontext()
+    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+    classes = {"numpy.dtype", *(f"numpy.dtypes.{kind}DType" for kind in _DTYPES)}
+    context: AbstractContextManager[object] = allowing(
+        [*((_scalar, name) for name in names), *((_Dtype, name) for name in sorted(classes))]
+    )
+    return context
+
+
+_DTYPES = ("Float64", "Float32", "Float16", "Int64", "Int32", "Bool")
+
+
+def _find(loaded: object) -> dict[str, Tensor]:
+    """The weights in what was loaded, by CompressAI's own names.
+
+    Raises:
+        WeightsError: If there are none; the message has the keys that there are.
+    """
+    for candidate in _mappings(loaded, 0):
+        tensors = {str(name): value for name, value in candidate.items() if isinstance(value, Tensor)}
+        for name in tensors:
+            prefix, found, _ = name.partition(_FIRST_LAYER)
+            if found and (not prefix or prefix.endswith(".")):
+                return {
+                    key.removeprefix(prefix): value
+                    for key, value in tensors.items()
+                    if key.startswith(prefix)
+                }
+    if not isinstance(loaded, Mapping):
+        raise WeightsError(f"it holds no weights by name, but a {type(loaded).__name__}")
+    keys = ", ".join(repr(key)[:80] for key in list(loaded)[:_SHOWN])
+    more = f" and {len(loaded) - _SHOWN} more" if len(loaded) > _SHOWN else ""
+    raise WeightsError(
+        f"it holds no weight of {_FIRST_LAYER}*, by which networks of CompressAI are known; its keys are "
+        f"{keys}{more}"
+    )
+
+
+def _mappings(value: object, depth: int) -> Iterator[Mapping[Any, Any]]:
+    """A mapping, and those in it, the usual names first."""
+    if not isinstance(value, Mapping) or depth > _MAX_DEPTH:
+        return
+    yield value
+    first = [value[name] for name in _FIRST_CHOICE if name in value]
+    for inner in (*first, *value.values()):
+        yield from _mappings(inner, depth + 1)
+
+
+def _prepare(model: EntropyModel, name: str) -> None:
+    """Give an entropy model tables where the checkpoint has none, check them, and guard its symbols."""
+    if isinstance(model, EntropyBottleneck):
+        if not model.offset.numel():
+            update_bottleneck(model)
+        model.__class__ = _CheckedBottleneck
+    else:
+        model.update_scale_table(get_scale_table())  # does nothing where there are tables
+        model.__class__ = _CheckedConditional
+    check_tables(model, f"the tables of {name}")
+
+
+class _CheckedBottleneck(EntropyBottleneck):  # type: ignore[misc]  # CompressAI is untyped
+    """An entropy bottleneck that refuses symbols from which the range coder never returns."""
+
+    def quantize(self, inputs: Tensor, mode: str, means: Tensor | None = None) -> Tensor:
+        """As CompressAI's, with the latent checked first."""
+        if mode == "symbols":
+            check_latent(inputs if means is None else inputs - means)
+        quantized: Tensor = super().quantize(inputs, mode, means)
+        return quantized
+
+
+class _CheckedConditional(GaussianConditional):  # type: ignore[misc]  # CompressAI is untyped
+    """A Gaussian conditional that refuses symbols from which the range coder never returns."""
+
+    def quantize(self, inputs: Tensor, mode: str, means: Tensor | None = None) -> Tensor:
+        """As CompressAI's, with the latent checked first."""
+        if mode == "symbols":
+            check_latent(inputs if means is None else inputs - means)
+        quantized: Tensor = super().quantize(inputs, mode, means)
+        return quantized

@@ -1,0 +1,155 @@
+"""Checks of weights that come from a file, before and while a network is built from them."""
+
+from __future__ import annotations
+
+import os
+import threading
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import BinaryIO
+
+import torch
+from compressai.layers import GDN
+from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
+
+from vcm.errors import ArgumentError
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+_TABLES = ("_offset", "_quantized_cdf", "_cdf_length")
+_MAX_TABLE_COLUMNS = (1 << 16) + 1
+_CONSTANTS = 1 << 16
+"""Numbers that a network may hold beside those of its file: constants that are not saved."""
+
+
+@contextmanager
+def at_most(count: int) -> Iterator[None]:
+    """Refuse to build a network of more numbers than a file holds, before memory is taken for them.
+
+    Counts the parameters and buffers that this thread makes within the block.
+
+    Args:
+        count: How many numbers the file holds.
+
+    Raises:
+        ArgumentError: If a network within the block needs more.
+    """
+    owner, left = threading.get_ident(), count + _CONSTANTS
+
+    def take(module: nn.Module, name: str, tensor: Tensor | None) -> None:
+        nonlocal left
+        if tensor is None or threading.get_ident() != owner:
+            return
+        # GDN makes its largest tensor, C x C, before it registers it, but after beta.
+        needed = tensor.numel() ** (2 if isinstance(module, GDN) and name == "beta" else 1)
+        if needed > left:
+            raise ArgumentError(
+                "architecture",
+                expected=f"that of a network of the {count} numbers in the file",
+                got="one of more",
+            )
+        left -= tensor.numel()
+
+    handles = (
+        register_module_parameter_registration_hook(take),
+        register_module_buffer_registration_hook(take),
+    )
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def check_shapes(network: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Compare the shapes of a state dict with a network's, before the state dict is read.
+
+    Args:
+        network: What is to be filled.
+        shapes: The state dict's shapes; it may lack some, which `load_state_dict` tells.
+
+    Raises:
+        ArgumentError: If a tensor is not the network's, or of another shape. Entropy-coder tables may have
+            any size that a table can have.
+    """
+    own = _tensors(network)
+    for name, shape in shapes.items():
+        if name not in own:
+            raise ArgumentError(
+                "weights", expected=f"the network's {len(own)} tensors", got=f"{name}, which it does not have"
+            )
+        expected = tuple(own[name].shape)
+        if name.rpartition(".")[2] in _TABLES:
+            fits = len(shape) <= 2 and all(size <= _MAX_TABLE_COLUMNS for size in shape)
+        else:
+            fits = shape == expected
+        if not fits:
+            raise ArgumentError(f"{name}", expected=f"of shape {expected}, as the network's", got=shape)
+
+
+def load_tensors(file: BinaryIO) -> object:
+    """`torch.load` of an open file, weights only, on the CPU; it takes no more memory than it has bytes.
+
+    Raises:
+        ArgumentError: If a packed file says that it unpacks to more.
+        Exception: What `torch.load` raises.
+    """
+    size = os.fstat(file.fileno()).st_size
+    file.seek(0)
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            unpacked = sum(info.file_size for info in archive.infolist())
+        if unpacked > size:
+            raise ArgumentError("weights", expected=f"at most the file's {size} bytes", got=unpacked)
+    file.seek(0)
+    return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def check_values(state: Mapping[str, Tensor], network: nn.Module | None = None) -> None:
+    """Check that weights are numbers that a trained network can have.
+
+    Args:
+        state: Tensors by name.
+        network: What is to be filled; its own tensors decide which of them are integers, and how large.
+
+    Raises:
+        ArgumentError: If a weight is NaN or infinite (in the network's own precision), a running variance is
+            negative, or integers and floats are mixed up.
+    """
+    own = {} if network is None else _tensors(network)
+    for name, tensor in state.items():
+        target = own[name].dtype if name in own else tensor.dtype
+        kinds = _FLOATS if target in _FLOATS else _INTEGERS
+        if tensor.dtype not in kinds or target not in kinds:
+            raise ArgumentError(name, expected=f"a tensor that fits {target}", got=tensor.dtype)
+        if not tensor.numel():
+            continue
+        low, high = tensor.aminmax() if target in _INTEGERS else tensor.to(target).aminmax()
+        if target in _INTEGERS:
+            bounds = torch.iinfo(target)
+            if not bounds.min <= int(low) <= int(high) <= bounds.max:
+                raise ArgumentError(
+                    name, expected=f"{bounds.min} to {bounds.max}", got=f"{int(low)} to {int(high)}"
+                )
+        elif not (low.isfinite() and high.isfinite()):
+            raise ArgumentError(
+                name,
+                expected="finite numbers",
+                got="NaN or infinite ones",
+                remedy="The file is damaged, or training diverged: use another one.",
+            )
+        elif name.endswith("running_var") and low < 0:
+            raise ArgumentError(name, expected="variances from 0", got=float(low))
+
+
+def _tensors(network: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name; `state_dict` would first work out tables."""
+    return {
+        **dict(network.named_parameters(remove_duplicate=False)),
+        **dict(network.named_buffers(remove_duplicate=False)),
+    }

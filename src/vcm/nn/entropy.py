@@ -1,0 +1,86 @@
+"""Entropy-coder tables: made from weights within bounds, and checked before a range coder sees them.
+
+CompressAI's range coder checks nothing: a table that does not rise from 0 to 2^16 makes it divide by zero,
+read beyond its memory or loop for ever.
+"""
+
+from __future__ import annotations
+
+import torch
+from compressai.entropy_models import EntropyBottleneck
+from compressai.entropy_models.entropy_models import EntropyModel
+
+from vcm.errors import ArgumentError
+
+MAX_SYMBOL = 1 << 20
+"""Largest magnitude of a symbol that is coded; trained networks stay far below."""
+MAX_SUPPORT = 1 << 14
+"""Most symbols that a table made from weights gives a probability of their own."""
+_TOTAL = 1 << 16
+_SHORTEST = 3  # 0, the one symbol, and the rare ones
+_LONGEST = _TOTAL + 1
+
+
+def check_tables(model: EntropyModel, name: str = "tables") -> None:
+    """Check the tables of one of CompressAI's entropy models.
+
+    Args:
+        model: With tables.
+        name: What errors call them.
+
+    Raises:
+        ArgumentError: Unless each row begins with 0, rises strictly to 2^16 at its length and has an offset
+            within ±2^20, and there is one row for each channel or scale.
+    """
+    rows = model.channels if isinstance(model, EntropyBottleneck) else len(model.scale_table)
+    cdf, lengths, offsets = model.quantized_cdf, model.cdf_length, model.offset
+    shapes = [tuple(tensor.shape) for tensor in (cdf, lengths, offsets)]
+    if cdf.ndim != 2 or not cdf.numel() or [shapes[0][:1], *shapes[1:]] != [(rows,)] * 3:
+        raise _error(name, f"{rows} rows, each with its length and offset", f"shapes {shapes}")
+    low, high = int(lengths.min()), int(lengths.max())
+    if low < _SHORTEST or high > min(cdf.shape[1], _LONGEST):
+        longest = min(cdf.shape[1], _LONGEST)
+        raise _error(name, f"rows of {_SHORTEST} to {longest} values", f"{low} to {high}")
+    ends = cdf.gather(1, lengths.long()[:, None] - 1)
+    beyond = torch.arange(1, cdf.shape[1], device=cdf.device) >= lengths[:, None]
+    rising = (cdf.diff(dim=1) > 0) | beyond
+    if cdf[:, 0].any() or (ends != _TOTAL).any() or not rising.all():
+        raise _error(name, f"rows that rise strictly from 0 to {_TOTAL}", "others")
+    if offsets.min() < -MAX_SYMBOL or offsets.max() > MAX_SYMBOL:
+        raise _error(name, f"offsets within +-{MAX_SYMBOL}", f"{int(offsets.min())} to {int(offsets.max())}")
+
+
+@torch.no_grad()
+def update_bottleneck(bottleneck: EntropyBottleneck, *, force: bool = True) -> None:
+    """Work out a bottleneck's tables from its weights.
+
+    Args:
+        bottleneck: Its tables are replaced.
+        force: Whether to do so where it has some.
+
+    Raises:
+        ArgumentError: If its weights are not finite, or its quantiles further apart than `MAX_SUPPORT`.
+    """
+    if not all(parameter.isfinite().all() for parameter in bottleneck.parameters()):
+        raise _error("weights", "finite", "NaN or infinite ones in an entropy bottleneck")
+    quantiles = bottleneck.quantiles.double()
+    spread = float((quantiles.amax(dim=2) - quantiles.amin(dim=2)).max())
+    if spread > MAX_SUPPORT or float(quantiles.abs().max()) > MAX_SYMBOL:
+        raise _error(
+            "quantiles",
+            f"at most {MAX_SUPPORT} apart and within +-{MAX_SYMBOL}",
+            f"{spread:g} apart, up to {float(quantiles.abs().max()):g}",
+        )
+    try:
+        bottleneck.update(force=force)
+    except ValueError as error:  # probabilities that overflowed
+        raise _error("weights", "those of a trained entropy bottleneck", str(error)) from error
+
+
+def _error(what: str, expected: str, got: str) -> ArgumentError:
+    return ArgumentError(
+        what,
+        expected=expected,
+        got=got,
+        remedy="The model file is damaged or forged, or training diverged: use another one.",
+    )
