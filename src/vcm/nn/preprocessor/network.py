@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from vcm.errors import ArgumentError
+from vcm.errors import ArgumentError, WeightsError
 from vcm.nn.gains import ChannelGains, as_batch
 from vcm.nn.padding import pad_to_multiple
 from vcm.types import Settings, is_number, is_whole
@@ -82,6 +82,9 @@ class NPP(nn.Module):
 
         Returns:
             (N, 3, H, W) in [0, 1].
+
+        Raises:
+            WeightsError: In evaluation mode, if a pixel is NaN or infinite.
         """
         del rate
         return self._filtered(x, None)
@@ -90,6 +93,9 @@ class NPP(nn.Module):
         height, width = x.shape[-2:]
         padded = pad_to_multiple(x, self.stride)
         changed = self.pointwise(padded, condition) + self.unet(padded, condition)
+        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[no-untyped-call,attr-defined]  # torch's own
+        if not (self.training or traced):
+            _check_finite(changed)
         return changed[..., :height, :width].clamp(0, 1)
 
     def pointwise(self, x: Tensor, condition: Tensor | None) -> Tensor:
@@ -163,6 +169,7 @@ class QuantizationAdaptiveNPP(NPP):
 
         Raises:
             ArgumentError: If λ is missing, or a number outside `rates`.
+            WeightsError: In evaluation mode, if a pixel is NaN or infinite.
         """
         if not isinstance(rate, Tensor):
             rate = self.check_rate(rate)
@@ -191,6 +198,15 @@ class QuantizationAdaptiveNPP(NPP):
     def architecture(self) -> Settings:
         """See `NPP.architecture`."""
         return {**super().architecture(), "rates": list(self.rates)}
+
+
+def _check_finite(pixels: Tensor) -> None:
+    low, high = pixels.detach().aminmax()
+    if not (low.isfinite() and high.isfinite()):
+        raise WeightsError(
+            f"The preprocessor gives NaN or infinite pixels for an image of {tuple(pixels.shape[-2:])}: its "
+            "weights are damaged, or training diverged. Use another model file."
+        )
 
 
 def _block(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
