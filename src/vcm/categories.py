@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vcm.errors import ArgumentError
+from vcm.files import read_text
+
+_MAX_NAMES_BYTES = 16 << 20
 
 COCO_CATEGORIES: tuple[str, ...] = (
     "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
@@ -67,9 +70,10 @@ def read_names(path: str | Path) -> tuple[str, ...]:
     """
     expected = "a readable text file with one class name a line"
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path, limit=_MAX_NAMES_BYTES, encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
-        raise ArgumentError("names", expected=expected, got=f"{path}: {error}") from error
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise ArgumentError("names", expected=expected, got=f"{path}: {reason}") from error
     names = tuple(line.strip() for line in lines if line.strip())
     if not names:
         raise ArgumentError("names", expected=expected, got=f"{path}: no name in it")

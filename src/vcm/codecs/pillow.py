@@ -76,7 +76,8 @@ class PillowCodec(ArrayCodec):
         try:
             with Image.open(io.BytesIO(data), formats=[self.pillow_format]) as picture:
                 check_pixels(self.title, *picture.size)
-                return np.array(picture.convert("RGB"))
+                # A picture that is RGB already would be copied by convert().
+                return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
         except BitstreamError:
             raise
         except UnidentifiedImageError as error:
@@ -163,8 +164,19 @@ class JPEGCodec(PillowCodec):
         }
 
     def check_stream(self, data: bytes) -> None:
-        """Check for the end marker: libjpeg does without."""
+        """Check for the end marker, which libjpeg does without, and for enough bytes.
+
+        Raises:
+            BitstreamError: If `data` is truncated, or cannot hold as many pixels as it says.
+        """
         _check_end_marker(self.title, data)
+        frame = _jpeg_frame(data)
+        if frame is not None:
+            check_pixels(self.title, *frame)
+            # Huffman codes have a bit or more, and every 8x8 block of the finest plane has one.
+            width, height = frame
+            if 8 * len(data) < -(-width // 8) * -(-height // 8):
+                raise BitstreamError(f"JPEG: {len(data)} bytes cannot hold an image of {height}x{width}.")
 
 
 class WebPCodec(PillowCodec):
@@ -193,6 +205,24 @@ class WebPCodec(PillowCodec):
     def save_options(self) -> dict[str, Any]:
         """Arguments of Pillow's `Image.save`."""
         return {"quality": self.quality, "method": self.method}
+
+    def check_stream(self, data: bytes) -> None:
+        """Check the size: Pillow takes memory for two whole images when it opens a stream.
+
+        Raises:
+            BitstreamError: If the image is too large.
+        """
+        kind, body = data[12:16], data[20:30]
+        if len(body) == 10 and kind == b"VP8X":
+            numbers = (int.from_bytes(body[at : at + 3], "little") + 1 for at in (4, 7))
+        elif len(body) == 10 and kind == b"VP8L":
+            bits = int.from_bytes(body[1:5], "little")
+            numbers = ((bits >> at & 0x3FFF) + 1 for at in (0, 14))
+        elif len(body) == 10 and kind == b"VP8 ":
+            numbers = (int.from_bytes(body[at : at + 2], "little") & 0x3FFF for at in (6, 8))
+        else:
+            return  # Pillow tells what is wrong with it
+        check_pixels(self.title, *numbers)
 
 
 class AVIFCodec(PillowCodec):
@@ -273,3 +303,20 @@ def _check_end_marker(title: str, data: bytes) -> None:
         raise BitstreamError(
             f"{title}: the stream is truncated or of another format: it has no end marker ff d9."
         )
+
+
+def _jpeg_frame(data: bytes) -> tuple[int, int] | None:
+    """Width and height from a Huffman-coded JPEG's frame header; None where there is none before the scan."""
+    position = 2
+    while position + 9 <= len(data) and data[position] == 0xFF:
+        marker, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4], "big")
+        if marker in range(0xC0, 0xC4):
+            height, width = (int.from_bytes(data[position + at : position + at + 2], "big") for at in (5, 7))
+            return width, height
+        if marker == 0xFF:
+            position += 1
+            continue
+        if marker == 0xDA or length < 2:
+            break
+        position += 2 + length
+    return None

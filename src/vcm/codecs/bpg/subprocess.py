@@ -18,6 +18,7 @@ from vcm.codecs.limits import check_pixels
 from vcm.codecs.options import check_choice, check_whole
 from vcm.codecs.program import ProgramRunner
 from vcm.errors import ArgumentError, BitstreamError, CodecError, MissingToolError
+from vcm.files import MAX_IMAGE_BYTES, read_bytes
 from vcm.types import QualityScale
 
 if TYPE_CHECKING:
@@ -131,12 +132,14 @@ class BPGSubprocessCodec(ArrayCodec):
         try:
             with Image.open(io.BytesIO(picture_data), formats=["PNG"]) as picture:
                 check_pixels(self.title, *picture.size)
-                pixels = np.array(picture.convert("RGB"))
+                if picture.size != (header.width, header.height):
+                    size = (picture.height, picture.width)
+                    raise CodecError(f"{program} wrote an image of another size: {size}.")
+                return np.array(picture.convert("RGB"))
+        except CodecError:
+            raise
         except Exception as error:
             raise CodecError(f"{program} wrote something else than a PNG file: {error}") from error
-        if pixels.shape[:2] != (header.height, header.width):
-            raise CodecError(f"{program} wrote a picture of another size: {pixels.shape[:2]}.")
-        return pixels
 
     def interrupt(self) -> None:
         """Kill the programs that other threads wait for."""
@@ -165,7 +168,7 @@ def _hash(program: str) -> str:
     if path is None:
         return "(missing)"
     try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12]
+        return hashlib.sha256(read_bytes(path, limit=MAX_IMAGE_BYTES)).hexdigest()[:12]
     except OSError:
         return "(unreadable)"
 
@@ -199,7 +202,12 @@ def _private_folder() -> Iterator[Path]:
 
 
 def _read_output(program: str, path: Path) -> bytes:
-    data = path.read_bytes() if path.exists() else b""
+    try:
+        data = read_bytes(path, limit=MAX_IMAGE_BYTES)
+    except FileNotFoundError:
+        data = b""
+    except OSError as error:
+        raise CodecError(f"{program} wrote output that cannot be read: {error.strerror}.") from error
     if not data:
         raise CodecError(f"{program} ended without an error but wrote no output.")
     return data

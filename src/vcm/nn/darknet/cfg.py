@@ -7,6 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vcm.errors import ArgumentError
+from vcm.files import printable, read_text
+
+MAX_LAYERS = 1024
+"""Most layers of a cfg; the largest published networks have about 300."""
+_MAX_CFG_BYTES = 1 << 20
+_MAX_SHOWN = 60
 
 
 @dataclass(frozen=True)
@@ -98,10 +104,18 @@ def parse_cfg(text: str) -> list[Section]:
             continue
         key, equals, value = line.partition("=")
         if line.startswith("[") and line.endswith("]"):
+            if len(sections) > MAX_LAYERS:
+                raise ArgumentError(
+                    f"cfg line {number}",
+                    expected=f"within the first {MAX_LAYERS} layers",
+                    got=line[:_MAX_SHOWN],
+                )
             sections.append(Section(line[1:-1].lower(), number))
         elif not sections or not equals or not key or not value:
             where = f" or key=value, as [{sections[-1].name}] has them" if sections else ", [net] before all"
-            raise ArgumentError(f"cfg line {number}", expected=f"a [section]{where}", got=raw.strip()[:60])
+            raise ArgumentError(
+                f"cfg line {number}", expected=f"a [section]{where}", got=raw.strip()[:_MAX_SHOWN]
+            )
         elif key in sections[-1].options:
             raise sections[-1].error(key, "given once", f"a second time in line {number}")
         else:
@@ -121,6 +135,7 @@ def read_cfg(path: str | Path) -> str:
         ArgumentError: If it is missing or not text.
     """
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
+        return read_text(path, limit=_MAX_CFG_BYTES, encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise ArgumentError("cfg", expected="a readable Darknet cfg file", got=f"{path}: {error}") from error
+        reason = (error.strerror if isinstance(error, OSError) else None) or printable(error)
+        raise ArgumentError("cfg", expected="a readable Darknet cfg file", got=f"{path}: {reason}") from error

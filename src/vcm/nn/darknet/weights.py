@@ -8,6 +8,7 @@ channels/groups, size, size).
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,10 +18,12 @@ import torch
 from torch import Tensor
 
 from vcm.errors import ArgumentError, WeightsError
+from vcm.files import MAX_WEIGHTS_BYTES, open_regular, replacing
 from vcm.nn.darknet.layers import Convolutional
 from vcm.nn.darknet.network import Darknet
 
 _VERSION = struct.Struct("<3i")
+_LONGEST_HEADER = _VERSION.size + 8
 
 
 def read_weights(network: Darknet, path: str | Path) -> int:
@@ -31,17 +34,24 @@ def read_weights(network: Darknet, path: str | Path) -> int:
             values, and at which layer), or holds values that no trained network has.
         ArgumentError: If the network's normalization is folded.
     """
+    groups = list(_tensors(network))
+    needed = sum(tensor.numel() for _, tensors in groups for tensor in tensors.values())
     try:
-        data = Path(path).read_bytes()
+        with open_regular(path, limit=MAX_WEIGHTS_BYTES) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > 4 * needed + _LONGEST_HEADER:  # told without reading it
+                header = file.read(_LONGEST_HEADER)
+                _, offset = _read_header(header, path)
+                _check_length(groups, (size - offset) // 4, path)
+            data = file.read()
     except OSError as error:
-        raise WeightsError(f"Weights file {path} cannot be read: {error}.") from error
+        raise WeightsError(f"Weights file {path} cannot be read: {error.strerror or error}.") from error
     seen, offset = _read_header(data, path)
     if (len(data) - offset) % 4:
         raise WeightsError(
             f"Weights file {path} is damaged: {len(data)} bytes do not end on a whole float32 value."
         )
     values = torch.from_numpy(np.frombuffer(data, dtype="<f4", offset=offset).astype(np.float32))
-    groups = list(_tensors(network))
     _check_length(groups, values.numel(), path)
     position = 0
     with torch.no_grad():
@@ -75,7 +85,7 @@ def write_weights(
     layout = _seen_layout(version[0], version[1])
     if not 0 <= seen < 2 ** (8 * layout.size - (layout.size == 4)):
         raise ArgumentError("seen", expected=f"from 0 to what {layout.size} bytes hold", got=seen)
-    with Path(path).open("wb") as file:
+    with replacing(path) as file:
         file.write(_VERSION.pack(*version) + layout.pack(seen))
         for _, tensors in _tensors(network):
             for tensor in tensors.values():
