@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vcm.data.boxes import BoxReader, whole_number
-from vcm.data.datasets import PictureDataset, check_limit
+from vcm.data.datasets import PictureDataset, check_folder, check_limit
 from vcm.data.jsonfile import parse_json
 from vcm.data.reading import Header, find_pictures, picture_id, read_header
 from vcm.data.sizes import Annotated, Placement, Size, describe, extent_of, place, stored_orientation
 from vcm.errors import ArgumentError, DatasetError, PictureError
-from vcm.files import MAX_TEXT_BYTES, printable, read_bytes
+from vcm.files import printable, read_bytes
 from vcm.types import BoxTarget, Settings
+
+MAX_ANNOTATION_BYTES = 2 << 30
+"""Largest annotation file that is read: 2 GiB; COCO's own for training has 0.5."""
 
 Annotation = dict[str, Any]
 
@@ -61,10 +64,9 @@ class COCODataset(PictureDataset):
         if unlabelled not in ("skip", "keep"):
             raise ArgumentError("unlabelled", expected='"skip" or "keep"', got=unlabelled)
         check_limit(limit)
-        if not root.is_dir():
-            raise DatasetError(f"images: there is no folder {root}.")
+        check_folder(root, "images")
         try:
-            text = read_bytes(file, limit=MAX_TEXT_BYTES)
+            text = read_bytes(file, limit=MAX_ANNOTATION_BYTES)
             content: dict[str, Any] = parse_json(text)
             categories = sorted(content["categories"], key=_id)
             entries = sorted(content["images"], key=_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch.utils.data import Dataset
 
 from vcm.data.reading import find_pictures, picture_id, read_picture
 from vcm.errors import ArgumentError, DatasetError
+from vcm.files import MAX_IMAGE_BYTES, open_regular, printable
 from vcm.types import Sample, Settings, Target
 
 Part = Literal["all", "train", "val"]
@@ -61,10 +63,7 @@ class PictureDataset(Dataset[Sample], ABC):
         digest = hashlib.sha256()
         for image_id, path in zip(self.image_ids, self.paths, strict=True):
             digest.update(image_id.encode() + b"\0")
-            try:
-                digest.update(hashlib.sha256(path.read_bytes()).digest())
-            except (OSError, ValueError):  # told when the picture itself is read
-                digest.update(b"missing")
+            digest.update(_sha256(path) or b"missing")  # reported when the image itself is read
         return {"kind": self.kind, "num_images": len(self), "pictures_sha256": digest.hexdigest()}
 
 
@@ -87,27 +86,50 @@ class PictureFolderDataset(PictureDataset):
             DatasetError: If the folder is missing or holds no picture.
         """
         root = Path(root)
-        self.paths = choose(pictures_below(root), root, part=part, limit=limit)
+        self.problems = []
+        self.paths = choose(pictures_below(root, self.problems), root, part=part, limit=limit)
         self.image_ids = [picture_id(path, root) for path in self.paths]
         self.categories = ()
-        self.problems = []
 
     def target(self, index: int) -> None:
         """None: nobody labelled these pictures."""
 
 
-def pictures_below(root: Path) -> list[Path]:
-    """The pictures below `root`.
+def _sha256(path: Path) -> bytes | None:
+    """SHA-256 of an image file; None where it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with open_regular(path, limit=MAX_IMAGE_BYTES) as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError:
+        return None
+    return digest.digest()
+
+
+def pictures_below(root: Path, problems: list[str]) -> list[Path]:
+    """The images below `root`.
+
+    Args:
+        root: The folder.
+        problems: Takes a line for each file or folder that cannot be looked at and is skipped.
 
     Raises:
-        DatasetError: If the folder is missing or holds no picture.
+        DatasetError: If the folder is missing or holds no image.
     """
-    if not root.is_dir():
-        raise DatasetError(f"{root}: there is no such folder.")
-    paths = find_pictures(root)
+    check_folder(root)
+    paths = find_pictures(root, problems)
     if not paths:
-        raise DatasetError(f"{root}: holds no picture (.jpg, .png, .webp, …).")
+        raise DatasetError(f"{printable(root)}: holds no picture (.jpg, .png, .webp, …).")
     return paths
+
+
+def check_folder(folder: Path, argument: str = "") -> None:
+    """Raise DatasetError unless there is such a folder; `argument` names it in the message."""
+    if not os.path.isdir(folder):  # noqa: PTH112  Path.is_dir raises where a path is too long
+        if argument:
+            raise DatasetError(f"{argument}: there is no folder {printable(folder)}.")
+        raise DatasetError(f"{printable(folder)}: there is no such folder.")
 
 
 def choose(paths: Sequence[Path], root: Path, *, part: Part, limit: int | None) -> list[Path]:

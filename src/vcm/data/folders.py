@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from vcm.categories import read_names
 from vcm.data.boxes import BoxReader
-from vcm.data.datasets import Part, PictureDataset, choose, pictures_below
+from vcm.data.datasets import Part, PictureDataset, check_folder, choose, pictures_below
 from vcm.data.reading import picture_id, picture_size
 from vcm.data.sizes import Placement
 from vcm.errors import DatasetError, PictureError
@@ -46,21 +47,20 @@ class YOLOFolderDataset(PictureDataset):
 
         Raises:
             ArgumentError: If `names` cannot be read or is empty.
-            DatasetError: If a folder is missing, a label file cannot be read, or no picture has one.
+            DatasetError: If a folder is missing, or no image has a label file that can be read.
         """
         root, label_root = Path(images), Path(labels)
-        if not label_root.is_dir():
-            raise DatasetError(f"labels: there is no folder {label_root}.")
+        check_folder(label_root, "labels")
         self.categories = read_names(names)
-        self.paths = choose(pictures_below(root), root, part=part, limit=limit)
-        self.image_ids = [picture_id(path, root) for path in self.paths]
         reader = BoxReader({index: index for index in range(len(self.categories))})
         self.problems = reader.problems
+        self.paths = choose(pictures_below(root, self.problems), root, part=part, limit=limit)
+        self.image_ids = [picture_id(path, root) for path in self.paths]
         digest = hashlib.sha256()
         self._targets: list[BoxTarget | None] = []
         for image_id, path in zip(self.image_ids, self.paths, strict=True):
             file = label_root / path.relative_to(root).with_suffix(".txt")
-            text = _read_label(file) if file.is_file() else None
+            text = self._read_label(file, image_id)
             digest.update(f"{image_id}\0{text}\0".encode())
             self._targets.append(None if text is None else self._read(reader, text, path, image_id))
         if all(target is None for target in self._targets):
@@ -69,6 +69,17 @@ class YOLOFolderDataset(PictureDataset):
                 f"{root}; expected {PurePosixPath(self.image_ids[0]).with_suffix('.txt')} and the like."
             )
         self._labels_sha256 = digest.hexdigest()
+
+    def _read_label(self, file: Path, image_id: str) -> str | None:
+        """A label file's text, bytes that are not UTF-8 replaced; None where there is no file, or none to read."""
+        try:
+            return read_bytes(file, limit=MAX_TEXT_BYTES).decode("utf-8-sig", errors="replace")
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno != errno.ENOTDIR:
+                self.problems.append(f"{image_id}: its label file is skipped: {error.strerror}")
+            return None
 
     def _read(self, reader: BoxReader, text: str, path: Path, image_id: str) -> BoxTarget | None:
         try:
@@ -120,14 +131,6 @@ def _box(values: Sequence[float]) -> tuple[float, float, float, float]:
     return left, top, max(values[::2]) - left, max(values[1::2]) - top
 
 
-def _read_label(file: Path) -> str:
-    """A label file's text; bytes that are not UTF-8 are replaced, so that only their line is left out."""
-    try:
-        return read_bytes(file, limit=MAX_TEXT_BYTES).decode("utf-8-sig", errors="replace")
-    except OSError as error:
-        raise DatasetError(f"labels: {printable(file)} cannot be read: {error.strerror}.") from error
-
-
 class ClassFolderDataset(PictureDataset):
     """Pictures in one folder a class, as ImageNet is usually laid out: `root/CLASS/…/picture.jpg`."""
 
@@ -156,7 +159,8 @@ class ClassFolderDataset(PictureDataset):
                 many names.
         """
         root = Path(root)
-        every = pictures_below(root)
+        self.problems = []
+        every = pictures_below(root, self.problems)
         folders = sorted(
             entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")
         )
@@ -175,7 +179,7 @@ class ClassFolderDataset(PictureDataset):
         self.paths = choose(inside, root, part=part, limit=limit)
         self.image_ids = [picture_id(path, root) for path in self.paths]
         self._labels = [folders.index(path.relative_to(root).parts[0]) for path in self.paths]
-        self.problems = [f"{name}: left out: it lies in no class folder" for name in stray]
+        self.problems += [f"{printable(name)}: left out: it lies in no class folder" for name in stray]
 
     def target(self, index: int) -> ClassTarget:
         """The class of picture `index`."""

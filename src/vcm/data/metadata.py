@@ -8,6 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from vcm.files import MAX_IMAGE_BYTES, open_regular
+
 _EXIF_IFD, _GPS_IFD = 0x8769, 0x8825
 _KEPT = (
     0x010E,  # description
@@ -45,7 +47,7 @@ def read_metadata(path: Path, size: tuple[int, int]) -> Metadata:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with Image.open(path) as image:
+        with open_regular(path, limit=MAX_IMAGE_BYTES) as file, Image.open(file) as image:
             profile = image.info.get("icc_profile") or b""
             try:
                 exif = _exif(image, size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vcm.data.jsonfile import parse_json
 from vcm.errors import ArgumentError, WeightsError
 from vcm.nn.content import state_sha256
 from vcm.nn.files import read_notes
@@ -63,9 +63,9 @@ class TrainedPairs:
         if not note:
             return cls()
         try:
-            content = json.loads(note)
-            return cls.of(content["codec"], content["pairs"]) if content else cls()
-        except (ValueError, KeyError, TypeError) as error:
+            content = parse_json(note)
+            return cls.of(str(content["codec"]), content["pairs"]) if content else cls()
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise WeightsError(f"{path}: its note of pairs is damaged: {error!r}.") from error
 
     def rate_at(self, quality: float) -> float:

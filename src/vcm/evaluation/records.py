@@ -109,8 +109,8 @@ class RecordFile:
 
     Attributes:
         records: By image id.
-        changed: Where this point has records under other settings only: what differs from the nearest of them,
-            one line a setting ("data.num_images changed (48 -> 24)").
+        changed: Where this point has records under other settings only: what differs from the nearest of
+            them, one line a setting ("data.num_images changed (48 -> 24)").
     """
 
     def __init__(self, folder: Path, name: str, settings: Settings) -> None:
