@@ -154,3 +154,22 @@ def test_cuda_gives_the_same_indexes():
     symbols = torch.randint(-30, 30, (32, 12, 9))
     expected = exact(symbols)[0]
     assert torch.equal(exact.cuda()(symbols.cuda())[0].cpu(), expected)
+
+
+@pytest.mark.parametrize("means", [False, True])
+def test_tiles_change_nothing(means, monkeypatch):
+    torch.manual_seed(0)
+    exact = IntegerHyperSynthesis(3, 5, 8, means=means)
+    for deconv in exact.deconvs:
+        deconv.weight.random_(-2000, 2000)
+        deconv.bias.random_(-(1 << 20), 1 << 20)
+        deconv.shift.fill_(11)
+    exact.thresholds.copy_(torch.arange(7) * 3000)
+    symbols = torch.randint(-9, 10, (3, 21, 13)).float()
+    monkeypatch.setattr("vcm.nn.integer.TILE", 64)
+    whole = exact(symbols)
+    assert len(whole[0].unique()) > 4
+    for tile in (1, 2, 5, 16):
+        monkeypatch.setattr("vcm.nn.integer.TILE", tile)
+        for ours, theirs in zip(exact(symbols), whole, strict=True):
+            assert (ours is None and theirs is None) or torch.equal(ours, theirs)

@@ -218,3 +218,14 @@ def test_deployed_exports_and_onnx_runtime_agrees(form, tmp_path):
         named = {node.name: x.numpy() for node, x in zip(session.get_inputs(), given, strict=True)}
         (got,) = session.run(None, named)
         torch.testing.assert_close(torch.from_numpy(got), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("fold", [False, True])
+def test_pixels_that_are_not_finite_are_an_error_and_no_black_picture(network, fold):
+    with torch.no_grad():
+        network.head[-1].weight.fill_(3e38)
+        network.head[-1].bias.fill_(3e38)
+        network.second.bias.fill_(3e38)
+    filtered = deployed(network) if fold else network
+    with pytest.raises(WeightsError, match=r"NaN or infinite pixels for an image of \(16, 32\)"):
+        filtered(torch.ones(1, 3, 16, 32), rate_for(network))

@@ -28,13 +28,14 @@ _CONSTANTS = 1 << 16
 
 
 @contextmanager
-def at_most(count: int) -> Iterator[None]:
+def at_most(count: int, reason: str = "as many as the file holds") -> Iterator[None]:
     """Refuse to build a network of more numbers than a file holds, before memory is taken for them.
 
     Counts the parameters and buffers that this thread makes within the block.
 
     Args:
         count: How many numbers the file holds.
+        reason: Why there may not be more, for the error.
 
     Raises:
         ArgumentError: If a network within the block needs more.
@@ -50,7 +51,7 @@ def at_most(count: int) -> Iterator[None]:
         if needed > left:
             raise ArgumentError(
                 "architecture",
-                expected=f"that of a network of the {count} numbers in the file",
+                expected=f"that of a network of at most {count} weights, {reason}",
                 got="one of more",
             )
         left -= tensor.numel()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from torch import Tensor
 from torchvision.ops import clip_boxes_to_image
 
-from vcm.errors import ArgumentError
+from vcm.errors import ArgumentError, WeightsError
 from vcm.types import BoxTarget, ClassTarget, Features, Target, is_number, is_whole
 
 MIN_BOX_SIDE = 0.01
@@ -71,6 +71,22 @@ def check_features(features: Features, needed: Sequence[str]) -> None:
             "features",
             expected=f"tensors of {len(features.image_sizes)} pictures, as image_sizes has",
             got=batches,
+        )
+
+
+def check_outputs(outputs: Iterable[Tensor], name: str) -> None:
+    """Check what a network gives, from which NaN would make an empty prediction.
+
+    Args:
+        outputs: Tensors.
+        name: The network's.
+
+    Raises:
+        WeightsError: If a value is NaN or infinite.
+    """
+    if not all(output.isfinite().all() for output in outputs):
+        raise WeightsError(
+            f"{name} gives NaN or infinite values: its weights or the features that it was given are damaged."
         )
 
 

@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from vcm.errors import ArgumentError, MissingToolError
 from vcm.tasks.base import Task
-from vcm.tasks.checks import check_features, check_targets, image_list
+from vcm.tasks.checks import check_features, check_outputs, check_targets, image_list
 from vcm.tasks.weights import Published, load_weights, torchvision_weights
 from vcm.types import ClassScores, ClassTarget, Features, Prediction, Prepared, Settings, Target
 
@@ -130,7 +130,9 @@ class ClassificationTask(Task):
 
     def tail(self, features: Features) -> list[Prediction]:
         """Run the remaining stages and the head; see `Task.tail`. Logits keep their gradient."""
-        return [ClassScores(logits) for logits in self._logits(features)]
+        scores = self._logits(features)
+        check_outputs([scores], self.name)
+        return [ClassScores(logits) for logits in scores]
 
     def loss(self, images: Tensor | Sequence[Tensor], targets: Sequence[Target]) -> Tensor:
         """Cross-entropy, averaged over pictures; see `Task.loss`."""

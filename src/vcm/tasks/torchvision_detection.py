@@ -19,6 +19,7 @@ from vcm.tasks.base import Task
 from vcm.tasks.checks import (
     check_features,
     check_fraction,
+    check_outputs,
     check_targets,
     image_list,
     trainable_boxes,
@@ -153,6 +154,7 @@ class TorchvisionDetectionTask(Task):
     def tail(self, features: Features) -> list[Prediction]:
         """Run the rest of the backbone and the detector's heads; see `Task.tail`."""
         levels = self.onward(features, "fpn").tensors
+        check_outputs(levels.values(), self.name)
         resized = [self.model.transform.resized(*size) for size in features.image_sizes]
         height, width = self._batch_size(features.image_sizes)
         # Anchors are laid out by the padded batch's size; its pixels are not needed any more.

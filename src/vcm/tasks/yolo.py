@@ -21,6 +21,7 @@ from vcm.tasks.base import Task
 from vcm.tasks.checks import (
     check_features,
     check_fraction,
+    check_outputs,
     check_targets,
     check_whole,
     image_list,
@@ -219,6 +220,7 @@ class YOLOTask(Task):
         return {_index(name): tensor for name, tensor in features.tensors.items()}
 
     def _detections(self, raw: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
+        check_outputs(raw, self.name)
         boxes, scores = [], []
         for output, head in zip(raw, self.heads, strict=True):
             # Half precision does not resolve pixels, and torchvision's NMS does not take it on the CPU.

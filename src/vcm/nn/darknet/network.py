@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from vcm.errors import ArgumentError
+from vcm.nn.checks import at_most
 from vcm.nn.darknet.cfg import Section
 from vcm.nn.darknet.head import HeadSpec
 from vcm.nn.darknet.layers import YOLO, Convolutional, Layer, Shortcut, build_layer
 
+MAX_WEIGHTS = 1 << 28
+"""Most weights of a network from a cfg; the largest published ones have about 150 million."""
 IMAGE = -1
 """The image's index, one before the first layer's."""
 
@@ -37,7 +40,8 @@ class Darknet(nn.Module):
         head_layers: Indices of its detection heads.
 
     Raises:
-        ArgumentError: If the cfg asks for something that is not supported; the message has section and line.
+        ArgumentError: If the cfg asks for something that is not supported, or for more than 2^28 weights; the
+            message has section and line.
     """
 
     def __init__(self, sections: Sequence[Section]) -> None:
@@ -47,8 +51,12 @@ class Darknet(nn.Module):
             raise net.error("channels", "3 (RGB)", channels)
         self.height, self.width = net.integer("height", 416, low=1), net.integer("width", 416, low=1)
         layers = [Layer([], 3, 1.0)]
-        for index, section in enumerate(sections[1:]):
-            layers.append(build_layer(section, index, layers))
+        with at_most(MAX_WEIGHTS, "Darknet's limit here"):
+            for index, section in enumerate(sections[1:]):
+                try:
+                    layers.append(build_layer(section, index, layers))
+                except (RuntimeError, OverflowError, TypeError) as error:  # sizes beyond torch's numbers
+                    raise section.error("layer", "one that torch can build", str(error)) from error
         self.layers = nn.ModuleList(layers[1:])
         self.stride = int(max(layer.stride for layer in layers))
         self.head_layers = tuple(i for i, layer in enumerate(self.layers) if isinstance(layer, YOLO))
@@ -57,7 +65,7 @@ class Darknet(nn.Module):
         for name, size in (("height", self.height), ("width", self.width)):
             if size % self.stride:
                 raise net.error(name, f"a multiple of the network's stride, {self.stride}", size)
-        self._live = [self._find_live(index) for index in range(len(self.layers))]
+        self._live = self._find_live()
         self._initialize()
 
     def __len__(self) -> int:
@@ -109,10 +117,13 @@ class Darknet(nn.Module):
             if isinstance(layer, Convolutional):
                 layer.fold()
 
-    def _find_live(self, index: int) -> tuple[int, ...]:
-        read = {source for later in range(index + 1, len(self)) for source in self.layer(later).sources}
-        needed = {i for i in read.union(self.head_layers) if 0 <= i < index}
-        return (index, *sorted(needed))
+    def _find_live(self) -> list[tuple[int, ...]]:
+        """See `live_after`, for every layer."""
+        live, needed = [], set(self.head_layers)
+        for index in reversed(range(len(self))):
+            live.append((index, *sorted(i for i in needed if 0 <= i < index)))
+            needed.update(self.layer(index).sources)
+        return live[::-1]
 
     def _initialize(self) -> None:
         for index, layer in enumerate(self.layers):
