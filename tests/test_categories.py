@@ -1,3 +1,5 @@
+import os
+
 import pytest
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
@@ -57,3 +59,10 @@ def test_a_file_that_holds_no_names_is_told(content, tmp_path):
         path.write_bytes(content)
     with pytest.raises(ArgumentError, match=r"names must be .* one class name a line; got .*my\.names: "):
         read_names(path)
+
+
+def test_what_is_no_regular_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    for path, message in ((tmp_path / "fifo", "it is a FIFO"), ("/dev/zero", "it is a character device")):
+        with pytest.raises(ArgumentError, match=message):
+            read_names(path)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -257,3 +258,47 @@ def test_jpeg_xl_at_100_is_lossless(photo: Photo) -> None:
     codec = JPEGXLCodec(quality=100)
     image = photo(50, 70)
     assert torch.equal(codec.decode(codec.encode(image)), image)
+
+
+def test_sizes_that_the_bytes_cannot_hold_are_refused_before_decoding(photo: Photo) -> None:
+    data = bytearray(JPEGCodec().encode(photo(40, 56)))
+    place = data.index(b"\xff\xc0") + 5
+    for size, message in (
+        ((8192, 8192), "cannot hold an image of 8192x8192"),
+        ((65500, 65500), "must have 1 to"),
+    ):
+        data[place : place + 4] = b"".join(side.to_bytes(2, "big") for side in size)
+        with pytest.raises(BitstreamError, match=message), no_decoding():
+            JPEGCodec().decode(bytes(data))
+
+
+@pytest.mark.parametrize("kind", [b"VP8X", b"VP8L", b"VP8 "])
+def test_webp_sizes_are_checked_before_pillow_opens_the_stream(kind: bytes) -> None:
+    sides = (16383, 16383)
+    if kind == b"VP8X":
+        body = bytes(4) + b"".join((side - 1).to_bytes(3, "little") for side in sides)
+    elif kind == b"VP8L":
+        body = b"\x2f" + (16382 | 16382 << 14).to_bytes(4, "little") + bytes(5)
+    else:
+        body = bytes(3) + b"\x9d\x01\x2a" + b"".join(side.to_bytes(2, "little") for side in sides)
+    chunk = kind + len(body).to_bytes(4, "little") + body
+    data = b"RIFF" + (4 + len(chunk)).to_bytes(4, "little") + b"WEBP" + chunk
+    with pytest.raises(BitstreamError, match="16383x16383"), no_decoding():
+        WebPCodec().decode(data)
+
+
+@pytest.mark.parametrize("quality", [0, 50, 100])
+def test_webp_sizes_are_read_rightly(quality: int, photo: Photo, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[tuple[int, int]] = []
+    monkeypatch.setattr(
+        "vcm.codecs.pillow.check_pixels", lambda _, width, height: sizes.append((height, width))
+    )
+    WebPCodec(quality).decode(WebPCodec(quality).encode(photo(41, 57)))
+    assert sizes == [(41, 57)] * 2
+
+
+@contextlib.contextmanager
+def no_decoding() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("PIL.Image.open", lambda *_, **__: pytest.fail("opened"))
+        yield

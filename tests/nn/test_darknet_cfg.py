@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -99,3 +101,34 @@ def test_builtin_cfgs_are_the_published_networks() -> None:
     assert (248_007_048 - 20) // 4 == 62_001_757
     with pytest.raises(ArgumentError, match="num_classes must be at least 1"):
         yolov3_cfg(0)
+
+
+def test_a_cfg_of_too_many_layers_is_refused_at_once() -> None:
+    start = time.process_time()
+    with pytest.raises(ArgumentError, match="within the first 1024 layers"):
+        parse_cfg("[net]\n" + "[maxpool]\n" * 100_000)
+    assert time.process_time() - start < 1
+    assert len(parse_cfg("[net]\n" + "[maxpool]\n" * 1024)) == 1025
+
+
+@pytest.mark.parametrize(
+    "options", ["filters=4000000\nsize=9", "filters=9\nsize=1000000", "filters=100000000000000000000"]
+)
+def test_a_cfg_of_too_many_weights_is_refused_at_once(options: str) -> None:
+    start = time.process_time()
+    with pytest.raises(ArgumentError, match=r"at most 268435456 weights|one that torch can build"):
+        Darknet(parse_cfg(f"[net]\n[convolutional]\n{options}\n[convolutional]\n{options}\n"))
+    assert time.process_time() - start < 1
+
+
+def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(20 << 30)
+    for path, message in (
+        (tmp_path / "fifo", "it is a FIFO"),
+        (Path("/dev/zero"), "it is a character device"),
+        (tmp_path / "sparse", "more than the limit"),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            read_cfg(path)

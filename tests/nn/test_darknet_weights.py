@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 
@@ -126,3 +127,28 @@ def test_folded_networks_and_headers_that_cannot_hold_seen(network: Darknet, tmp
     network.fold()
     with pytest.raises(ArgumentError, match="before fold"):
         write_weights(network, tmp_path / "w")
+
+
+def test_what_is_no_regular_file_is_refused_unread(network: Darknet, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for name, size in (("sparse", 20 << 30), ("long", 4 << 30)):
+        with (tmp_path / name).open("wb") as file:
+            file.write(struct.pack("<3iQ", 0, 2, 0, 7))
+            file.truncate(size)
+    for path, message in (
+        (tmp_path / "fifo", "it is a FIFO"),
+        (Path("/dev/zero"), "it is a character device"),
+        (tmp_path, "it is a folder"),
+        (tmp_path / "sparse", "more than the limit"),
+        (tmp_path / "long", "too long for this cfg by 10737"),
+    ):
+        with pytest.raises(WeightsError, match=message):
+            read_weights(network, path)
+
+
+def test_writing_follows_no_link(network: Darknet, tmp_path: Path) -> None:
+    (tmp_path / "other").write_bytes(b"other")
+    (tmp_path / "link").symlink_to(tmp_path / "other")
+    write_weights(network, tmp_path / "link")
+    assert (tmp_path / "other").read_bytes() == b"other"
+    assert read_weights(network, tmp_path / "link") == 0

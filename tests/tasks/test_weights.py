@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
+import zipfile
 from pathlib import Path
 from urllib.error import URLError
 
@@ -102,3 +104,44 @@ def test_names_that_lead_nowhere(network: nn.Module) -> None:
         load_weights(network, "V3", {"V1": unreachable, "V2": unreachable})
     with pytest.raises(WeightsError, match=r"no route to host.*Download the file .* give its path"):
         load_weights(network, "V1", {"V1": unreachable})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["0.weight", "1.running_mean"])
+def test_weights_that_are_not_finite_are_refused(
+    network: nn.Module, name: str, value: float, tmp_path: Path
+) -> None:
+    state = network.state_dict()
+    state[name].view(-1)[-1] = value
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=f"{name} must be finite numbers"):
+        load_weights(network, tmp_path / "w.pth", {})
+    with pytest.raises(WeightsError, match=f"{name} must be finite numbers"):
+        load_weights(network, "V1", {"V1": lambda: state})
+
+
+def test_what_is_no_regular_file_is_refused(network: nn.Module, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(20 << 30)
+    for path, message in (
+        (tmp_path / "fifo", "it is a FIFO"),
+        (Path("/dev/zero"), "it is a character device"),
+        (tmp_path, "it is a folder"),
+        (tmp_path / "sparse", "more than the limit"),
+    ):
+        with pytest.raises(WeightsError, match=message):
+            load_weights(network, path, {})
+
+
+def test_a_packed_file_cannot_unpack_to_more_than_it_has(network: nn.Module, tmp_path: Path) -> None:
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "w.pth") as source,
+        zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as target,
+    ):
+        for info in source.infolist():
+            target.writestr(info.filename, source.read(info))
+        target.writestr("w/data/99", bytes(1 << 24))
+    with pytest.raises(WeightsError, match="at most the file's"):
+        load_weights(network, tmp_path / "bomb.pth", {})
