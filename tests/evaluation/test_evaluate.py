@@ -92,7 +92,8 @@ def test_killed_and_restarted_gives_the_same_bytes(build, world, tmp_path, after
     assert len(content(tmp_path / "whole")) > 8
     assert {"bootstrap.json", "results.json", "results.csv"} < set(content(tmp_path / "whole"))
     # Work is picked up at the last whole chunk of four pictures.
-    total = 10 + 3 * 10
+    total = unbroken.task.predictions
+    assert total >= 10 + 3 * 10
     assert again.task.predictions <= total - (10 + after) + 3
 
 
@@ -114,12 +115,12 @@ def test_second_run_predicts_nothing(build, tmp_path):
 
 
 def test_changed_settings_never_meet_old_records(build, world, tmp_path):
-    build().run()
+    build(examples=0).run()
     stricter = world.task(threshold=0.7)
-    build(task=stricter).run()
+    build(task=stricter, examples=0).run()
     assert stricter.predictions == 40
     (tmp_path / "images/03.png").write_bytes((tmp_path / "images/04.png").read_bytes())
-    evaluation = build()
+    evaluation = build(examples=0)
     evaluation.run()
     assert evaluation.task.predictions == 40
     other_codec = {
@@ -132,7 +133,7 @@ def test_changed_settings_never_meet_old_records(build, world, tmp_path):
     implementation = JPEGCodec.implementation
     JPEGCodec.implementation = lambda self: "another Pillow"
     try:
-        evaluation = build()
+        evaluation = build(examples=0)
         evaluation.run()
     finally:
         JPEGCodec.implementation = implementation
@@ -243,15 +244,16 @@ def test_full_disk_loses_nothing(build, tmp_path, monkeypatch):
 
 
 def test_examples_are_kept_also_when_asked_for_later(build, tmp_path):
-    results = build(examples=0).run()
+    codecs = {"jpeg": [JPEGCodec(quality=80)], "webp": [WebPCodec(quality=30)]}
+    results = build(examples=0, codecs=codecs).run()
     assert results.examples == []
-    later = build(examples=2)
+    later = build(examples=2, codecs=codecs)
     results = later.run()
     assert len(results.examples) == 2
-    assert later.task.predictions == 3 * 2
+    assert later.task.predictions == 2 * 2
     for image_id in results.examples:
         kept = sorted(path.stem[:-17] for path in (tmp_path / "run/examples" / image_id).iterdir())
-        assert kept == ["jpeg-1", "jpeg-80", "originals", "webp-30"]
+        assert kept == ["jpeg-80", "originals", "webp-30"]
 
 
 def test_codec_may_be_anyones(build):

@@ -71,7 +71,7 @@ class YOLOFolderDataset(PictureDataset):
         self._labels_sha256 = digest.hexdigest()
 
     def _read_label(self, file: Path, image_id: str) -> str | None:
-        """A label file's text, bytes that are not UTF-8 replaced; None where there is no file, or none to read."""
+        """A label file's text, bytes that are not UTF-8 replaced; None where there is none to read."""
         try:
             return read_bytes(file, limit=MAX_TEXT_BYTES).decode("utf-8-sig", errors="replace")
         except FileNotFoundError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -158,17 +158,23 @@ class Evaluation:
         examples = recorder.keep_originals(originals, self.num_examples)
         files = [recorder.record_system(system, originals, examples) for system in self.systems]
         self.changed = list(dict.fromkeys(line for file in (originals, *files) for line in file.changed))
+        between = recorder.record_between(self.systems, files, originals, examples)
         results = self._results(data, originals, files, examples)
-        self._write(results, originals, files, started)
+        self._write(results, originals, files, between, started)
         return results
 
     def _write(
-        self, results: Results, originals: RecordFile, files: Sequence[RecordFile], started: str
+        self,
+        results: Results,
+        originals: RecordFile,
+        files: Sequence[RecordFile],
+        between: Mapping[str, Sequence[tuple[System, RecordFile]]],
+        started: str,
     ) -> None:
         """Write everything beside the records; results.json last, so that where it is, the others fit it."""
         (self.folder / RESULTS_JSON).unlink(missing_ok=True)
         named = {point_name(s.name, s.quality): file for s, file in zip(self.systems, files, strict=True)}
-        write_examples(self.folder, results.examples, {ORIGINALS: originals, **named})
+        write_examples(self.folder, results.examples, {ORIGINALS: originals, **named}, between)
         timed = [(s.name, s.quality, f.timings()) for s, f in zip(self.systems, files, strict=True)]
         write_csv(self.folder / TIMINGS_CSV, [timing_row(*row) for row in timed])
         settings = {

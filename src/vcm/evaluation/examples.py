@@ -10,9 +10,10 @@ from PIL import Image
 from torch import Tensor
 
 from vcm.evaluation.folders import make_folder
-from vcm.evaluation.names import file_name
+from vcm.evaluation.names import file_name, point_name
 from vcm.evaluation.records import Record, RecordFile, prediction_from_json
 from vcm.evaluation.results import write_json
+from vcm.evaluation.systems import System
 from vcm.files import replacing
 from vcm.types import Detections
 
@@ -56,27 +57,40 @@ def _has_some_boxes(record: Record) -> bool:
     return isinstance(prediction, Detections) and 2 <= int((prediction.scores >= CONFIDENT).sum()) <= 8
 
 
-def write_examples(folder: Path, examples: Sequence[str], files: Mapping[str, RecordFile]) -> None:
+def write_examples(
+    folder: Path,
+    examples: Sequence[str],
+    files: Mapping[str, RecordFile],
+    between: Mapping[str, Sequence[tuple[System, RecordFile]]],
+) -> None:
     """Write what the report says of each version of each example.
 
     Args:
         folder: The evaluation's folder.
-        examples: Ids of the pictures.
+        examples: Ids of the images.
         files: Records by operating point, ORIGINALS among them.
+        between: By image id, systems at qualities between their operating points, with records of the image.
     """
-    content: dict[str, dict[str, Any]] = {
-        image_id: {
-            point: {
-                "picture": example_path(folder, image_id, file.stem).relative_to(folder).as_posix(),
-                "height": record.height,
-                "width": record.width,
-                "num_bytes": record.num_bytes,
-                "prediction": record.prediction,
-            }
+    content: dict[str, dict[str, Any]] = {}
+    for image_id in examples:
+        versions = content[image_id] = {
+            point: _version(folder, record, file.stem)
             for point, file in files.items()
             if (record := file.records.get(image_id)) is not None and not record.error
         }
-        for image_id in examples
-    }
+        for system, file in between.get(image_id, ()):
+            said = {"system": system.name, "quality": system.quality}
+            version = _version(folder, file.records[image_id], file.stem)
+            versions[point_name(system.name, system.quality)] = {**version, **said}
     make_folder(folder, Path(EXAMPLES_JSON).parent.as_posix())
     write_json(folder / EXAMPLES_JSON, content)
+
+
+def _version(folder: Path, record: Record, stem: str) -> dict[str, Any]:
+    return {
+        "picture": example_path(folder, record.image_id, stem).relative_to(folder).as_posix(),
+        "height": record.height,
+        "width": record.width,
+        "num_bytes": record.num_bytes,
+        "prediction": record.prediction,
+    }

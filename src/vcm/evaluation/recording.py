@@ -11,8 +11,9 @@ from torch import Tensor
 
 from vcm.codecs import CodecPool
 from vcm.data.datasets import PictureDataset
-from vcm.errors import PictureError
+from vcm.errors import PictureError, VCMError
 from vcm.evaluation.examples import ORIGINALS, choose_examples, example_path, keep_example
+from vcm.evaluation.matching import is_near, matched_bytes, quality_between
 from vcm.evaluation.names import point_name
 from vcm.evaluation.records import Record, RecordFile, prediction_to_json
 from vcm.evaluation.systems import Answer, Fault, System, attempt, predict
@@ -23,6 +24,8 @@ from vcm.types import Settings
 Progress = Callable[[str, int, int], None]
 """Called with (operating point, pictures done, pictures in all)."""
 
+MAX_STEPS = 4
+"""Most qualities that are tried for an example's stream of a wanted length."""
 CHUNK = 4
 """Pictures a thread that are recorded together: what a kill costs at most."""
 
@@ -81,11 +84,76 @@ class Recorder:
                 keep_example(self.folder, image_id, originals.stem, image)
         return examples
 
-    def record_system(self, system: System, originals: RecordFile, examples: Sequence[str]) -> RecordFile:
-        """Run a system on every picture that the task could read and see; keep the example pictures."""
+    def record_between(
+        self,
+        systems: Sequence[System],
+        files: Sequence[RecordFile],
+        originals: RecordFile,
+        examples: Sequence[str],
+    ) -> dict[str, list[tuple[System, RecordFile]]]:
+        """Encode examples at qualities between, where a system has no stream at about the common rate.
+
+        Args:
+            systems: The operating points.
+            files: Their records.
+            originals: Records of the originals.
+            examples: Ids of the images.
+
+        Returns:
+            By image id, systems at other qualities, with records of that image at about the rate.
+        """
+        found: dict[str, list[tuple[System, RecordFile]]] = {}
+        for image_id in examples:
+            known: dict[str, dict[float, int]] = {}
+            for system, file in zip(systems, files, strict=True):
+                if (record := file.records.get(image_id)) is not None and record.num_bytes > 0:
+                    known.setdefault(system.name, {})[system.quality] = record.num_bytes
+            target = matched_bytes({name: list(own.values()) for name, own in known.items()}, between=True)
+            for name, own in known.items():
+                system = next(system for system in systems if system.name == name)
+                if other := self._record_near(system, own, target, originals, image_id):
+                    found.setdefault(image_id, []).append(other)
+        return found
+
+    def _record_near(
+        self, system: System, known: dict[float, int], target: int, originals: RecordFile, image_id: str
+    ) -> tuple[System, RecordFile] | None:
+        """A system at a quality between its own whose stream of an image is near `target`, if need be."""
+        scale = system.scale
+        for _ in range(MAX_STEPS):
+            if scale is None or any(is_near(num_bytes, target) for num_bytes in known.values()):
+                return None
+            quality = quality_between(known, target, scale)
+            if quality is None:
+                return None
+            try:
+                other = system.at(quality)
+            except VCMError:  # a codec that is not made for qualities between
+                return None
+            file = self.record_system(other, originals, [image_id], only=image_id)
+            record = file.records.get(image_id)
+            if record is None or record.error:
+                return None
+            if is_near(record.num_bytes, target):
+                return other, file
+            known[quality] = record.num_bytes
+        return None
+
+    def record_system(
+        self, system: System, originals: RecordFile, examples: Sequence[str], *, only: str | None = None
+    ) -> RecordFile:
+        """Run a system on every image that the task could read and see; keep the example images.
+
+        Args:
+            system: The system.
+            originals: Records of the originals.
+            examples: Ids of the images that are kept as decoded.
+            only: Id of the only image to run on; None for all.
+        """
         point = point_name(system.name, system.quality)
         file = RecordFile(self.folder / "records", point, {**self.settings, **system.settings()})
         readable = [image_id for image_id in self.dataset.image_ids if not originals.records[image_id].error]
+        readable = [image_id for image_id in readable if only in (None, image_id)]
         for indices in self._pending(file, point, readable, examples):
             images = dict(zip(indices, self.pool.map(self._read, indices), strict=True))
             good = {index: image for index, image in images.items() if isinstance(image, Tensor)}

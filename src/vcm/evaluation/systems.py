@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from vcm.codecs import Codec, CodecPool
 from vcm.codecs.pool import RoundTrip
 from vcm.errors import ArgumentError
 from vcm.tasks import Task
-from vcm.types import Prediction, Settings
+from vcm.types import Prediction, QualityScale, Settings
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -103,6 +104,21 @@ class System(ABC):
     def settings(self) -> Settings:
         """Everything that decides the answers, as plain JSON values."""
 
+    @property
+    def scale(self) -> QualityScale | None:
+        """Scale of the qualities that `at` takes; None where it takes none."""
+        return None
+
+    def at(self, quality: float) -> System:
+        """The same system at another quality of its scale.
+
+        Raises:
+            ArgumentError: If it has none.
+        """
+        raise ArgumentError(
+            "quality", expected=f"{self.quality:g}, the only one of {self.title}", got=quality
+        )
+
 
 class PictureSystem(System):
     """(Preprocessor) → codec → bytes → codec → task.
@@ -158,6 +174,21 @@ class PictureSystem(System):
                     )
                 )
         return answers
+
+    @property
+    def scale(self) -> QualityScale | None:
+        """See `System.scale`; None also where the preprocessor depends on the quality."""
+        depends = getattr(self.preprocessor, "rate", None) is not None
+        arguments = list(inspect.signature(type(self.codec).__init__).parameters)[1:]
+        is_known = "quality" in arguments and all(hasattr(self.codec, name) for name in arguments)
+        return self.codec.quality_scale if is_known and not depends else None
+
+    def at(self, quality: float) -> PictureSystem:
+        """See `System.at`."""
+        arguments = list(inspect.signature(type(self.codec).__init__).parameters)[1:]
+        changed = {**{name: getattr(self.codec, name) for name in arguments}, "quality": quality}
+        codec = type(self.codec)(**changed)
+        return PictureSystem(self.name, codec, self.task, preprocessor=self.preprocessor)
 
     def _prepare(self, image: Tensor) -> Timed[Tensor] | Fault:
         return (

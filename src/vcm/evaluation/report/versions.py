@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from vcm.evaluation.examples import EXAMPLES_JSON, ORIGINALS
 from vcm.evaluation.folders import read_json_inside
+from vcm.evaluation.matching import is_near, matched_bytes
 from vcm.evaluation.names import point_name
 from vcm.evaluation.points import expect, finite
 from vcm.evaluation.records import MAX_WHOLE, prediction_from_json
@@ -19,9 +18,6 @@ from vcm.evaluation.report.sources import Source
 from vcm.evaluation.results import DAMAGE, Results
 from vcm.files import printable
 from vcm.types import Detections, Prediction, is_whole
-
-MAX_RATIO = 1.15
-"""Farthest that a stream's length may be from the common one to count as about the same."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,24 +118,6 @@ def _version(content: Any, picture: Any, folder: Path, results: Results) -> dict
     }
 
 
-def matched_bytes(streams: Mapping[str, Sequence[int]]) -> int:
-    """Length of the stream that most systems come within 15 % of; of several such, of the shortest.
-
-    Args:
-        streams: Lengths in bytes, all positive, by system; no system gives 1.
-    """
-    lengths = np.array(sorted({length for of_system in streams.values() for length in of_system}))
-    if len(lengths) == 0:
-        return 1
-    reached = np.zeros(len(lengths), dtype=np.int64)
-    for own in (np.sort(np.log(of_system)) for of_system in streams.values()):
-        at = np.searchsorted(own, np.log(lengths))
-        below, above = own[np.maximum(at - 1, 0)], own[np.minimum(at, len(own) - 1)]
-        nearest = np.minimum(np.abs(below - np.log(lengths)), np.abs(above - np.log(lengths)))
-        reached += nearest <= math.log(MAX_RATIO)
-    return int(lengths[reached.argmax()])
-
-
 def at_one_rate(streams: Mapping[str, Sequence[Version]]) -> tuple[list[Version], list[str], int]:
     """Choose for each system the version nearest to one rate, by log rate.
 
@@ -153,7 +131,7 @@ def at_one_rate(streams: Mapping[str, Sequence[Version]]) -> tuple[list[Version]
     chosen, without = [], []
     for system, own in streams.items():
         nearest = min(own, key=lambda version: abs(math.log(version.num_bytes / target)))
-        if max(nearest.num_bytes / target, target / nearest.num_bytes) <= MAX_RATIO:
+        if is_near(nearest.num_bytes, target):
             chosen.append(nearest)
         else:
             without.append(system)
