@@ -10,7 +10,7 @@ After Ballé, Johnston, Minnen, Integer Networks for Data Compression with Laten
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -38,8 +38,8 @@ _SCALE = 4
 class IntegerConvTranspose2d(nn.Module):
     """A transposed convolution of integers, zero until `copy_from`.
 
-    Each output channel has weights w·2^k of 16 bits, with its own k, as large as fits. They are int16 in state
-    dicts and int32 in memory: DDP broadcasts buffers, and neither gloo nor NCCL sends int16.
+    Each output channel has weights w·2^k of 16 bits, with its own k, as large as fits. They are int16 in
+    state dicts and int32 in memory: DDP broadcasts buffers, and neither gloo nor NCCL sends int16.
 
     Args:
         in_channels: Channels in.
@@ -203,11 +203,15 @@ class IntegerHyperSynthesis(nn.Module):
             raise ArgumentError("the hyper-decoder's thresholds", expected="ascending", got="others")
 
     @torch.no_grad()
-    def forward(self, z_symbols: Tensor) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, z_symbols: Tensor, watch: Callable[[Tensor], None] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """Table indexes and means for y.
 
         Args:
             z_symbols: (width, h, w) integers: round(z − median).
+            watch: Is given the indexes of each tile but those at the right and bottom edge, where some may be
+                of places beyond the image; it may raise what ends the work.
 
         Returns:
             (latent, 4·h, 4·w) int32, from 0 to num_scales − 1; and float32, exact, likewise; or None.
@@ -218,9 +222,10 @@ class IntegerHyperSynthesis(nn.Module):
         means = torch.empty(size, device=z_symbols.device) if self.means else None
         for source, inner, target in tiles(height, width, tile=TILE, halo=_HALO, scale=_SCALE):
             scales, mean = split_parameters(self._run(z_symbols[(..., *source)])[(..., *inner)], self.means)
-            indexes[(..., *target)] = torch.bucketize(
-                scales.contiguous(), self.thresholds.double(), out_int32=True
-            )
+            chosen = torch.bucketize(scales.contiguous(), self.thresholds.double(), out_int32=True)
+            indexes[(..., *target)] = chosen
+            if watch is not None and target[0].stop < size[1] and target[1].stop < size[2]:
+                watch(chosen)
             if means is not None and mean is not None:
                 means[(..., *target)] = (mean / (1 << FRACTION_BITS)).float()
         return indexes, means

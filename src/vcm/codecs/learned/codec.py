@@ -194,6 +194,8 @@ class FeatureCodec(ModelStreams):
             raise ArgumentError(
                 "x", expected="float (1, 3, H, W) in [0, 1]", got=f"{tuple(x.shape)} {x.dtype}"
             )
+        if not x.isfinite().all():
+            raise ArgumentError("x", expected="float in [0, 1]", got="NaN or infinite pixels")
         for name, (height, width) in (("size", size), ("x", (x.shape[2], x.shape[3]))):
             if not (height >= 1 and width >= 1 and height * width <= MAX_PIXELS):
                 raise ArgumentError(name, expected=f"1 to {MAX_PIXELS} pixels", got=f"{height}x{width}")

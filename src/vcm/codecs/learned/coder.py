@@ -118,6 +118,34 @@ def check_section(data: bytes) -> None:
         )
 
 
+class Budget:
+    """What symbols need at least, against the bytes that are there.
+
+    Args:
+        data: A section.
+        table: What it is coded with.
+    """
+
+    def __init__(self, data: bytes, table: CodingTable) -> None:
+        self.bytes, self.table = len(data), table
+        self.symbols, self.needed = 0, 0.0
+
+    def spend(self, indexes: Tensor) -> None:
+        """Count symbols with these rows.
+
+        Raises:
+            BitstreamError: If the section is too short for all that were counted.
+        """
+        counts = torch.bincount(indexes.flatten(), minlength=len(self.table.rows)).double().cpu()
+        self.symbols += indexes.numel()
+        self.needed += float(counts @ self.table.fewest_bits) / 8
+        if self.needed * (1 - 1e-3) > self.bytes:
+            raise BitstreamError(
+                f"the stream is damaged: a section has {self.bytes} bytes; {self.symbols} symbols need "
+                f"{self.needed:.0f}."
+            )
+
+
 def decode_symbols(data: bytes, indexes: Tensor, table: CodingTable) -> Tensor:
     """The symbols that were coded with these indexes: (C, h, w) float32, on the CPU.
 
@@ -125,14 +153,8 @@ def decode_symbols(data: bytes, indexes: Tensor, table: CodingTable) -> Tensor:
         BitstreamError: If `data` cannot be what `encode_symbols` gave.
     """
     check_section(data)
+    Budget(data, table).spend(indexes)
     flat = indexes.flatten()
-    counts = torch.bincount(flat, minlength=len(table.rows)).double()
-    needed = float(counts @ table.fewest_bits) / 8
-    if needed * (1 - 1e-3) > len(data):
-        raise BitstreamError(
-            f"the stream is damaged: a section has {len(data)} bytes; "
-            f"{flat.numel()} symbols need {needed:.0f}."
-        )
     rows = table.upto(int(flat.max()))
     decoder = ans.RansDecoder()
     decoder.set_stream(guarded(data, flat.numel()))

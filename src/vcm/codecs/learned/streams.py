@@ -5,7 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vcm.codecs.learned.coder import CodingTable, check_latent, check_section, decode_symbols, encode_symbols
+from vcm.codecs.learned.coder import (
+    Budget,
+    CodingTable,
+    check_latent,
+    check_section,
+    decode_symbols,
+    encode_symbols,
+)
 from vcm.codecs.learned.container import FINGERPRINT_BYTES, PURPOSES, Header, read_stream, write_stream
 from vcm.errors import BitstreamError
 from vcm.nn.padding import pad_to_multiple
@@ -125,7 +132,8 @@ class StreamCoder:
         device = next(self.network.parameters()).device
         symbols: dict[str, Tensor] = {}
         for name, section in zip(self.sections, sections, strict=True):
-            indexes = self.network.indexes(self.task, name, symbols, (height, width)).cpu()
+            watch = Budget(section, self.tables[name]).spend
+            indexes = self.network.indexes(self.task, name, symbols, (height, width), watch).cpu()
             symbols[name] = decode_symbols(section, indexes, self.tables[name]).to(device)
         y_hat = self.network.ungained(self.network.dequantize(symbols, self.task), self.task, header.quality)
         y_hat = y_hat.to(next(self.network.decoders[self.task].parameters()).dtype)

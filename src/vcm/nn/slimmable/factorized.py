@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 
 import torch
@@ -55,7 +55,12 @@ class SlimmableFactorized(MultiTaskNetwork):
         return {Y: torch.round(latents[0].float() - medians(self._bottleneck(task)))[0]}
 
     def indexes(
-        self, task: str, section: str, decoded: Mapping[str, Tensor], size: tuple[int, int]
+        self,
+        task: str,
+        section: str,
+        decoded: Mapping[str, Tensor],
+        size: tuple[int, int],
+        watch: Callable[[Tensor], None] | None = None,
     ) -> Tensor:
         """Every channel has its own row."""
         return channel_rows(self.latents[self.index(task)], size, self.stride)
@@ -132,7 +137,12 @@ class LatentScalable(MultiTaskNetwork):
         }
 
     def indexes(
-        self, task: str, section: str, decoded: Mapping[str, Tensor], size: tuple[int, int]
+        self,
+        task: str,
+        section: str,
+        decoded: Mapping[str, Tensor],
+        size: tuple[int, int],
+        watch: Callable[[Tensor], None] | None = None,
     ) -> Tensor:
         """Every channel has its own row."""
         start, stop = self._layers(task)[section][0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 
 import torch
@@ -118,13 +118,18 @@ class SlimmableHyperprior(MultiTaskNetwork):
         return {Z: z_symbols, Y: torch.round(y if means is None else y - means)[0]}
 
     def indexes(
-        self, task: str, section: str, decoded: Mapping[str, Tensor], size: tuple[int, int]
+        self,
+        task: str,
+        section: str,
+        decoded: Mapping[str, Tensor],
+        size: tuple[int, int],
+        watch: Callable[[Tensor], None] | None = None,
     ) -> Tensor:
         """For z its channel; for y what the exact hyper-decoder makes of z."""
         if section == Z:
             return channel_rows(self.widths[self.index(task)], size, _Z_STRIDE)
-        rows, _ = self._predicted(task, decoded[Z], (size[0] // LATENT_STRIDE, size[1] // LATENT_STRIDE))
-        return rows
+        places = (size[0] // LATENT_STRIDE, size[1] // LATENT_STRIDE)
+        return self._predicted(task, decoded[Z], places, watch)[0]
 
     def table(self, task: str, section: str) -> EntropyModel:
         """The width's entropy bottleneck for z, the Gaussian tables for y."""
@@ -143,10 +148,14 @@ class SlimmableHyperprior(MultiTaskNetwork):
         return self._predicted(task, z_symbols, (y.shape[-2], y.shape[-1]))[1]
 
     def _predicted(
-        self, task: str, z_symbols: Tensor, places: tuple[int, int]
+        self,
+        task: str,
+        z_symbols: Tensor,
+        places: tuple[int, int],
+        watch: Callable[[Tensor], None] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """The Gaussian tables' indexes and the means of y, (C, h, w) each, from z's symbols."""
-        indexes, means = self.integer_h_s[self.index(task)](z_symbols)
+        indexes, means = self.integer_h_s[self.index(task)](z_symbols, watch)
         height, width = places
         return indexes[:, :height, :width], None if means is None else means[:, :height, :width]
 

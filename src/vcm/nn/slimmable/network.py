@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import ClassVar
 
@@ -142,7 +142,12 @@ class MultiTaskNetwork(TabledNetwork):
 
     @abstractmethod
     def indexes(
-        self, task: str, section: str, decoded: Mapping[str, Tensor], size: tuple[int, int]
+        self,
+        task: str,
+        section: str,
+        decoded: Mapping[str, Tensor],
+        size: tuple[int, int],
+        watch: Callable[[Tensor], None] | None = None,
     ) -> Tensor:
         """Which row of the section's table each symbol is coded with: (C, h, w) int32.
 
@@ -151,6 +156,8 @@ class MultiTaskNetwork(TabledNetwork):
             section: One of its sections.
             decoded: Symbols of the sections before it.
             size: (height, width) of the padded picture in pixels.
+            watch: Where working them out takes long, is given parts of them meanwhile; it may raise what ends
+                the work.
         """
 
     @abstractmethod
