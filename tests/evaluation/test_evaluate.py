@@ -127,7 +127,7 @@ def test_changed_settings_never_meet_old_records(build, world, tmp_path):
         "jpeg": [JPEGCodec(quality=1, chroma="444"), JPEGCodec(quality=80)],
         "webp": [WebPCodec(quality=30)],
     }
-    evaluation = build(codecs=other_codec)
+    evaluation = build(codecs=other_codec, examples=0)
     evaluation.run()
     assert evaluation.task.predictions == 10
     implementation = JPEGCodec.implementation
