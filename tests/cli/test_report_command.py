@@ -130,6 +130,16 @@ def test_a_sweeps_folder_stands_for_its_runs(run, report, tmp_path):
     assert "holds no results" in report(tmp_path / "empty")[2]
 
 
+def test_titles_do_not_act_on_the_terminal(run, report):
+    evil = "\x1b[31mRED\x07"
+    folder = run("a", [*points("one", title=evil), *points("t\x1bwo", 0.5)])
+    status, _, told = report(folder)
+    assert status == 0
+    assert "\\x1b[31mRED" in told
+    assert "\x1b" not in told
+    assert "\x1b" not in report(folder, "--anchor", "x")[2]
+
+
 def test_names_of_no_run_and_odd_names_are_told(run, report, capsys):
     a = run("runs/a", points("learned"))
     status, _, told = report(a, "--name", "runs/b=x")

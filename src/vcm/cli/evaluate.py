@@ -30,6 +30,7 @@ from vcm.evaluation.features import FeatureSystem
 from vcm.evaluation.preprocessing import NPPPreprocessor
 from vcm.evaluation.results import Results
 from vcm.evaluation.systems import PictureSystem, Preprocessor, System
+from vcm.files import printable
 from vcm.tasks import Task
 
 MAX_CHANGED = 5
@@ -231,12 +232,12 @@ def print_results(results: Results, folder: Path) -> None:
     Console(width=None if sys.stdout.isatty() else 120, markup=False).print(table)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     for note in results.notes:
-        console.print(f"note: {note}", markup=False)
+        console.print(f"note: {printable(note)}", markup=False)
     for problem in results.problems:
-        console.print(f"label mended or left out: {problem}", markup=False)
+        console.print(f"label mended or left out: {printable(problem)}", markup=False)
     for failure in results.failures:
         where = f"{failure.image_id} at {failure.point}" if failure.point else failure.image_id
-        console.print(f"left out: {where}: {failure.error}", markup=False)
+        console.print(f"left out: {printable(f'{where}: {failure.error}')}", markup=False)
     if not results.complete:
         left_out = len({failure.image_id for failure in results.failures})
         console.print(

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vcm.files import printable
+
 if TYPE_CHECKING:
     from vcm.evaluation.report import Study
 
@@ -64,21 +66,20 @@ def print_bd_rates(study: Study) -> None:
     found = study.bd_table(of_rate=True)
     if not found.rows or not found.columns:
         return
-    table = Table(
-        title=f"BD-rate against {study.titles[study.anchor]}, with 95 % intervals where there are any"
-    )
+    anchor = printable(study.titles[study.anchor])  # titles may be anyone's, and act on a terminal
+    table = Table(title=f"BD-rate against {anchor}, with 95 % intervals where there are any")
     for column in ("codec", *found.columns):
-        table.add_column(column, justify="left" if column == "codec" else "right")
+        table.add_column(printable(column), justify="left" if column == "codec" else "right")
     for title, cells in found.rows:
         marked = [f"[{cell.mark}] {cell.text}" if cell.mark else cell.text for cell in cells]
         texts = [
             "\n".join(filter(None, (text, cell.interval))) for text, cell in zip(marked, cells, strict=True)
         ]
-        table.add_row(title, *texts)
+        table.add_row(printable(title), *texts)
     width = None if sys.stderr.isatty() else 120
     console = Console(stderr=True, width=width, markup=False, highlight=False, soft_wrap=True)
     console.print(table)
     for number, note in enumerate(found.notes, start=1):
-        console.print(f"[{number}] {note}")
+        console.print(f"[{number}] {printable(note)}")
     for line in found.undefined:
-        console.print(line)
+        console.print(printable(line))

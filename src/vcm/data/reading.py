@@ -15,8 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from vcm.errors import PictureError
-from vcm.files import MAX_IMAGE_BYTES, open_regular, read_bytes
-from vcm.files import printable as printable  # noqa: PLC0414  vcm.cli.predictions takes it from here
+from vcm.files import MAX_IMAGE_BYTES, open_regular, printable, read_bytes
 
 PICTURE_SUFFIXES = frozenset(
     (

@@ -14,6 +14,7 @@ from vcm.evaluation.points import Point
 from vcm.evaluation.report.sources import Source, merge, name_systems, read_sources
 from vcm.evaluation.report.table import Table, bd_table
 from vcm.evaluation.results import Results
+from vcm.files import printable
 
 MAX_SYSTEMS = 32
 """Most systems that a report shows."""
@@ -115,7 +116,7 @@ def _chosen(argument: str, given: str, titles: Mapping[str, str]) -> str:
     if len(meant) == 1:
         return meant[0]
     near = get_close_matches(wanted, by_name, n=1, cutoff=0.5)
-    listed = list(titles)[:MAX_LISTED]
+    listed = [printable(key) for key in list(titles)[:MAX_LISTED]]
     raise ArgumentError(
         argument,
         expected=f"one of {', '.join(listed)}" + (", …" if len(titles) > len(listed) else ""),
