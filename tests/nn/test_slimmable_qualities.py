@@ -172,6 +172,7 @@ def test_without_a_quality_the_middle_is_meant(network):
 
 def test_a_stream_of_a_quality_that_the_model_has_not_is_told():
     few, many = make(SlimmableFactorized, 2), make(SlimmableFactorized, 4)
+    few.update()
     few.fingerprint = many.fingerprint
     data = LearnedCodec(4, model=many).encode(torch.zeros(3, 16, 16, dtype=torch.uint8))
     with pytest.raises(BitstreamError, match="it has quality 4, the model 1 to 2"):
