@@ -14,12 +14,12 @@ from vcm.errors import ArgumentError, EvaluationError
 from vcm.evaluation.bootstrap import draw_pictures, interval
 from vcm.evaluation.curves import Axis, Comparison, axes_of, compare, curves
 from vcm.evaluation.labels import pseudo_labels, true_labels
-from vcm.evaluation.points import Point, measure
+from vcm.evaluation.points import measure
 from vcm.evaluation.records import RecordFile, prediction_from_json
 from vcm.evaluation.report import build_report, read_study
 from vcm.evaluation.report.table import Cell, bd_table
 from vcm.evaluation.results import BOOTSTRAP_JSON, RESULTS_CSV, RESULTS_JSON, Results
-from vcm.metrics.bd import BDInterval, BDResult, bd_rate, bd_rate_interval
+from vcm.metrics.bd import BDInterval, BDResult, bd_rate
 from vcm.metrics.classification import TopKAccuracy
 from vcm.types import ClassScores
 
@@ -234,47 +234,6 @@ def test_resamples_without_a_bd_rate_are_told_and_too_many_leave_no_interval():
     assert (found.interval, found.tone) == ("no interval", "")
     assert undefined == ["PSNR (dB): resamples without a BD-rate: 25 of 40 for A"]
     assert (cell(None)[0].tone, cell(None)[0].interval) == ("good", "")
-
-
-def test_resamples_with_little_overlap_have_no_bd_rate():
-    anchor = [(0.1, 20.0), (0.2, 30.0), (0.4, 40.0)]
-    far = [(rate, quality + 12) for rate, quality in anchor]
-    assert bd_rate_interval([anchor] * 4, [anchor, anchor, far, far]) == BDInterval((0, 0), 2, 4)
-    assert bd_rate_interval([anchor] * 3, [anchor, far, far]) == BDInterval(None, 2, 3)
-
-
-def test_curves_with_little_overlap_have_a_reason_in_every_table(capsys, tmp_path):
-    def curve(system, shift):
-        return [
-            Point(
-                system,
-                system,
-                q,
-                "pseudo",
-                9,
-                9,
-                9,
-                0.1 * 2**q,
-                0.1,
-                20.0 + 10 * q + shift,
-                0.9,
-                {"map": 0.1 * q},
-            )
-            for q in range(4)
-        ]
-
-    points = [*curve("old", 0), *curve("new", 24)]
-    Results("r", "detection", {"name": "t"}, {"num_images": 9}, points, {"pseudo": {"map": 0.5}}).write(
-        tmp_path
-    )
-    assert main(["report", str(tmp_path)]) == 0
-    reason = "the curves overlap by 11% only, less than 50%"
-    assert f"PSNR (dB): {reason}" in capsys.readouterr().err
-    html = (tmp_path / "report.html").read_text()
-    assert html.count(f"PSNR (dB): {reason}") == 1
-    study = read_study([tmp_path])
-    found = dict(study.comparisons)[Axis("psnr", "PSNR (dB)")]["new"]
-    assert (found.rate.value, found.rate.note, found.interval) == (None, reason, None)
 
 
 def test_runs_on_other_pictures_are_not_paired(build, world, tmp_path):

@@ -1,0 +1,49 @@
+"""Curves that share little: a reason instead of a number, in every table and interval."""
+
+from vcm.cli.main import main
+from vcm.evaluation.curves import Axis
+from vcm.evaluation.points import Point
+from vcm.evaluation.report import read_study
+from vcm.evaluation.results import Results
+from vcm.metrics.bd import BDInterval, bd_rate_interval
+
+
+def test_resamples_with_little_overlap_have_no_bd_rate():
+    anchor = [(0.1, 20.0), (0.2, 30.0), (0.4, 40.0)]
+    far = [(rate, quality + 12) for rate, quality in anchor]
+    assert bd_rate_interval([anchor] * 4, [anchor, anchor, far, far]) == BDInterval((0, 0), 2, 4)
+    assert bd_rate_interval([anchor] * 3, [anchor, far, far]) == BDInterval(None, 2, 3)
+
+
+def test_curves_with_little_overlap_have_a_reason_in_every_table(capsys, tmp_path):
+    def curve(system, shift):
+        return [
+            Point(
+                system,
+                system,
+                q,
+                "pseudo",
+                9,
+                9,
+                9,
+                0.1 * 2**q,
+                0.1,
+                20.0 + 10 * q + shift,
+                0.9,
+                {"map": 0.1 * q},
+            )
+            for q in range(4)
+        ]
+
+    points = [*curve("old", 0), *curve("new", 24)]
+    Results("r", "detection", {"name": "t"}, {"num_images": 9}, points, {"pseudo": {"map": 0.5}}).write(
+        tmp_path
+    )
+    assert main(["report", str(tmp_path)]) == 0
+    reason = "the curves overlap by 11% only, less than 50%"
+    assert f"PSNR (dB): {reason}" in capsys.readouterr().err
+    html = (tmp_path / "report.html").read_text()
+    assert html.count(f"PSNR (dB): {reason}") == 1
+    study = read_study([tmp_path])
+    found = dict(study.comparisons)[Axis("psnr", "PSNR (dB)")]["new"]
+    assert (found.rate.value, found.rate.note, found.interval) == (None, reason, None)
