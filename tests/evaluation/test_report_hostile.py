@@ -116,6 +116,20 @@ def test_hundreds_of_examples_are_bounded_and_said(tmp_path):
     assert "the report shows the first 12 of 300 example images" in html
 
 
+def test_thousands_of_resamples_are_bounded_and_said(tmp_path):
+    run = write_run(tmp_path / "run", [*line("a"), *line("b", 0.8)])
+    figures = {
+        f"{p['system']}-{p['quality']} pseudo": {
+            "draws": "x", "figures": {"bpp": [p["bpp"]] * 5000, "psnr": [p["psnr"]] * 5000},
+        }
+        for p in (*line("a"), *line("b", 0.8))
+    }  # fmt: skip
+    (run / "bootstrap.json").write_text(json.dumps(figures))
+    html = build_report([run]).read_text()
+    assert "intervals of BD-rates are from the first 2000 of 5000 resamples" in html
+    assert "over 2000 resamples" in html
+
+
 def test_hostile_names_are_escaped_everywhere(tmp_path):
     evil = "<script>alert(1)</script>\"'>"
     points = [{**p, "title": evil, "accuracy": {evil: 0.1 * (1 + p["quality"])}} for p in line("a")]

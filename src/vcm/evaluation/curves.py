@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from vcm.errors import ArgumentError
 from vcm.evaluation.labels import LABEL_KINDS, LabelKind
@@ -13,6 +14,8 @@ from vcm.evaluation.results import Results
 from vcm.metrics.bd import BDInterval, BDResult, bd_metric, bd_rate, bd_rate_interval
 
 PREFERRED_ACCURACY = ("map", "top_1")
+MAX_RESAMPLES = 2000
+"""Most resamples that intervals of BD-rates are from."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +43,13 @@ class Axis:
         return None if ends is None else (self._in_unit(ends[0]), self._in_unit(ends[1]))
 
     def resampled(self, point: Point) -> list[tuple[float, float]]:
-        """(rate, value) of the point on each resample; NaN for a value that is not defined there."""
+        """(rate, value) of the point on each of the first resamples; NaN for what is not defined there."""
         if point.resamples is None or self._figure not in point.resamples.figures:
             return []
         rates, values = point.resamples.figures["bpp"], point.resamples.figures[self._figure]
         return [
             (math.nan if rate is None else rate, self._in_unit(value))
-            for rate, value in zip(rates, values, strict=True)
+            for rate, value in islice(zip(rates, values, strict=True), MAX_RESAMPLES)
         ]
 
     @property

@@ -9,7 +9,16 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from vcm.errors import ArgumentError
-from vcm.evaluation.curves import Axis, Comparison, Curve, accuracy_title, axes_of, compare, curves
+from vcm.evaluation.curves import (
+    MAX_RESAMPLES,
+    Axis,
+    Comparison,
+    Curve,
+    accuracy_title,
+    axes_of,
+    compare,
+    curves,
+)
 from vcm.evaluation.points import Point
 from vcm.evaluation.report.sources import Source, merge, name_systems, read_sources
 from vcm.evaluation.report.table import Table, bd_table
@@ -145,6 +154,9 @@ def _bounded(results: Results, anchor: str) -> Results:
             points.append(point)
     if most := [system for (system, _), count in counts.items() if system in kept and count > MAX_POINTS]:
         notes.append(f"the report shows the first {MAX_POINTS} points of {', '.join(dict.fromkeys(most))}")
+    counted = max((len(p.resamples.figures["bpp"]) for p in points if p.resamples), default=0)
+    if counted > MAX_RESAMPLES:
+        notes.append(f"intervals of BD-rates are from the first {MAX_RESAMPLES} of {counted} resamples")
     return replace(results, points=points, notes=notes)
 
 
