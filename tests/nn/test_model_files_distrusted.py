@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -227,3 +228,15 @@ def test_integer_buffers_beyond_their_bounds_are_told(name, value):
     exact.get_buffer(name).view(-1)[0] = value
     with pytest.raises(ArgumentError, match=f"hyper-decoder's {name.split('.')[-1]}"):
         exact.check()
+
+
+def test_many_threads_may_load_and_build_at_once(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_preprocessor(NPP((2, 3, 4, 5)), path)
+
+    def work(number):
+        return load_preprocessor(path) if number % 2 else NPP((40, 40, 40, 40))
+
+    with ThreadPoolExecutor(8) as pool:
+        networks = list(pool.map(work, range(200)))
+    assert {network.channels for network in networks} == {(2, 3, 4, 5), (40, 40, 40, 40)}

@@ -7,6 +7,7 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vcm.codecs.base import ArrayCodec
+from vcm.codecs.headers import jpeg_size, webp_size
 from vcm.codecs.limits import check_pixels
 from vcm.codecs.options import check_choice, check_whole
 from vcm.errors import ArgumentError, BitstreamError, CodecError, MissingToolError
@@ -170,7 +171,7 @@ class JPEGCodec(PillowCodec):
             BitstreamError: If `data` is truncated, or cannot hold as many pixels as it says.
         """
         _check_end_marker(self.title, data)
-        frame = _jpeg_frame(data)
+        frame = jpeg_size(data)
         if frame is not None:
             check_pixels(self.title, *frame)
             # Huffman codes have a bit or more, and every 8x8 block of the finest plane has one.
@@ -212,17 +213,9 @@ class WebPCodec(PillowCodec):
         Raises:
             BitstreamError: If the image is too large.
         """
-        kind, body = data[12:16], data[20:30]
-        if len(body) == 10 and kind == b"VP8X":
-            numbers = (int.from_bytes(body[at : at + 3], "little") + 1 for at in (4, 7))
-        elif len(body) == 10 and kind == b"VP8L":
-            bits = int.from_bytes(body[1:5], "little")
-            numbers = ((bits >> at & 0x3FFF) + 1 for at in (0, 14))
-        elif len(body) == 10 and kind == b"VP8 ":
-            numbers = (int.from_bytes(body[at : at + 2], "little") & 0x3FFF for at in (6, 8))
-        else:
-            return  # Pillow tells what is wrong with it
-        check_pixels(self.title, *numbers)
+        size = webp_size(data)
+        if size is not None:  # else Pillow tells what is wrong with it
+            check_pixels(self.title, *size)
 
 
 class AVIFCodec(PillowCodec):
@@ -303,20 +296,3 @@ def _check_end_marker(title: str, data: bytes) -> None:
         raise BitstreamError(
             f"{title}: the stream is truncated or of another format: it has no end marker ff d9."
         )
-
-
-def _jpeg_frame(data: bytes) -> tuple[int, int] | None:
-    """Width and height from a Huffman-coded JPEG's frame header; None where there is none before the scan."""
-    position = 2
-    while position + 9 <= len(data) and data[position] == 0xFF:
-        marker, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4], "big")
-        if marker in range(0xC0, 0xC4):
-            height, width = (int.from_bytes(data[position + at : position + at + 2], "big") for at in (5, 7))
-            return width, height
-        if marker == 0xFF:
-            position += 1
-            continue
-        if marker == 0xDA or length < 2:
-            break
-        position += 2 + length
-    return None

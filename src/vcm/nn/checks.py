@@ -40,31 +40,39 @@ def at_most(count: int, reason: str = "as many as the file holds") -> Iterator[N
     Raises:
         ArgumentError: If a network within the block needs more.
     """
-    owner, left = threading.get_ident(), count + _CONSTANTS
-
-    def take(module: nn.Module, name: str, tensor: Tensor | None) -> None:
-        nonlocal left
-        if tensor is None or threading.get_ident() != owner:
-            return
-        # GDN makes its largest tensor, C x C, before it registers it, but after beta.
-        needed = tensor.numel() ** (2 if isinstance(module, GDN) and name == "beta" else 1)
-        if needed > left:
-            raise ArgumentError(
-                "architecture",
-                expected=f"that of a network of at most {count} weights, {reason}",
-                got="one of more",
-            )
-        left -= tensor.numel()
-
-    handles = (
-        register_module_parameter_registration_hook(take),
-        register_module_buffer_registration_hook(take),
-    )
+    before = _budget.left, _budget.expected
+    _budget.left = count + _CONSTANTS
+    _budget.expected = f"that of a network of at most {count} weights, {reason}"
     try:
         yield
     finally:
-        for handle in handles:
-            handle.remove()
+        _budget.left, _budget.expected = before
+
+
+class _Budget(threading.local):
+    """How many numbers this thread may still make, and the words of the error; None for no limit."""
+
+    left: int | None = None
+    expected = ""
+
+
+_budget = _Budget()
+
+
+def _take(module: nn.Module, name: str, tensor: Tensor | None) -> None:
+    """Count a parameter or buffer that a module is given."""
+    if tensor is None or _budget.left is None:
+        return
+    # GDN makes its largest tensor, C x C, before it registers it, but after beta.
+    needed = tensor.numel() ** (2 if isinstance(module, GDN) and name == "beta" else 1)
+    if needed > _budget.left:
+        raise ArgumentError("architecture", expected=_budget.expected, got="one of more")
+    _budget.left -= tensor.numel()
+
+
+# Once for all: torch iterates over its hooks, which must not change while another thread builds a network.
+register_module_parameter_registration_hook(_take)
+register_module_buffer_registration_hook(_take)
 
 
 def check_shapes(network: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
