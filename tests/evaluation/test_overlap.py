@@ -1,7 +1,7 @@
 """Curves that share little: a reason instead of a number, in every table and interval."""
 
 from vcm.cli.main import main
-from vcm.evaluation.curves import Axis
+from vcm.evaluation.curves import Axis, Curve, compare
 from vcm.evaluation.points import Point
 from vcm.evaluation.report import read_study
 from vcm.evaluation.results import Results
@@ -47,3 +47,25 @@ def test_curves_with_little_overlap_have_a_reason_in_every_table(capsys, tmp_pat
     study = read_study([tmp_path])
     found = dict(study.comparisons)[Axis("psnr", "PSNR (dB)")]["new"]
     assert (found.rate.value, found.rate.note, found.interval) == (None, reason, None)
+
+
+def test_a_dip_within_the_intervals_of_its_points_voids_no_column():
+    values = [0.123, 0.138, 0.137, 0.156]
+
+    def curve(system, half_width):
+        return Curve(
+            system,
+            system,
+            [(0.2 * 2**q, 100 * value) for q, value in enumerate(values)],
+            [0.0, 1.0, 2.0, 3.0],
+            [(100 * value - half_width, 100 * value + half_width) for value in values],
+            [],
+            "",
+        )
+
+    noisy = compare([curve("bpg", 0.2), curve("new", 0.2)], "bpg")[0]
+    assert noisy.rate.value == 0
+    assert "dips by 0.1 at 0.8 bpp: levelled by a monotone fit" in noisy.rate.note
+    certain = compare([curve("bpg", 0.01), curve("new", 0.01)], "bpg")[0]
+    assert certain.rate.value is None
+    assert "not monotone" in certain.rate.note

@@ -212,3 +212,20 @@ def test_interval_needs_pairs():
     for anchors, tests in (([ANCHOR], []), ([], []), ([ANCHOR, ANCHOR], [TEST])):
         with pytest.raises(ArgumentError, match="tests must be one curve for each"):
             bd_rate_interval(anchors, tests)
+
+
+def test_a_dip_within_the_noise_of_its_points_is_levelled():
+    curve = [(0.1, 20), (0.3, 30), (0.6, 29.5), (1.2, 40)]
+    by_hand = [(0.1, 20), (math.sqrt(0.3 * 0.6), 29.75), (1.2, 40)]
+    for function in (bd_rate, bd_metric):
+        assert function(ANCHOR, curve).value is None
+        assert function(ANCHOR, curve, noise=0.4).value is None
+        found = function(ANCHOR, curve, noise=0.5)
+        assert found.value == pytest.approx(function(ANCHOR, by_hand).value)
+        assert "dips by 0.5 at 0.6 bpp: levelled" in found.note
+    interval = bd_rate_interval([ANCHOR] * 3, [curve] * 3, noise=0.5)
+    assert (interval.num_undefined, interval.ends) == (0, (found_rate(by_hand),) * 2)
+
+
+def found_rate(curve):
+    return pytest.approx(bd_rate(ANCHOR, curve).value)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
+from statistics import median
 
 from vcm.errors import ArgumentError
 from vcm.evaluation.labels import LABEL_KINDS, LabelKind
@@ -183,8 +184,16 @@ def compare(drawn: Sequence[Curve], anchor: str) -> list[Comparison]:
 
 
 def _compare(curve: Curve, anchor: Curve) -> Comparison:
-    rate = bd_rate(anchor.points, curve.points)
+    noise = noise_of(curve, anchor)
+    rate = bd_rate(anchor.points, curve.points, noise=noise)
     interval = None
     if rate.value is not None and curve.resampled and anchor.resampled and curve.draws == anchor.draws:
-        interval = bd_rate_interval(anchor.resampled, curve.resampled)
-    return Comparison(curve.system, curve.title, rate, bd_metric(anchor.points, curve.points), interval)
+        interval = bd_rate_interval(anchor.resampled, curve.resampled, noise=noise)
+    metric = bd_metric(anchor.points, curve.points, noise=noise)
+    return Comparison(curve.system, curve.title, rate, metric, interval)
+
+
+def noise_of(*drawn: Curve) -> float:
+    """By how much a value may be off: half the median width of the points' 95 % intervals; 0 without any."""
+    widths = [ends[1] - ends[0] for curve in drawn for ends in curve.intervals if ends is not None]
+    return median(widths) / 2 if widths else 0.0

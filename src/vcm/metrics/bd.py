@@ -73,13 +73,13 @@ class BDInterval:
         return self.ends is not None and (self.ends[0] > 0 or self.ends[1] < 0)
 
 
-def bd_rate(anchor: Curve, test: Curve, *, method: Method = "pchip") -> BDResult:
+def bd_rate(anchor: Curve, test: Curve, *, method: Method = "pchip", noise: float = 0.0) -> BDResult:
     """Compute the mean rate difference at equal quality, in percent (Bjøntegaard, VCEG-M33, on log rate).
 
     Each curve must rise in both rate and quality. Where quality falls, or stays, while rate rises, by no more
-    than 2 % of the curve's range of quality in all, the points concerned are levelled by isotonic regression
-    (pool adjacent violators): they become one, of their mean quality at their geometric mean rate, and `note`
-    says so. A larger fall leaves no number.
+    than 2 % of the curve's range of quality or than `noise`, the points concerned are levelled by isotonic
+    regression (pool adjacent violators): they become one, of their mean quality at their geometric mean rate,
+    and `note` says so. A larger fall leaves no number.
 
     There is no number either where the two curves share less than half of the range of quality that they
     cover together, or where a fit (by "cubic" or "akima") is not monotone or passes far from its points.
@@ -89,15 +89,16 @@ def bd_rate(anchor: Curve, test: Curve, *, method: Method = "pchip") -> BDResult
         anchor: The curve that is compared with; at least 3 points (4 for "cubic").
         test: The curve that is compared.
         method: How points are joined: "pchip" and "akima" piecewise, "cubic" by one polynomial.
+        noise: By how much a point's quality may be off, such as half its confidence interval.
 
     Raises:
         ArgumentError: If `method` is unknown or a rate is not positive.
     """
-    return _delta(anchor, test, method, of_rate=True)
+    return _delta(anchor, test, method, noise, of_rate=True)
 
 
 def bd_rate_interval(
-    anchors: Sequence[Curve], tests: Sequence[Curve], *, method: Method = "pchip"
+    anchors: Sequence[Curve], tests: Sequence[Curve], *, method: Method = "pchip", noise: float = 0.0
 ) -> BDInterval:
     """Interval that holds 95 % of `bd_rate` on resamples of the pictures (percentile bootstrap).
 
@@ -105,13 +106,14 @@ def bd_rate_interval(
         anchors: The anchor's curve on each resample, at least one.
         tests: The test curve on each; paired: on the same pictures as the anchor's in its place.
         method: As for `bd_rate`.
+        noise: As for `bd_rate`.
 
     Raises:
         ArgumentError: As `bd_rate`, or if there are not as many curves of one as of the other.
     """
     if len(anchors) != len(tests) or not tests:
         raise ArgumentError("tests", expected=f"one curve for each of {len(anchors)} anchors", got=len(tests))
-    rates = [bd_rate(*pair, method=method).value for pair in zip(anchors, tests, strict=True)]
+    rates = [bd_rate(*pair, method=method, noise=noise).value for pair in zip(anchors, tests, strict=True)]
     defined = [rate for rate in rates if rate is not None]
     num_undefined = len(rates) - len(defined)
     if num_undefined > len(rates) / 2:
@@ -120,16 +122,16 @@ def bd_rate_interval(
     return BDInterval((float(low), float(high)), num_undefined, len(rates))
 
 
-def bd_metric(anchor: Curve, test: Curve, *, method: Method = "pchip") -> BDResult:
+def bd_metric(anchor: Curve, test: Curve, *, method: Method = "pchip", noise: float = 0.0) -> BDResult:
     """Compute the mean quality difference at equal rate, in the metric's own unit; otherwise as `bd_rate`.
 
     Raises:
         ArgumentError: If `method` is unknown or a rate is not positive.
     """
-    return _delta(anchor, test, method, of_rate=False)
+    return _delta(anchor, test, method, noise, of_rate=False)
 
 
-def _delta(anchor: Curve, test: Curve, method: Method, *, of_rate: bool) -> BDResult:
+def _delta(anchor: Curve, test: Curve, method: Method, noise: float, *, of_rate: bool) -> BDResult:
     import bjontegaard
 
     if method not in MIN_POINTS:
@@ -142,7 +144,7 @@ def _delta(anchor: Curve, test: Curve, method: Method, *, of_rate: bool) -> BDRe
     for name, curve in curves.items():
         if any(not rate > 0 for rate, _ in curve):
             raise ArgumentError(name, expected="a curve of positive rates", got=[rate for rate, _ in curve])
-        curves[name], note = levelled(curve)
+        curves[name], note = levelled(curve, noise)
         notes += [f"{name} curve {note}"] if note else []
         if flaw := _flaw(curves[name], MIN_POINTS[method]):
             return BDResult(None, f"{name} curve {flaw}", math.nan)
@@ -173,15 +175,17 @@ def _delta(anchor: Curve, test: Curve, method: Method, *, of_rate: bool) -> BDRe
     return BDResult(value, "; ".join(notes), overlap)
 
 
-def levelled(curve: Curve) -> tuple[list[tuple[float, float]], str]:
+def levelled(curve: Curve, noise: float = 0.0) -> tuple[list[tuple[float, float]], str]:
     """Level small dips of a curve by isotonic regression (pool adjacent violators).
 
     Args:
         curve: Points by rising rate, (rate, quality).
+        noise: By how much a point's quality may be off.
 
     Returns:
         Points that rise in quality, and what was done ("dips by …"). The curve and an empty text where
-        nothing dips, quality falls by more than `DIP_TOLERANCE` of its range, or a value is not finite.
+        nothing dips, quality falls by more than `DIP_TOLERANCE` of its range and `noise`, or a value is not
+        finite.
     """
     qualities = [quality for _, quality in curve]
     if len(curve) < 2 or not all(math.isfinite(value) for point in curve for value in point):
@@ -189,7 +193,8 @@ def levelled(curve: Curve) -> tuple[list[tuple[float, float]], str]:
     best = list(accumulate(qualities, max))
     falls = [high - quality for high, quality in zip(best, qualities, strict=True)]
     is_rising = all(later > earlier for earlier, later in pairwise(qualities))
-    if is_rising or max(falls) > DIP_TOLERANCE * (max(qualities) - min(qualities)):
+    tolerance = max(noise, DIP_TOLERANCE * (max(qualities) - min(qualities)))
+    if is_rising or max(falls) > tolerance:
         return list(curve), ""
     blocks: list[list[tuple[float, float]]] = []
     for point in curve:
