@@ -18,6 +18,7 @@ from vcm.data.assets import asset_file
 from vcm.errors import VCMError
 from vcm.evaluation.names import file_name
 from vcm.files import printable
+from vcm.nn.hardware import cpu_has_bf16
 from vcm.weights import shipped
 
 _INTERRUPTED = 130
@@ -119,8 +120,16 @@ def _print_error(command: str, cause: str) -> None:
 
 
 def register_resolvers() -> None:
-    """Let configurations say ${asset:name,file}, ${file_name:text}, ${sweep_name:…} and ${shipped:name}."""
+    """Let configurations say ${asset:name,file}, ${file_name:text}, ${sweep_name:…}, ${shipped:name} and
+    ${cpu_precision:}.
+    """
     OmegaConf.register_new_resolver("asset", lambda name, file: str(asset_file(name, file)), replace=True)
     OmegaConf.register_new_resolver("file_name", file_name, replace=True)
     OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
+    OmegaConf.register_new_resolver("cpu_precision", cpu_precision, replace=True)
     OmegaConf.register_new_resolver("shipped", lambda name: str(shipped(name)), replace=True)
+
+
+def cpu_precision() -> str:
+    """The precision in which a CPU trains: "bf16-mixed" where it has instructions for that."""
+    return "bf16-mixed" if cpu_has_bf16() else "32-true"

@@ -71,6 +71,8 @@ def _train(config: DictConfig, composed: DictConfig, folder: Path, *, is_main: b
         save_settings(composed, folder)
     if config.start_from is not None and not resumes:
         module.start_from(config.start_from)
+    if trainer.is_global_zero and "cpu_precision" in _unresolved(config.trainer, "precision"):
+        print(f"precision: {trainer.precision}, for this CPU; trainer.precision=… chooses another")
     try:
         _fit(trainer, module, data, last if resumes else None)
     except SystemExit:  # what Lightning makes of Ctrl-C
@@ -122,6 +124,12 @@ def _build(
     with open_dict(plan):
         plan.pop("callbacks", None)
     return module, data, instantiate(plan, **settings)
+
+
+def _unresolved(plan: DictConfig, key: str) -> str:
+    """A value as it stands in the configuration, before interpolation."""
+    content = OmegaConf.to_container(plan, resolve=False)
+    return str(content.get(key)) if isinstance(content, dict) else ""
 
 
 def _user_callbacks(plan: DictConfig) -> list[Callback]:
