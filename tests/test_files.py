@@ -68,14 +68,14 @@ def test_an_error_leaves_what_was_there_and_nothing_else(tmp_path: Path) -> None
         file.write(b"half")
         raise RuntimeError
     assert (tmp_path / "out").read_text() == "before"
-    assert os.listdir(tmp_path) == ["out"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_temporary_names_differ_each_time_and_never_stand_in_for_an_existing_file(tmp_path: Path) -> None:
     names = set()
     for _ in range(20):
         with replacing(tmp_path / "out") as file:
-            names.update(set(os.listdir(tmp_path)) - {"out"})
+            names.update({path.name for path in tmp_path.iterdir()} - {"out"})
             file.write(b"x")
     assert len(names) == 20
 

@@ -9,13 +9,13 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 MAX_TEXT_BYTES = 256 << 20
-"""Largest configuration, record or annotation file that is read: 256 MiB."""
+"""Largest configuration or record file that is read: 256 MiB."""
 MAX_IMAGE_BYTES = 1 << 30
 """Largest image file or bitstream that is read: 1 GiB."""
 MAX_WEIGHTS_BYTES = 8 << 30
@@ -126,6 +126,40 @@ def write_text(path: str | Path, text: str) -> None:
 def temporary_path(path: str | Path) -> Path:
     """Return a hidden, unpredictable name in the folder of `path`, for a writer that opens files itself."""
     return Path(path).with_name(f".vcm-{secrets.token_hex(8)}.partial")
+
+
+def find_files(folder: Path, suffixes: Collection[str], problems: list[str] | None = None) -> list[Path]:
+    """Every regular file below `folder` with one of the suffixes, sorted by path; nothing that is hidden.
+
+    Links to files are followed, links to folders are not.
+
+    Args:
+        folder: Where to look, at any depth.
+        suffixes: In lower case, each with its dot.
+        problems: Takes a line for each file or folder that cannot be looked at; such ones are skipped.
+    """
+    problems = [] if problems is None else problems
+
+    def skip(error: OSError) -> None:
+        problems.append(f"{_shortened(error.filename)}: skipped: {error.strerror}")
+
+    found = []
+    for parent, folders, names in os.walk(folder, onerror=skip):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            path = Path(parent, name)
+            if path.suffix.lower() in suffixes and not name.startswith("."):
+                try:
+                    if path.is_file():
+                        found.append(path)
+                except OSError as error:  # a path longer than the system takes
+                    skip(error)
+    return sorted(found)
+
+
+def _shortened(path: object) -> str:
+    text = printable(path)
+    return text if len(text) <= 200 else f"…{text[-199:]}"
 
 
 def printable(text: object, *, keep: str = "") -> str:

@@ -337,7 +337,7 @@ def test_a_damaged_note(vcm, tmp_path, write_picture):
     photo = write_picture(tmp_path / "a.png")
     status, _, err = vcm("compress", photo, "--for", "detection", use=tmp_path / "m.safetensors")
     assert status == 2
-    assert "note of tasks is damaged" in err
+    assert "its note of tasks must be a JSON object" in err
     assert read_notes(tmp_path / "m.safetensors") == {"tasks": "{", "made": "today"}
 
 

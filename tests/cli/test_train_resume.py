@@ -136,7 +136,7 @@ def test_one_flipped_bit_of_a_checkpoint_is_told(training, told):
             shutil.rmtree(FOLDER)
             assert main(training) == 0
         else:
-            assert (status, "last.ckpt is damaged" in said) == (2, True)
+            assert (status, "last.ckpt is damaged and cannot be resumed" in said) == (2, True)
     LAST.write_bytes(whole)
     assert told(longer(training))[0] == 0
 

@@ -11,8 +11,9 @@ from PIL import Image
 from vcm.data import ClassFolderDataset, COCODataset, PictureFolderDataset, YOLOFolderDataset, read_picture
 from vcm.data.jsonfile import parse_json
 from vcm.data.metadata import read_metadata
-from vcm.data.reading import find_files, picture_size
+from vcm.data.reading import picture_size
 from vcm.errors import DatasetError, PictureError
+from vcm.files import find_files
 
 
 def save(path):

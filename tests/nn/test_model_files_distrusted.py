@@ -3,6 +3,7 @@
 import json
 import os
 import time
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -11,6 +12,7 @@ from compressai.entropy_models import EntropyBottleneck
 from safetensors.torch import load_file, save_file
 
 from vcm.errors import ArgumentError, WeightsError
+from vcm.nn.checks import load_tensors
 from vcm.nn.entropy import check_tables, update_bottleneck
 from vcm.nn.integer import IntegerHyperSynthesis
 from vcm.nn.preprocessor import NPP, QuantizationAdaptiveNPP, load_preprocessor, save_preprocessor
@@ -240,3 +242,18 @@ def test_many_threads_may_load_and_build_at_once(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         networks = list(pool.map(work, range(200)))
     assert {network.channels for network in networks} == {(2, 3, 4, 5), (40, 40, 40, 40)}
+
+
+def test_a_flipped_bit_of_a_packed_file_of_tensors_is_noticed(tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save({"weight": torch.arange(4096.0)}, path)
+    whole = path.read_bytes()
+    with path.open("rb") as file:
+        load_tensors(file)
+    place = whole.index(torch.arange(4096.0).numpy().tobytes()[:64])
+    for offset in (0, 100, 16000):
+        damaged = bytearray(whole)
+        damaged[place + offset] ^= 1
+        path.write_bytes(damaged)
+        with path.open("rb") as file, pytest.raises((ArgumentError, zipfile.BadZipFile)):
+            load_tensors(file)

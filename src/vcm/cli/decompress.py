@@ -31,7 +31,7 @@ from vcm.errors import ArgumentError, OutputError
 def run(arguments: Sequence[str]) -> int:
     """Decode each stream; returns 0 if all are done, 1 if some are, 2 if nothing could begin."""
     known = _parser().parse_args(arguments)
-    from vcm.data.reading import find_files
+    from vcm.files import find_files
     from vcm.tasks.checks import check_fraction
 
     check_fraction("--min-score", known.min_score)

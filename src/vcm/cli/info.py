@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 from vcm.cli.files import STREAM_SUFFIX, find_inputs, read_stream_file, shown_task
 from vcm.codecs.learned.container import read_stream
 from vcm.errors import BitstreamError
-from vcm.files import printable
+from vcm.files import find_files, printable
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -29,7 +28,9 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print a list of objects, one a file")
     known = parser.parse_args(arguments)
     entries: list[dict[str, Any]] = []
-    inputs, problems = find_inputs(known.files, lambda folder, _: find_streams(folder), "streams")
+    inputs, problems = find_inputs(
+        known.files, lambda folder, skipped: find_files(folder, [STREAM_SUFFIX], skipped), "streams"
+    )
     for problem in problems:
         path, _, message = problem.partition(": ")
         entries.append({"file": path, "error": message})
@@ -47,16 +48,6 @@ def run(arguments: Sequence[str]) -> int:
     else:
         print("\n\n".join(_text(entry) for entry in entries if "error" not in entry))
     return int(any("error" in entry for entry in entries))
-
-
-def find_streams(folder: Path) -> list[Path]:
-    """Every file below a folder whose name ends in .vcm, sorted; nothing that is hidden."""
-    found = []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        names = [name for name in files if name.endswith(STREAM_SUFFIX) and not name.startswith(".")]
-        found += [Path(parent, name) for name in names]
-    return sorted(found)
 
 
 def describe(path: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from vcm.codecs.base import check_image
 from vcm.codecs.learned.container import FINGERPRINT_BYTES, Header
 from vcm.errors import ArgumentError, BitstreamError, WeightsError
 from vcm.evaluation.features import check_fit, encode_for, predict_from
-from vcm.nn.files import read_notes
+from vcm.nn.files import read_json, read_notes
 from vcm.nn.slimmable import load_network
 from vcm.tasks import Task
 from vcm.types import Prediction
@@ -65,10 +64,9 @@ def load_task(path: str | Path, name: str) -> Task:
 
 def _plans(path: str | Path) -> dict[str, Any]:
     try:
-        plans = json.loads(read_notes(path).get("tasks", "{}"))
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{path}: its note of tasks is damaged: {error}.") from error
-    return plans if isinstance(plans, dict) else {}
+        return read_json(read_notes(path).get("tasks", "{}"), "its note of tasks")
+    except ArgumentError as error:
+        raise WeightsError(f"{path}: {error}") from error
 
 
 class Model:

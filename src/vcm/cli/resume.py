@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,9 +15,17 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vcm.data.reading import PICTURE_SUFFIXES, find_files
+from vcm.data.reading import PICTURE_SUFFIXES
 from vcm.errors import OutputError, ResumeError, WeightsError
-from vcm.files import MAX_WEIGHTS_BYTES, open_regular, printable, read_bytes, read_text, write_text
+from vcm.files import (
+    MAX_WEIGHTS_BYTES,
+    find_files,
+    open_regular,
+    printable,
+    read_bytes,
+    read_text,
+    write_text,
+)
 
 LOCK_FILE, CONFIG_FILE, INPUTS_FILE = ".lock", "config.yaml", "inputs.json"
 _CHECKPOINT_KEYS = ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step", "loops")
@@ -64,21 +71,15 @@ def check_checkpoint(path: Path) -> None:
     Raises:
         WeightsError: If a checksum of the archive does not fit, or parts of the training's state are missing.
     """
-    import torch
+    from vcm.nn.checks import load_tensors
 
     remedy = "Put a copy in its place, or remove it to start again."
     try:
         with open_regular(path, limit=MAX_WEIGHTS_BYTES) as file:
-            with zipfile.ZipFile(file) as archive:
-                damaged = archive.testzip()
-            if damaged is not None:
-                raise WeightsError(f"{path} is damaged: the checksum of {damaged} does not fit. {remedy}")
-            file.seek(0)
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except WeightsError:
-        raise
+            content = load_tensors(file)
     except Exception as error:  # whatever zipfile and torch raise on damaged files
-        raise WeightsError(f"{path} is damaged and cannot be resumed: {error}. {remedy}") from error
+        reason = printable(str(error).partition("\n")[0])
+        raise WeightsError(f"{path} is damaged and cannot be resumed: {reason} {remedy}") from error
     missing = [key for key in _CHECKPOINT_KEYS if not isinstance(content, dict) or key not in content]
     if missing:
         raise WeightsError(

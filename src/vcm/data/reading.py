@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
 import warnings
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from vcm.errors import PictureError
-from vcm.files import MAX_IMAGE_BYTES, open_regular, printable, read_bytes
+from vcm.files import MAX_IMAGE_BYTES, find_files, open_regular, printable, read_bytes
 
 PICTURE_SUFFIXES = frozenset(
     (
@@ -62,40 +60,6 @@ class Header:
 def find_pictures(folder: Path, problems: list[str] | None = None) -> list[Path]:
     """Every image file below `folder`, by suffix; see `find_files`."""
     return find_files(folder, PICTURE_SUFFIXES, problems)
-
-
-def find_files(folder: Path, suffixes: Collection[str], problems: list[str] | None = None) -> list[Path]:
-    """Every regular file below `folder` with one of the suffixes, sorted by path; nothing that is hidden.
-
-    Links to files are followed, links to folders are not.
-
-    Args:
-        folder: Where to look, at any depth.
-        suffixes: In lower case, each with its dot.
-        problems: Takes a line for each file or folder that cannot be looked at; such ones are skipped.
-    """
-    problems = [] if problems is None else problems
-
-    def skip(error: OSError) -> None:
-        problems.append(f"{_shortened(error.filename)}: skipped: {error.strerror}")
-
-    found = []
-    for parent, folders, names in os.walk(folder, onerror=skip):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            path = Path(parent, name)
-            if path.suffix.lower() in suffixes and not name.startswith("."):
-                try:
-                    if path.is_file():
-                        found.append(path)
-                except OSError as error:  # a path longer than the system takes
-                    skip(error)
-    return sorted(found)
-
-
-def _shortened(path: object) -> str:
-    text = printable(path)
-    return text if len(text) <= 200 else f"…{text[-199:]}"
 
 
 def picture_id(path: Path, root: Path) -> str:

@@ -104,8 +104,10 @@ def check_shapes(network: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> N
 def load_tensors(file: BinaryIO) -> object:
     """`torch.load` of an open file, weights only, on the CPU; it takes no more memory than it has bytes.
 
+    The checksums of a packed file are compared first: torch's reader does not look at them.
+
     Raises:
-        ArgumentError: If a packed file says that it unpacks to more.
+        ArgumentError: If a packed file says that it unpacks to more, or a checksum does not fit.
         Exception: What `torch.load` raises.
     """
     size = os.fstat(file.fileno()).st_size
@@ -113,8 +115,11 @@ def load_tensors(file: BinaryIO) -> object:
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
             unpacked = sum(info.file_size for info in archive.infolist())
-        if unpacked > size:
-            raise ArgumentError("weights", expected=f"at most the file's {size} bytes", got=unpacked)
+            if unpacked > size:
+                raise ArgumentError("weights", expected=f"at most the file's {size} bytes", got=unpacked)
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ArgumentError("weights", expected="undamaged", got=f"a wrong checksum of {damaged}")
     file.seek(0)
     return torch.load(file, map_location="cpu", weights_only=True)
 

@@ -22,9 +22,19 @@ _digests: dict[tuple[str, int, int, int, int], str] = {}
 
 
 def cache_folder() -> Path:
-    """The folder named by the environment variable VCM_CACHE, else the platform's cache folder for vcm."""
+    """The folder named by the environment variable VCM_CACHE, else the platform's cache folder for vcm.
+
+    Raises:
+        AssetError: If the system knows no home folder.
+    """
     named = os.environ.get("VCM_CACHE")
-    return Path(named).expanduser() if named else Path(platformdirs.user_cache_dir("vcm"))
+    try:
+        folder = Path(named).expanduser() if named else Path(platformdirs.user_cache_dir("vcm"))
+    except RuntimeError as error:
+        raise AssetError(f"There is no folder for the cache: {error}. Set VCM_CACHE or HOME.") from error
+    if folder.parts[:1] == ("~",):  # as older platformdirs leave it
+        raise AssetError("There is no folder for the cache: HOME is not set. Set VCM_CACHE or HOME.")
+    return folder
 
 
 def asset_folder(name: str) -> Path:
