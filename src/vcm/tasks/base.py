@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
@@ -118,6 +118,43 @@ class Task(nn.Module, ABC):
     def tail(self, features: Features) -> list[Prediction]:
         """Run the rest of the network on `features` and return one prediction a picture."""
 
+    @property
+    def has_heads(self) -> bool:
+        """Whether `outputs` and `output_divergence` are defined."""
+        return type(self).outputs is not Task.outputs
+
+    def outputs(self, features: Features) -> dict[str, Tensor]:
+        """Run the rest of the network up to its raw head outputs; gradients flow.
+
+        Raw outputs are what predictions are made of, before thresholds and non-maximum suppression: logits
+        and box parameters. A task without such heads does not override this.
+
+        Args:
+            features: As `tail` takes them.
+
+        Returns:
+            Tensors (N, …) by name, the same names for every image.
+
+        Raises:
+            ArgumentError: If this task has no heads.
+        """
+        raise self._no_heads()
+
+    def output_divergence(self, found: Mapping[str, Tensor], true: Mapping[str, Tensor]) -> Tensor:
+        """Compute how far raw outputs are from the originals' in each image; with a gradient.
+
+        Args:
+            found: What `outputs` returned for the decoded images or features.
+            true: Likewise, for the originals.
+
+        Returns:
+            (N,) float32, 0 where the outputs are equal and positive elsewhere.
+
+        Raises:
+            ArgumentError: If this task has no heads, or names or shapes differ.
+        """
+        raise self._no_heads()
+
     def predict(self, images: Tensor | Sequence[Tensor]) -> list[Prediction]:
         """Predict for each picture: `tail(features(images))`, without gradients.
 
@@ -148,6 +185,14 @@ class Task(nn.Module, ABC):
         """Stay frozen: a task is always in evaluation mode."""
         del mode
         return super().train(False)
+
+    def _no_heads(self) -> ArgumentError:
+        return ArgumentError(
+            "supervision",
+            expected=f"features for {self.name}, which defines no raw outputs",
+            got="heads",
+            remedy="Override outputs and output_divergence of the task, or use its features.",
+        )
 
     def freeze(self) -> None:
         """Take the parameters out of training; constructors call this last."""

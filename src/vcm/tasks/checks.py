@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from torch import Tensor
@@ -72,6 +72,29 @@ def check_features(features: Features, needed: Sequence[str]) -> None:
             expected=f"tensors of {len(features.image_sizes)} pictures, as image_sizes has",
             got=batches,
         )
+
+
+def check_same_outputs(found: Mapping[str, Tensor], true: Mapping[str, Tensor], names: Sequence[str]) -> None:
+    """Check that two sets of raw outputs have these names and equal shapes.
+
+    Raises:
+        ArgumentError: If names or shapes differ.
+    """
+    for argument, outputs in (("found", found), ("true", true)):
+        if set(outputs) != set(names):
+            raise ArgumentError(
+                argument,
+                expected=f"raw outputs by name: {', '.join(names)}",
+                got=", ".join(outputs) or "none",
+                remedy="Pass what outputs() of this task returned.",
+            )
+    for name in names:
+        if found[name].shape != true[name].shape:
+            raise ArgumentError(
+                f"found[{name!r}]",
+                expected=f"of the shape of true[{name!r}], {tuple(true[name].shape)}",
+                got=tuple(found[name].shape),
+            )
 
 
 def check_outputs(outputs: Iterable[Tensor], name: str) -> None:

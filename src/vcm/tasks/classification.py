@@ -15,8 +15,9 @@ from torchvision.models import ResNet50_Weights, get_model
 from torchvision.transforms.v2 import functional as transforms
 
 from vcm.errors import ArgumentError, MissingToolError
+from vcm.losses.outputs import class_divergence
 from vcm.tasks.base import Task
-from vcm.tasks.checks import check_features, check_outputs, check_targets, image_list
+from vcm.tasks.checks import check_features, check_outputs, check_same_outputs, check_targets, image_list
 from vcm.tasks.weights import Published, load_weights, torchvision_weights
 from vcm.types import ClassScores, ClassTarget, Features, Prediction, Prepared, Settings, Target
 
@@ -133,6 +134,15 @@ class ClassificationTask(Task):
         scores = self._logits(features)
         check_outputs([scores], self.name)
         return [ClassScores(logits) for logits in scores]
+
+    def outputs(self, features: Features) -> dict[str, Tensor]:
+        """Logits (N, number of categories) as "logits"; see `Task.outputs`."""
+        return {"logits": self._logits(features)}
+
+    def output_divergence(self, found: Mapping[str, Tensor], true: Mapping[str, Tensor]) -> Tensor:
+        """KL divergence of the class probabilities, in nats; see `Task.output_divergence`."""
+        check_same_outputs(found, true, ["logits"])
+        return class_divergence(found["logits"], true["logits"])
 
     def loss(self, images: Tensor | Sequence[Tensor], targets: Sequence[Target]) -> Tensor:
         """Cross-entropy, averaged over pictures; see `Task.loss`."""

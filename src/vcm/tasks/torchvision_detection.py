@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,11 +15,13 @@ from torchvision.models.detection.image_list import ImageList
 
 from vcm.categories import COCO_CATEGORIES, match_categories
 from vcm.errors import ArgumentError
+from vcm.losses.outputs import dense_divergence
 from vcm.tasks.base import Task
 from vcm.tasks.checks import (
     check_features,
     check_fraction,
     check_outputs,
+    check_same_outputs,
     check_targets,
     image_list,
     trainable_boxes,
@@ -37,6 +39,10 @@ from vcm.types import BoxTarget, Detections, Features, Prediction, Prepared, Set
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
+
+
+_MIN_DISTANCES = 0.1
+"""Smallest width and height of FCOS's boxes, in anchor sizes, that errors are taken relative to."""
 
 
 class TorchvisionDetectionTask(Task):
@@ -163,6 +169,40 @@ class TorchvisionDetectionTask(Task):
         found = self.model.transform.postprocess(found, resized, list(features.image_sizes))
         return [self._detections(result) for result in found]
 
+    def outputs(self, features: Features) -> dict[str, Tensor]:
+        """Raw outputs of the dense head over K anchors of all levels; see `Task.outputs`.
+
+        Returns:
+            FCOS and RetinaNet: "cls_logits" (N, K, number of labels), "bbox_regression" (N, K, 4), and for
+            FCOS "bbox_ctrness" (N, K, 1). Faster and Mask R-CNN: those of the region proposal network,
+            "objectness" (N, K, 1) and "bbox_regression" (N, K, 4).
+        """
+        maps = list(self.onward(features, "fpn").tensors.values())
+        if not hasattr(self.model, "rpn"):
+            return dict(self.model.head(maps))
+        objectness, deltas = self.model.rpn.head(maps)
+        return {"objectness": _by_anchor(objectness, 1), "bbox_regression": _by_anchor(deltas, 4)}
+
+    def output_divergence(self, found: Mapping[str, Tensor], true: Mapping[str, Tensor]) -> Tensor:
+        """See `vcm.losses.outputs.dense_divergence` and `Task.output_divergence`.
+
+        FCOS's distances to the four sides are taken relative to the original's box, its centreness as one
+        more class.
+        """
+        names = ["objectness"] if hasattr(self.model, "rpn") else ["cls_logits"]
+        names += ["bbox_ctrness"] if self.name == "fcos" else []
+        check_same_outputs(found, true, [*names, "bbox_regression"])
+        (q, q_boxes), (p, p_boxes) = (
+            (torch.cat([outputs[name] for name in names], dim=2), outputs["bbox_regression"])
+            for outputs in (found, true)
+        )
+        objectness = true[names[0]].sigmoid().amax(dim=2)
+        if self.name == "fcos":
+            sides = (p_boxes[..., :2] + p_boxes[..., 2:]).clamp_min(_MIN_DISTANCES).repeat(1, 1, 2)
+            q_boxes, p_boxes = q_boxes / sides, p_boxes / sides
+            objectness = (objectness * true["bbox_ctrness"][..., 0].sigmoid()).sqrt()
+        return dense_divergence(q, p, q_boxes, p_boxes, objectness)
+
     def loss(self, images: Tensor | Sequence[Tensor], targets: Sequence[Target]) -> Tensor:
         """Sum of the detector's own training losses; see `Task.loss`.
 
@@ -260,3 +300,9 @@ class TorchvisionDetectionTask(Task):
         categories = self.to_category[found["labels"]]
         keep = categories >= 0
         return Detections(found["boxes"][keep], found["scores"][keep], categories[keep])
+
+
+def _by_anchor(levels: Sequence[Tensor], size: int) -> Tensor:
+    """(N, A·size, h, w) of each level → (N, K, size), K anchors in all."""
+    flat = [x.reshape(len(x), -1, size, *x.shape[-2:]).permute(0, 3, 4, 1, 2).flatten(1, 3) for x in levels]
+    return torch.cat(flat, dim=1)

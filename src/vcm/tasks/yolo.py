@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from torchvision.ops import clip_boxes_to_image, nms
 
 from vcm.categories import COCO_CATEGORIES, read_names
 from vcm.errors import ArgumentError
+from vcm.losses.outputs import yolo_divergence
 from vcm.losses.yolo import yolo_loss
 from vcm.nn.content import state_sha256
 from vcm.nn.darknet import IMAGE, Darknet, decode_head, parse_cfg, read_cfg, read_weights, yolov3_cfg
@@ -22,6 +23,7 @@ from vcm.tasks.checks import (
     check_features,
     check_fraction,
     check_outputs,
+    check_same_outputs,
     check_targets,
     check_whole,
     image_list,
@@ -159,9 +161,22 @@ class YOLOTask(Task):
     @torch.no_grad()
     def tail(self, features: Features) -> list[Prediction]:
         """Run the rest of the network, and turn its heads' outputs into detections; see `Task.tail`."""
+        return self._detections(list(self.outputs(features).values()), features.image_sizes)
+
+    def outputs(self, features: Features) -> dict[str, Tensor]:
+        """What goes into each `[yolo]` layer, by the name of the layer before it; see `Task.outputs`.
+
+        Returns:
+            (N, A·(5+C), H/s, W/s) for each head, in the cfg's order.
+        """
         outputs = self.network.run(self._live(features), self._cut_index + 1, len(self.network) - 1)
-        raw = [outputs[index] for index in self.network.head_layers]
-        return self._detections(raw, features.image_sizes)
+        return {_name(index): outputs[index] for index in self.network.head_layers}
+
+    def output_divergence(self, found: Mapping[str, Tensor], true: Mapping[str, Tensor]) -> Tensor:
+        """See `vcm.losses.outputs.yolo_divergence` and `Task.output_divergence`."""
+        names = [_name(index) for index in self.network.head_layers]
+        check_same_outputs(found, true, names)
+        return yolo_divergence([found[name] for name in names], [true[name] for name in names], self.heads)
 
     def raw_outputs(self, images: Tensor | Sequence[Tensor]) -> list[Tensor]:
         """What goes into each `[yolo]` layer: (N, A·(5+C), H/s, W/s), in the cfg's order."""
