@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vcm.errors import ArgumentError
+from vcm.tasks.importance import diagonal_directions, pixel_importance
 from vcm.types import (
     Features,
     Prediction,
@@ -59,6 +61,35 @@ class Task(nn.Module, ABC):
         Args:
             images: (N, 3, H, W), or a sequence of (3, H, W) of any sizes; float32 RGB in [0, 1].
         """
+
+    def reader_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the size at which the network reads an image, never larger than the image.
+
+        An image scaled to it by `resample` carries all that the network reads of it. A task that does not
+        override this reads images as they are.
+
+        Args:
+            height: The image's height in pixels, from 1.
+            width: Its width in pixels, from 1.
+
+        Returns:
+            (height, width) in pixels, from 1.
+        """
+        return height, width
+
+    def resample(self, image: Tensor, size: tuple[int, int]) -> Tensor:
+        """Scale an image by the reader's own interpolation; differentiable.
+
+        A task that does not override this interpolates bilinearly, antialiased where it scales down.
+
+        Args:
+            image: (3, H, W), float.
+            size: (height, width) in pixels, larger or smaller.
+
+        Returns:
+            (3, height, width).
+        """
+        return F.interpolate(image[None], size=size, mode="bilinear", align_corners=False, antialias=True)[0]
 
     @abstractmethod
     def encode(self, prepared: Prepared) -> Features:
@@ -154,6 +185,51 @@ class Task(nn.Module, ABC):
             ArgumentError: If this task has no heads, or names or shapes differ.
         """
         raise self._no_heads()
+
+    def output_directions(
+        self, outputs: Mapping[str, Tensor], count: int, generator: torch.Generator
+    ) -> list[dict[str, Tensor]]:
+        """Draw random directions g of the raw outputs with E[g gᵀ] = Hessian of `output_divergence`.
+
+        Their gradients with respect to an image are random Gauss–Newton directions, as `importance` needs
+        them. By default the Hessian is taken as diagonal, as it is where the outputs are independent
+        Bernoulli variables and squared errors; a task with other divergences overrides this.
+
+        Args:
+            outputs: What `outputs` returned for one image.
+            count: Number of directions.
+            generator: Of the random numbers, on the CPU.
+
+        Returns:
+            Tensors by name, of the shapes of `outputs`, for each direction.
+        """
+        return diagonal_directions(self.output_divergence, outputs, count, generator)
+
+    def importance(self, image: Tensor, *, directions: int = 4, seed: int = 0) -> Tensor:
+        """Compute how much the task's raw outputs depend on each pixel.
+
+        ```
+        mean over directions g:  Σ_colours (∂ ⟨g, outputs(image)⟩ / ∂ pixel)²
+        ```
+
+        To second order, uncorrelated noise of variance v_i in pixel i raises `output_divergence` by
+        ½ Σ_i importance_i · v_i. A task without heads takes the relative error of its features at the cut
+        instead.
+
+        Args:
+            image: (3, H, W) float RGB in [0, 1]; it is scaled as `prepare` does, gradients are those in its
+                own pixels.
+            directions: Number of backward passes, from 1.
+            seed: Of the random directions; the map is deterministic on one machine.
+
+        Returns:
+            (H, W) float32, not negative, on the image's device.
+
+        Raises:
+            ArgumentError: If an argument is out of range, or the image is not as `prepare` takes it.
+            WeightsError: If gradients are NaN or infinite.
+        """
+        return pixel_importance(self, image, directions, seed)
 
     def predict(self, images: Tensor | Sequence[Tensor]) -> list[Prediction]:
         """Predict for each picture: `tail(features(images))`, without gradients.

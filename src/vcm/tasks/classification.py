@@ -18,6 +18,7 @@ from vcm.errors import ArgumentError, MissingToolError
 from vcm.losses.outputs import class_divergence
 from vcm.tasks.base import Task
 from vcm.tasks.checks import check_features, check_outputs, check_same_outputs, check_targets, image_list
+from vcm.tasks.importance import class_directions
 from vcm.tasks.weights import Published, load_weights, torchvision_weights
 from vcm.types import ClassScores, ClassTarget, Features, Prediction, Prepared, Settings, Target
 
@@ -117,6 +118,14 @@ class ClassificationTask(Task):
         sizes = tuple((picture.shape[-2], picture.shape[-1]) for picture in pictures)
         return Prepared(torch.stack([self.resize(picture) for picture in pictures]), sizes)
 
+    def reader_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the size after the shorter side is resized, before the crop; see `Task.reader_size`."""
+        shorter = min(height, width)
+        if shorter <= self.resize_size:
+            return height, width
+        longer = int(self.resize_size * max(height, width) / shorter)
+        return (self.resize_size, longer) if height <= width else (longer, self.resize_size)
+
     def encode(self, prepared: Prepared) -> Features:
         """Normalize, and run the stages up to and including `cut`; see `Task.encode`."""
         x = transforms.normalize(prepared.inputs, _MEAN, _STD)
@@ -143,6 +152,12 @@ class ClassificationTask(Task):
         """KL divergence of the class probabilities, in nats; see `Task.output_divergence`."""
         check_same_outputs(found, true, ["logits"])
         return class_divergence(found["logits"], true["logits"])
+
+    def output_directions(
+        self, outputs: Mapping[str, Tensor], count: int, generator: torch.Generator
+    ) -> list[dict[str, Tensor]]:
+        """Fisher directions of the softmax; see `Task.output_directions`."""
+        return [{"logits": g} for g in class_directions(outputs["logits"], count, generator)]
 
     def loss(self, images: Tensor | Sequence[Tensor], targets: Sequence[Target]) -> Tensor:
         """Cross-entropy, averaged over pictures; see `Task.loss`."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.models import get_model_weights
 from torchvision.models.detection.image_list import ImageList
@@ -136,6 +137,15 @@ class TorchvisionDetectionTask(Task):
         for number, picture in enumerate(resized):
             inputs[number, :, : picture.shape[-2], : picture.shape[-1]] = picture
         return Prepared(inputs, sizes)
+
+    def reader_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the resized size, or the image's where that is smaller; see `Task.reader_size`."""
+        rows, columns = self.model.transform.resized(height, width)
+        return min(rows, height), min(columns, width)
+
+    def resample(self, image: Tensor, size: tuple[int, int]) -> Tensor:
+        """Scale as torchvision's detectors do: bilinear, not antialiased; see `Task.resample`."""
+        return F.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]
 
     def encode(self, prepared: Prepared) -> Features:
         """Normalize, and run the backbone up to and including `cut`; see `Task.encode`."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import clip_boxes_to_image, nms
 
@@ -142,6 +143,15 @@ class YOLOTask(Task):
         sizes = tuple((picture.shape[-2], picture.shape[-1]) for picture in pictures)
         boxed = [Letterbox(size, self.input_size).apply(x) for size, x in zip(sizes, pictures, strict=True)]
         return Prepared(torch.stack(boxed), sizes)
+
+    def reader_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the letterbox's scaled size, or the image's where smaller; see `Task.reader_size`."""
+        rows, columns = Letterbox((height, width), self.input_size).scaled_size
+        return min(rows, height), min(columns, width)
+
+    def resample(self, image: Tensor, size: tuple[int, int]) -> Tensor:
+        """Scale as the letterbox does: bilinear, corner pixels keep their place; see `Task.resample`."""
+        return F.interpolate(image[None], size=size, mode="bilinear", align_corners=True)[0]
 
     def encode(self, prepared: Prepared) -> Features:
         """Run the network up to and including `cut`; see `Task.encode`.

@@ -1,0 +1,106 @@
+"""How much a task's raw outputs depend on each pixel: squared random Gauss–Newton directions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from vcm.errors import ArgumentError, WeightsError
+from vcm.tasks.checks import check_whole
+from vcm.types import is_whole
+
+if TYPE_CHECKING:
+    from vcm.tasks.base import Task
+
+Outputs = Mapping[str, Tensor]
+
+
+def pixel_importance(task: Task, image: Tensor, directions: int, seed: int) -> Tensor:
+    """See `Task.importance`."""
+    check_whole("directions", directions)
+    if not is_whole(seed):
+        raise ArgumentError("seed", expected="a whole number", got=seed)
+    if not isinstance(image, Tensor) or image.ndim != 3 or not image.is_floating_point():
+        came = f"{tuple(image.shape)} {image.dtype}" if isinstance(image, Tensor) else type(image).__name__
+        raise ArgumentError("image", expected="a float (3, H, W) RGB tensor in [0, 1]", got=came)
+    device = next(task.parameters()).device
+    generator = torch.Generator().manual_seed(int(seed))
+    with torch.enable_grad():
+        pixels = image.detach().to(device).float().requires_grad_(True)
+        features = task.features([pixels])
+        if task.has_heads:
+            outputs = task.outputs(features)
+            drawn = task.output_directions(
+                {name: tensor.detach() for name, tensor in outputs.items()}, directions, generator
+            )
+        else:
+            outputs = features.tensors
+            drawn = [_relative_direction(outputs, generator) for _ in range(directions)]
+        total = torch.zeros(image.shape[-2:], device=device)
+        for number, direction in enumerate(drawn, 1):
+            (gradient,) = torch.autograd.grad(
+                list(outputs.values()),
+                pixels,
+                [direction[name].to(tensor) for name, tensor in outputs.items()],
+                retain_graph=number < len(drawn),
+            )
+            total += gradient.square().sum(dim=0)
+    if not total.isfinite().all():
+        raise WeightsError(f"{task.name} has NaN or infinite gradients: its weights are damaged.")
+    return (total / len(drawn)).to(image.device)
+
+
+def diagonal_directions(
+    divergence: Callable[[Outputs, Outputs], Tensor], outputs: Outputs, count: int, generator: torch.Generator
+) -> list[dict[str, Tensor]]:
+    """See `Task.output_directions`: √h · n with h the Hessian's diagonal and n standard normal.
+
+    The diagonal is estimated as v · Hv with one random v of ±1, which is exact for a diagonal Hessian
+    (Bekas, Kokiopoulou, Saad, "An estimator for the diagonal of a matrix", 2007).
+    """
+    with torch.enable_grad():
+        found = {name: tensor.detach().float().requires_grad_(True) for name, tensor in outputs.items()}
+        true = {name: tensor.detach() for name, tensor in found.items()}
+        slopes = torch.autograd.grad(divergence(found, true).sum(), list(found.values()), create_graph=True)
+        signs = [_normal(slope, generator).sign() for slope in slopes]
+        products = torch.autograd.grad(slopes, list(found.values()), signs)
+    scales = [(sign * product).clamp_min(0).sqrt() for sign, product in zip(signs, products, strict=True)]
+    return [
+        {name: scale * _normal(scale, generator) for name, scale in zip(found, scales, strict=True)}
+        for _ in range(count)
+    ]
+
+
+def class_directions(logits: Tensor, count: int, generator: torch.Generator) -> list[Tensor]:
+    """Random directions with the covariance diag(p) − p pᵀ, the Fisher information of softmax logits.
+
+    Args:
+        logits: (N, C).
+        count: Number of directions.
+        generator: Of the random numbers.
+
+    Returns:
+        (N, C) for each direction: √p · n − p · ⟨√p, n⟩ with n standard normal.
+    """
+    p = logits.detach().float().softmax(dim=1)
+    directions = []
+    for _ in range(count):
+        scaled = p.sqrt() * _normal(p, generator)
+        directions.append(scaled - p * scaled.sum(dim=1, keepdim=True))
+    return directions
+
+
+def _relative_direction(features: Outputs, generator: torch.Generator) -> dict[str, Tensor]:
+    """A direction of Σ ‖f̂ − f‖² / ‖f‖² over tensors."""
+    return {
+        name: _normal(tensor, generator) / tensor.detach().float().norm().clamp_min(1e-12)
+        for name, tensor in features.items()
+    }
+
+
+def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Standard normal numbers of a tensor's shape, on its device."""
+    return torch.randn(like.shape, generator=generator).to(like.device)
