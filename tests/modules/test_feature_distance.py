@@ -9,8 +9,8 @@ from mean_task import MeanTask
 from vcm.errors import ArgumentError
 from vcm.losses.features import relative_errors
 from vcm.modules import SlimmableModule
-from vcm.modules.feature_distance import FeatureDistance
 from vcm.nn.slimmable import FeatureMap, SlimmableFactorized
+from vcm.tasks.distance import FeatureDistance
 from vcm.types import Features
 
 pytestmark = pytest.mark.filterwarnings(
@@ -111,3 +111,32 @@ def test_training_with_a_guide_brings_the_deep_features_near(pictures, tmp_path)
     run.fit(module, pictures())
     after = run.callback_metrics
     assert after["val/detection/feature_error"] < 0.5 * before["val/detection/feature_error"]
+
+
+class HeadedTask(DeepTask):
+    """Its raw outputs are what comes after its means."""
+
+    def outputs(self, features):
+        return {"raw": 3 * self.onward(features, "pool").tensors["pool"]}
+
+    def output_divergence(self, found, true):
+        return (found["raw"] - true["raw"]).square().flatten(1).sum(dim=1)
+
+
+def test_guides_add_up_and_heads_are_one_of_them():
+    true = torch.rand(2, 3, 8, 8)
+    found = true + 0.1 * torch.randn_like(true)
+    near = relative_errors({"": found}, {"": true}).mean()
+    pool = FeatureDistance(HeadedTask(), "pool", 0.0)(found, true)
+    heads = 0.1 * (3 * HeadedTask.gain) ** 2 * (F.avg_pool2d(found, 4) - F.avg_pool2d(true, 4)).square().flatten(1).sum(dim=1).mean()
+    torch.testing.assert_close(FeatureDistance(HeadedTask(), "heads", 0.0)(found, true), heads)
+    both = FeatureDistance(HeadedTask(), ["heads", "pool"], 0.5)(found, true)
+    torch.testing.assert_close(both, pool + heads + 0.5 * near)
+    torch.testing.assert_close(FeatureDistance(HeadedTask(), ["heads", "pool"], 0.5).to(true)(found), both)
+
+
+def test_a_task_without_heads_is_told():
+    with pytest.raises(ArgumentError, match="guides must be layers of .*, which has no heads; got 'heads'"):
+        FeatureDistance(DeepTask(), "heads", 0.3)
+    with pytest.raises(ArgumentError, match="near_weight must be a number from 0; got -1"):
+        FeatureDistance(DeepTask(), None, -1)

@@ -13,6 +13,7 @@ from vcm.cli.files import (
     Batch,
     Input,
     Outputs,
+    StepBar,
     find_inputs,
     names_a_file,
     read_stream_file,
@@ -50,6 +51,14 @@ def run(arguments: Sequence[str]) -> int:
         help="for a model of several qualities, such as vcm's own (1 to 5): the larger, the more is kept, at "
         "more bits; by default the middle one",
     )
+    parser.add_argument(
+        "--effort",
+        type=int,
+        default=0,
+        metavar="N",
+        help="steps of a search for each image, a fraction of a second each: streams of about the same size "
+        "that carry more, for any decoder of the model; 10 get most of it, 0 by default",
+    )
     add_output_options(
         parser, "the streams' folder, which mirrors that of the pictures, or one stream's name"
     )
@@ -64,10 +73,19 @@ def run(arguments: Sequence[str]) -> int:
         return 2
     from vcm.cli.models import Model
 
-    model = Model(known.model, known.device, known.quality)
+    model = Model(known.model, known.device, known.quality, effort=known.effort)
     task = model.task_for(known.purpose)
+    if known.effort and model.device.type == "cpu":
+        import torch
+
+        torch.set_num_threads(
+            1
+        )  # many small operations: on a busy machine threads wait longer than they work
+    # What is missing is told before any work.
     if task != RECONSTRUCTION:
-        model.features(task)  # what is missing is told before any work
+        model.features(task)
+    else:
+        model.pictures  # noqa: B018  loads
     outputs = Outputs([model.path, *(source.path for source in inputs)], overwrite=known.overwrite)
     expected = model.header_key(task)
     one_name = known.output if names_a_file(known.output, known.pictures) else None
@@ -77,7 +95,8 @@ def run(arguments: Sequence[str]) -> int:
         target = one_name or place.with_name(place.name + STREAM_SUFFIX)
         outputs.claim(target, source.path, lambda: is_own(target, expected))
         image = read_picture(source.path)
-        data = model.encode(image, task)
+        with StepBar(source.path.name) as bar:
+            data = model.encode(image, task, bar)
         with outputs.write(target) as file:
             file.write(data)
         return len(data), image.shape[1] * image.shape[2]

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from vcm.codecs.learned.container import MAGIC, PURPOSES
 from vcm.errors import BitstreamError, OutputError, VCMError
 from vcm.files import MAX_IMAGE_BYTES, open_regular, printable, replacing
 
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
 VIEWING, RECONSTRUCTION = "viewing", PURPOSES[0]
 """The word for a person, and the word in streams and models, for a picture that people look at."""
 STREAM_SUFFIX = ".vcm"
 _HEAD_BYTES = 64
+_BAR_AFTER_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -181,6 +186,38 @@ def _is_newer(path: Path, source: Path) -> bool:
         return path.is_file() and path.stat().st_mtime_ns >= source.stat().st_mtime_ns
     except OSError:
         return False
+
+
+class StepBar:
+    """A bar of one image's search on standard error, once that takes more than two seconds.
+
+    Args:
+        name: The image's.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name, self._start = name, time.perf_counter()
+        self._bar: Progress | None = None
+
+    def __enter__(self) -> StepBar:
+        return self
+
+    def __call__(self, done: int, steps: int) -> None:
+        """Show that so many of all steps are done."""
+        if self._bar is None:
+            if time.perf_counter() - self._start < _BAR_AFTER_S or not sys.stderr.isatty():
+                return
+            from rich.console import Console
+            from rich.progress import Progress
+
+            self._bar = Progress(console=Console(stderr=True), transient=True)
+            self._bar.start()
+            self._task = self._bar.add_task(printable(self.name), total=steps)
+        self._bar.update(self._task, completed=done)
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
 
 
 @dataclass

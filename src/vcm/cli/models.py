@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from vcm.codecs import FeatureCodec, LearnedCodec
 from vcm.codecs.base import check_image
 from vcm.codecs.learned.container import FINGERPRINT_BYTES, Header
 from vcm.errors import ArgumentError, BitstreamError, WeightsError
-from vcm.evaluation.features import check_fit, encode_for, predict_from
+from vcm.evaluation.features import check_fit, encode_for, predict_from, search_objective
 from vcm.nn.files import read_json, read_notes
 from vcm.nn.slimmable import load_network
 from vcm.tasks import Task
@@ -76,23 +77,31 @@ class Model:
         path: What `vcm train` wrote; None takes the model that comes with vcm.
         device: "cpu", "cuda", … or "auto".
         quality: Which of the model's qualities streams are written at; None takes the middle. All are read.
+        effort: Steps of the encoder-side search for each image.
 
     Raises:
         WeightsError: If the file is no model.
-        ArgumentError: If there is no such device, or the model has no such quality.
+        ArgumentError: If there is no such device, the model has no such quality, or notes no λ to search by.
     """
 
-    def __init__(self, path: Path | None, device: str, quality: float | None = None) -> None:
+    def __init__(
+        self, path: Path | None, device: str, quality: float | None = None, *, effort: int = 0
+    ) -> None:
         self.path = path or shipped(SLIMMABLE_YOLOV3_TINY)
         self.device = choose_device(device)
         self.network = load_network(self.path)
-        self.quality = self._check(quality)
+        self.quality, self.effort = self._check(quality), effort
         self._features: dict[str, tuple[FeatureCodec, Task]] = {}
 
     @cached_property
     def pictures(self) -> LearnedCodec:
         """The codec for people."""
-        return LearnedCodec(self.quality, model=self.network, device=str(self.device))
+        return LearnedCodec(self.quality, model=self.network, device=str(self.device), effort=self.effort)
+
+    @cached_property
+    def _fingerprints(self) -> dict[bytes, str]:
+        """The tasks by their fingerprints; weights do not change here, so they are computed once."""
+        return {self.network.fingerprint(task)[:FINGERPRINT_BYTES]: task for task in self.network.tasks}
 
     def features(self, task: str) -> tuple[FeatureCodec, Task]:
         """The codec for a task, and the task's network.
@@ -102,9 +111,13 @@ class Model:
             ArgumentError: If they do not fit each other.
         """
         if task not in self._features:
-            codec = FeatureCodec(self.quality, model=self.network, task=task, device=str(self.device))
+            codec = FeatureCodec(
+                self.quality, model=self.network, task=task, device=str(self.device), effort=self.effort
+            )
             network = load_task(self.path, task).to(self.device)
             check_fit(codec, network)
+            if self.effort:
+                codec.objective = search_objective(codec, network)
             self._features[task] = codec, network
         return self._features[task]
 
@@ -126,7 +139,7 @@ class Model:
         Raises:
             BitstreamError: If it is of another model.
         """
-        known = {self.network.fingerprint(task)[:FINGERPRINT_BYTES]: task for task in self.network.tasks}
+        known = self._fingerprints
         if header.fingerprint in known:
             return known[header.fingerprint]
         if header.purpose in self.network.tasks:
@@ -143,18 +156,19 @@ class Model:
         """Purpose, fingerprint and quality of the streams that `encode` writes for a task."""
         return task, self.network.fingerprint(task)[:FINGERPRINT_BYTES], self.quality
 
-    def encode(self, image: Tensor, task: str) -> bytes:
-        """A picture's stream.
+    def encode(self, image: Tensor, task: str, on_step: Callable[[int, int], None] | None = None) -> bytes:
+        """Encode an image for one of the model's tasks.
 
         Args:
             image: (3, H, W) uint8 RGB.
             task: One of the model's.
+            on_step: Called during a search with the steps done and all of them.
         """
         check_image(image)
         if task == RECONSTRUCTION:
-            return self.pictures.encode(image)
+            return self.pictures.encode(image, on_step)
         codec, network = self.features(task)
-        return encode_for(network, codec, image)
+        return encode_for(network, codec, image, on_step)
 
     def predict(self, data: bytes, task: str) -> Prediction:
         """What the task's network finds in a stream."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from vcm.codecs import CodecPool, FeatureCodec
+from vcm.codecs.learned.effort import Objective
 from vcm.errors import ArgumentError
 from vcm.evaluation.systems import Answer, Fault, System, attempt
 from vcm.tasks import Task
+from vcm.tasks.distance import HEADS, feature_objective
 from vcm.types import Features, Prediction, Settings
 
 
@@ -35,6 +37,8 @@ class FeatureSystem(System):
 
     def __init__(self, name: str, codec: FeatureCodec, task: Task) -> None:
         check_fit(codec, task)
+        if codec.effort and codec.objective is None:
+            codec.objective = search_objective(codec, task)
         self.name, self.codec, self.task = name, codec, task
         self.quality = codec.quality
         self.title = codec.title if name == codec.name else f"{codec.title} ({name})"
@@ -67,17 +71,31 @@ class FeatureSystem(System):
         )
 
 
-def encode_for(task: Task, codec: FeatureCodec, image: Tensor) -> bytes:
-    """A picture's stream for a task.
+def search_objective(codec: FeatureCodec, task: Task) -> Objective:
+    """What a codec's search for a task lowers: features at the noted guides, and the task's raw outputs.
+
+    Args:
+        codec: For the task's features; its model notes the guides.
+        task: As `check_fit` takes it.
+    """
+    heads = [HEADS] if task.has_heads else []
+    return feature_objective(task, list(dict.fromkeys([*codec.training.guides, *heads])))
+
+
+def encode_for(
+    task: Task, codec: FeatureCodec, image: Tensor, on_step: Callable[[int, int], None] | None = None
+) -> bytes:
+    """Encode an image for a task.
 
     Args:
         task: As `check_fit` takes it.
         codec: For the task's features.
         image: (3, H, W) uint8 RGB.
+        on_step: Called during a search with the steps done and all of them.
     """
     device = next(task.parameters()).device
     prepared = task.prepare([image.to(device).float() / 255])
-    return codec.encode(prepared.inputs, (image.shape[1], image.shape[2]))
+    return codec.encode(prepared.inputs, (image.shape[1], image.shape[2]), on_step)
 
 
 def predict_from(task: Task, decoded: tuple[Tensor, tuple[int, int]]) -> Prediction:

@@ -11,9 +11,9 @@ from torchmetrics import MeanMetric, Metric
 
 from vcm.losses.rate_distortion import rate_distortion
 from vcm.metrics.distortion import ms_ssim, psnr
-from vcm.modules.feature_distance import FeatureDistance
 from vcm.nn.padding import pad_to_multiple
 from vcm.nn.slimmable import RECONSTRUCTION, MultiTaskNetwork
+from vcm.tasks.distance import FeatureDistance
 from vcm.tasks.pseudo import pseudo_target
 from vcm.types import Features
 

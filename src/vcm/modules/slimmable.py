@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,12 +16,12 @@ from vcm.errors import ArgumentError, WeightsError
 from vcm.losses.rate_distortion import RateDistortion, check_weight, rate_distortion, squared_error
 from vcm.modules.base import NetworkModule, Schedule, crops_of
 from vcm.modules.checks import check_between
-from vcm.modules.feature_distance import FeatureDistance
 from vcm.modules.figures import PictureFigures, TaskFigures, WidthFigures
 from vcm.modules.processes import is_repeated
 from vcm.nn.padding import pad_to_multiple
 from vcm.nn.slimmable import RECONSTRUCTION, CodecOutput, MultiTaskNetwork, load_network, save_network
 from vcm.tasks import Task
+from vcm.tasks.distance import FeatureDistance
 from vcm.tasks.letterbox import GREY
 from vcm.types import Prepared
 
@@ -58,8 +59,9 @@ class SlimmableModule(NetworkModule):
         border_share: The share of training crops that machine widths see with a grey border on one side, as
             wide as three quarters of them at most: pictures that do not fill a detector's input have one,
             and a network that never saw it spends bits on it.
-        guides: A deeper layer for tasks whose decoded features are to be held against the original's there,
-            after the frozen layers in between, and not only at the cut; see `FeatureDistance`.
+        guides: Deeper layers, or "heads" for the raw outputs, for tasks whose decoded features are to be
+            compared with the original's there, after the frozen layers in between, and not only at the cut;
+            one name or several for each. See `FeatureDistance`.
         near_weight: With a guide, the weight of the relative error at the cut beside that at the guide.
         learning_rate: Of Adam.
         auxiliary_learning_rate: Of Adam for the quantiles.
@@ -84,7 +86,7 @@ class SlimmableModule(NetworkModule):
         weight_scale: float = 1.0,
         quality_scales: Sequence[float] = (1.0,),
         border_share: float = 0.0,
-        guides: Mapping[str, str] | None = None,
+        guides: Mapping[str, str | Sequence[str]] | None = None,
         near_weight: float = 0.3,
         learning_rate: float = 1e-4,
         auxiliary_learning_rate: float = 1e-3,
@@ -132,11 +134,14 @@ class SlimmableModule(NetworkModule):
         self.pseudo_score = check_between("pseudo_score", pseudo_score, 0, 1)
         self.stepping = stepping
         self._tasks = [dict(tasks)]  # no part of this module's state
-        guides = guides or {}
+        guides = dict(guides or {})
+        self.guides = {
+            name: [guide] if isinstance(guide, str) else list(guide) for name, guide in guides.items()
+        }
         if unknown := sorted(set(guides) - set(tasks)):
             raise ArgumentError("guides", expected=f"names among {', '.join(tasks)}", got=unknown[0])
         self._distances = {
-            name: FeatureDistance(task, guides.get(name), near_weight) for name, task in tasks.items()
+            name: FeatureDistance(task, self.guides.get(name), near_weight) for name, task in tasks.items()
         }
         self._compiled = [torch.compile(network) if compile else network]
         self.figures = nn.ModuleDict({name: self._figures(name) for name in network.tasks})
@@ -235,8 +240,12 @@ class SlimmableModule(NetworkModule):
         return {name: part for name, part in self.figures.items() if isinstance(part, WidthFigures)}
 
     def save_model(self, path: Path, **notes: str) -> None:
-        """Write the network to a file that `vcm.codecs.LearnedCodec` takes; see `save_network`."""
-        save_network(self.network, path, half=False, **notes)
+        """Write the network to a file that `vcm.codecs.LearnedCodec` takes; see `save_network`.
+
+        The file notes λ and guides, which an encoder-side search takes from there.
+        """
+        training = {"lmbda": self.weights, "quality_scales": self.quality_scales, "guides": self.guides}
+        save_network(self.network, path, half=False, training=json.dumps(training), **notes)
 
     def start_from(self, path: str | Path) -> None:
         """Take over the weights of a model file, as another λ's training starts.

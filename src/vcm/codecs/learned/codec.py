@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, ClassVar
 
 from vcm.codecs.base import Codec, check_image
 from vcm.codecs.limits import MAX_PIXELS
+from vcm.codecs.options import check_choice
 from vcm.errors import ArgumentError
 from vcm.types import QualityScale, Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
+    from vcm.codecs.learned.effort import Metric, Objective
     from vcm.codecs.learned.streams import StreamCoder
     from vcm.nn.slimmable import MultiTaskNetwork
 
@@ -31,9 +35,11 @@ class ModelStreams:
             must not be trained while the codec is in use.
         task: Which of the model's tasks.
         device: Where the network runs: "cpu", "cuda", …
+        effort: Steps of the search for each image; 0 for none.
+        lmbda: λ of that search; None takes what the model file notes of its training.
 
     Raises:
-        ArgumentError: If the model has no such task or quality.
+        ArgumentError: If the model has no such task or quality, or no λ is known.
         WeightsError: If the model file cannot be read.
     """
 
@@ -43,8 +49,16 @@ class ModelStreams:
     quality_scale: ClassVar[QualityScale] = MODEL_SCALE
 
     def __init__(
-        self, quality: float | None, model: str | Path | MultiTaskNetwork, task: str, device: str
+        self,
+        quality: float | None,
+        model: str | Path | MultiTaskNetwork,
+        task: str,
+        *,
+        device: str,
+        effort: int,
+        lmbda: float | None,
     ) -> None:
+        from vcm.codecs.learned.effort import Effort, TrainingNote
         from vcm.nn.slimmable import MultiTaskNetwork, load_network
 
         is_family = not isinstance(model, MultiTaskNetwork) and "{quality}" in str(model)
@@ -67,6 +81,11 @@ class ModelStreams:
             )
         self.network, self.task = network.to(device), task
         self.device = str(device)
+        self.training = TrainingNote.of(network, task)
+        self._effort = Effort(effort, lmbda, self.training.lmbdas)
+        self.effort, self.lmbda = self._effort.steps, lmbda
+        if self.effort:
+            self._effort.lmbda(self._coded_with)  # if there is none, now
 
     @cached_property
     def streams(self) -> StreamCoder:
@@ -90,7 +109,14 @@ class ModelStreams:
             "weights_sha256": self.network.weights_sha256(),
             "device": self.device,
             "implementation": self.implementation(),
+            **self._search_settings(),
         }
+
+    def _search_settings(self) -> Settings:
+        """What of the search decides the bytes; nothing without one, so that such records keep their keys."""
+        if not self.effort:
+            return {}
+        return {"effort": self.effort, "lmbda": self._effort.lmbda(self._coded_with)}
 
     def implementation(self) -> str:
         """Version of the entropy coder."""
@@ -112,9 +138,14 @@ class LearnedCodec(ModelStreams, Codec):
             is a model of its own; or a network, which is put into evaluation mode and onto the device, and
             must not be trained while the codec is in use.
         device: Where the network runs: "cpu", "cuda", …
+        effort: Steps of an encoder-side search for each image (and for each 512 × 512 of a larger one); 0
+            for none. Any decoder of the model reads the streams, and they are never worse by rate + λ ·
+            distortion, as estimated.
+        lmbda: λ of that search, of bits / pixel + λ · 255² · MSE; None takes what the model file notes.
+        metric: What the search lowers: "mse", or "ms_ssim" (1 − MS-SSIM).
 
     Raises:
-        ArgumentError: If the model has no task "reconstruction", or no such quality.
+        ArgumentError: If the model has no task "reconstruction", or no such quality, or no λ is known.
         WeightsError: If the model file cannot be read.
     """
 
@@ -127,14 +158,31 @@ class LearnedCodec(ModelStreams, Codec):
         *,
         model: str | Path | MultiTaskNetwork,
         device: str = "cpu",
+        effort: int = 0,
+        lmbda: float | None = None,
+        metric: Metric = "mse",
     ) -> None:
-        super().__init__(quality, model, "reconstruction", device)
+        super().__init__(quality, model, "reconstruction", device=device, effort=effort, lmbda=lmbda)
+        check_choice("metric", metric, ("mse", "ms_ssim"))
+        self.metric: Metric = metric
 
-    def encode(self, image: Tensor) -> bytes:
-        """Encode (3, H, W) uint8 RGB; see `Codec.encode`."""
+    def encode(self, image: Tensor, on_step: Callable[[int, int], None] | None = None) -> bytes:
+        """Encode (3, H, W) uint8 RGB; see `Codec.encode`.
+
+        Args:
+            image: The image.
+            on_step: Called during a search with the steps done and all of them.
+        """
+        from vcm.codecs.learned.effort import image_search
+
         check_image(image)
         x = image[None].to(self.device).float().div_(255)
-        return self.streams.encode(x, (image.shape[1], image.shape[2]))
+        search = image_search(self.streams, x, self._effort, metric=self.metric, on_step=on_step)
+        return self.streams.encode(x, (image.shape[1], image.shape[2]), search)
+
+    def _search_settings(self) -> Settings:
+        found = super()._search_settings()
+        return {**found, "metric": self.metric} if found else found
 
     def decode(self, data: bytes) -> Tensor:
         """Decode to (3, H, W) uint8 RGB; see `Codec.decode`."""
@@ -156,9 +204,13 @@ class FeatureCodec(ModelStreams):
             must not be trained while the codec is in use.
         task: Which of the model's tasks; not "reconstruction".
         device: Where the network runs: "cpu", "cuda", …
+        effort: Steps of an encoder-side search for each image; 0 for none. Any decoder of the model reads the
+            streams, and they are never worse by rate + λ · distance, as estimated.
+        lmbda: λ of that search; None takes 0.15 of what the model file notes, which keeps about the rate.
+        objective: The task's distance, which a search needs; `vcm evaluate` and `vcm compress` give it.
 
     Raises:
-        ArgumentError: If the model has no such task or quality.
+        ArgumentError: If the model has no such task or quality, or no λ is known.
         WeightsError: If the model file cannot be read.
     """
 
@@ -172,24 +224,33 @@ class FeatureCodec(ModelStreams):
         model: str | Path | MultiTaskNetwork,
         task: str = "detection",
         device: str = "cpu",
+        effort: int = 0,
+        lmbda: float | None = None,
+        objective: Objective | None = None,
     ) -> None:
-        super().__init__(quality, model, task, device)
+        super().__init__(quality, model, task, device=device, effort=effort, lmbda=lmbda)
+        self.objective = objective
         if task not in self.network.features:
             raise ArgumentError(
                 "task", expected=f"one with features: {', '.join(self.network.features) or 'none'}", got=task
             )
 
-    def encode(self, x: Tensor, size: tuple[int, int]) -> bytes:
+    def encode(
+        self, x: Tensor, size: tuple[int, int], on_step: Callable[[int, int], None] | None = None
+    ) -> bytes:
         """Encode a task's input.
 
         Args:
             x: (1, 3, H, W) float in [0, 1]: the picture as the task's network sees it (`Task.prepare`).
-            size: (height, width) of the original picture in pixels; it is sent along.
+            size: (height, width) of the original image in pixels; it is sent along.
+            on_step: Called during a search with the steps done and all of them.
 
         Raises:
-            ArgumentError: If `x` is not such a tensor, or no picture has that size.
+            ArgumentError: If `x` is not such a tensor, no image has that size, or a search has no objective.
             CodecError: If it cannot be coded.
         """
+        from vcm.codecs.learned.effort import feature_search
+
         if x.ndim != 4 or x.shape[:2] != (1, 3) or 0 in x.shape or not x.is_floating_point():
             raise ArgumentError(
                 "x", expected="float (1, 3, H, W) in [0, 1]", got=f"{tuple(x.shape)} {x.dtype}"
@@ -199,7 +260,16 @@ class FeatureCodec(ModelStreams):
         for name, (height, width) in (("size", size), ("x", (x.shape[2], x.shape[3]))):
             if not (height >= 1 and width >= 1 and height * width <= MAX_PIXELS):
                 raise ArgumentError(name, expected=f"1 to {MAX_PIXELS} pixels", got=f"{height}x{width}")
-        return self.streams.encode(x.to(self.device), size)
+        x = x.to(self.device)
+        search = feature_search(
+            self.streams,
+            x,
+            self._effort,
+            num_pixels=size[0] * size[1],
+            objective=self.objective,
+            on_step=on_step,
+        )
+        return self.streams.encode(x, size, search)
 
     def decode(self, data: bytes) -> tuple[Tensor, tuple[int, int]]:
         """Decode to the feature map, (1, C, h, w) float, and the original picture's (height, width).

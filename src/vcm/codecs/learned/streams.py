@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -16,7 +18,7 @@ from vcm.codecs.learned.coder import (
 from vcm.codecs.learned.container import FINGERPRINT_BYTES, PURPOSES, Header, read_stream, write_stream
 from vcm.errors import BitstreamError
 from vcm.nn.padding import pad_to_multiple
-from vcm.nn.slimmable import RECONSTRUCTION, MultiTaskNetwork
+from vcm.nn.slimmable import RECONSTRUCTION, MultiTaskNetwork, Symbols
 from vcm.nn.slimmable.transforms import LATENT_STRIDE
 from vcm.nn.tiling import in_tiles
 
@@ -24,6 +26,8 @@ TILE = 64
 """Side of a tile in places of the latent: 1024 pixels."""
 HALO = 4
 """Places of the latent around a tile; g_a looks 30 pixels around itself, g_s less than 2 places."""
+Search = Callable[[Tensor, Symbols], Symbols]
+"""From y, (1, C, h, w), and the symbols that rounding gives to the symbols that are sent."""
 
 
 class StreamCoder:
@@ -45,30 +49,34 @@ class StreamCoder:
         self.tables = {name: CodingTable.of(network.table(task, name)) for name in self.sections}
         self.purpose = task if task in PURPOSES else PURPOSES[-1]
 
-    @torch.inference_mode()
-    def encode(self, x: Tensor, size: tuple[int, int]) -> bytes:
+    def encode(self, x: Tensor, size: tuple[int, int], search: Search | None = None) -> bytes:
         """Encode what the network is given.
 
         Args:
             x: (1, 3, H, W) in [0, 1], on the network's device, of any size from 1×1 and any precision.
-            size: (height, width) of the original picture in pixels.
+            size: (height, width) of the original image in pixels.
+            search: Makes better symbols of the latent and those that rounding gives; None keeps these.
 
         Raises:
             CodecError: If the latent is not finite, or beyond what can be coded.
         """
-        x = x.to(next(self.encoder.parameters()).dtype)
-        padded = pad_to_multiple(x, self.network.stride)
-        stride = LATENT_STRIDE
-        y = in_tiles(self._analysis, padded, tile=TILE * stride, halo=HALO * stride, scale=1 / stride)
-        latents = (y,) if self.encoder.h_a is None else (y, self.encoder.h_a(y.abs()))
-        for latent in latents:
-            check_latent(latent)
-        symbols = self.network.quantize(latents, self.task)
-        extent = (padded.shape[-2], padded.shape[-1])
-        coded = []
-        for name in self.sections:
-            indexes = self.network.indexes(self.task, name, symbols, extent).cpu()
-            coded.append(encode_symbols(symbols[name], indexes, self.tables[name]))
+        with torch.inference_mode(search is None), torch.no_grad():  # a search needs gradients
+            x = x.to(next(self.encoder.parameters()).dtype)
+            padded = pad_to_multiple(x, self.network.stride)
+            stride = LATENT_STRIDE
+            y = in_tiles(self._analysis, padded, tile=TILE * stride, halo=HALO * stride, scale=1 / stride)
+            latents = (y,) if self.encoder.h_a is None else (y, self.encoder.h_a(y.abs()))
+            for latent in latents:
+                check_latent(latent)
+            symbols = self.network.quantize(latents, self.task)
+        if search is not None:
+            symbols = search(y, symbols)
+        with torch.inference_mode():
+            extent = (padded.shape[-2], padded.shape[-1])
+            coded = []
+            for name in self.sections:
+                indexes = self.network.indexes(self.task, name, symbols, extent).cpu()
+                coded.append(encode_symbols(symbols[name], indexes, self.tables[name]))
         coded_size = (x.shape[-2], x.shape[-1])
         header = Header(self.purpose, self.fingerprint, self.channels, size, coded_size, self.quality)
         return write_stream(header, coded)
@@ -130,7 +138,7 @@ class StreamCoder:
         header, sections = self.read(data)
         height, width = (-(-side // self.network.stride) * self.network.stride for side in header.coded_size)
         device = next(self.network.parameters()).device
-        symbols: dict[str, Tensor] = {}
+        symbols = Symbols()
         for name, section in zip(self.sections, sections, strict=True):
             watch = Budget(section, self.tables[name]).spend
             indexes = self.network.indexes(self.task, name, symbols, (height, width), watch).cpu()

@@ -5,7 +5,8 @@ from vcm.nn.slimmable.files import build_network, load_network, save_network
 from vcm.nn.slimmable.hyperprior import SlimmableHyperprior
 from vcm.nn.slimmable.layers import DenseEncoder
 from vcm.nn.slimmable.network import MultiTaskNetwork
-from vcm.nn.slimmable.records import RECONSTRUCTION, CodecOutput, FeatureMap
+from vcm.nn.slimmable.records import RECONSTRUCTION, CodecOutput, FeatureMap, Symbols
+from vcm.nn.slimmable.search import LatentSearch
 
 __all__ = [
     "RECONSTRUCTION",
@@ -13,9 +14,11 @@ __all__ = [
     "DenseEncoder",
     "FeatureMap",
     "LatentScalable",
+    "LatentSearch",
     "MultiTaskNetwork",
     "SlimmableFactorized",
     "SlimmableHyperprior",
+    "Symbols",
     "build_network",
     "load_network",
     "save_network",

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from vcm.nn.gains import LatentGains
 from vcm.nn.layers import in_float32
 from vcm.nn.slimmable.layers import DenseEncoder
-from vcm.nn.slimmable.network import MultiTaskNetwork
-from vcm.nn.slimmable.records import CodecOutput
+from vcm.nn.slimmable.network import SMALLEST_LIKELIHOOD, MultiTaskNetwork
+from vcm.nn.slimmable.records import CodecOutput, Symbols
 from vcm.nn.slimmable.transforms import LATENT_STRIDE, Analysis
 
 Y = "y"
@@ -50,9 +50,9 @@ class SlimmableFactorized(MultiTaskNetwork):
         self.index(task)
         return (Y,)
 
-    def quantize(self, latents: tuple[Tensor, ...], task: str) -> dict[str, Tensor]:
+    def quantize(self, latents: tuple[Tensor, ...], task: str) -> Symbols:
         """See `MultiTaskNetwork.quantize`."""
-        return {Y: torch.round(latents[0].float() - medians(self._bottleneck(task)))[0]}
+        return Symbols({Y: torch.round(latents[0].float() - medians(self._bottleneck(task)))[0]})
 
     def indexes(
         self,
@@ -72,6 +72,10 @@ class SlimmableFactorized(MultiTaskNetwork):
     def dequantize(self, symbols: Mapping[str, Tensor], task: str) -> Tensor:
         """See `MultiTaskNetwork.dequantize`."""
         return symbols[Y][None] + medians(self._bottleneck(task))
+
+    def symbol_bits(self, latent: Tensor, symbols: Mapping[str, Tensor], task: str) -> Tensor:
+        """See `MultiTaskNetwork.symbol_bits`."""
+        return _bits(self._bottleneck(task), latent)
 
     def encoder(self, task: str) -> DenseEncoder:
         """See `MultiTaskNetwork.encoder`."""
@@ -128,13 +132,15 @@ class LatentScalable(MultiTaskNetwork):
         """One for each task up to this one: y0, y1, …"""
         return tuple(f"{Y}{number}" for number in range(self.index(task) + 1))
 
-    def quantize(self, latents: tuple[Tensor, ...], task: str) -> dict[str, Tensor]:
+    def quantize(self, latents: tuple[Tensor, ...], task: str) -> Symbols:
         """See `MultiTaskNetwork.quantize`."""
         y = latents[0].float()
-        return {
-            name: torch.round(y[:, start:stop] - medians(bottleneck))[0]
-            for name, ((start, stop), bottleneck) in self._layers(task).items()
-        }
+        return Symbols(
+            {
+                name: torch.round(y[:, start:stop] - medians(bottleneck))[0]
+                for name, ((start, stop), bottleneck) in self._layers(task).items()
+            }
+        )
 
     def indexes(
         self,
@@ -156,6 +162,17 @@ class LatentScalable(MultiTaskNetwork):
         """See `MultiTaskNetwork.dequantize`."""
         parts = [symbols[name][None] + medians(b) for name, (_, b) in self._layers(task).items()]
         return torch.cat(parts, dim=1)
+
+    def latent_sections(self, task: str) -> dict[str, slice]:
+        """One for each task up to this one."""
+        return {name: slice(start, stop) for name, ((start, stop), _) in self._layers(task).items()}
+
+    def symbol_bits(self, latent: Tensor, symbols: Mapping[str, Tensor], task: str) -> Tensor:
+        """See `MultiTaskNetwork.symbol_bits`."""
+        layers = self._layers(task).values()
+        return torch.stack(
+            [_bits(bottleneck, latent[start:stop]) for (start, stop), bottleneck in layers]
+        ).sum()
 
     def encoder(self, task: str) -> DenseEncoder:
         """The encoder of full width without the channels of the latent that only wider tasks have."""
@@ -195,6 +212,15 @@ def _first_channels(conv: nn.Module, count: int) -> nn.Conv2d:
     assert few.bias is not None
     few.out_channels, few.weight.data, few.bias.data = count, conv.weight.data[:count], conv.bias.data[:count]
     return few
+
+
+def _bits(bottleneck: EntropyBottleneck, latent: Tensor) -> Tensor:
+    """Estimated bits of (C, h, w) symbols, soft or whole, whose median is 0; a scalar with a gradient."""
+    values = latent.float().flatten(1)[:, None] + medians(bottleneck)[0]
+    ends = [bottleneck._logits_cumulative(values + half, stop_gradient=False) for half in (-0.5, 0.5)]
+    sign = -torch.sign(ends[0] + ends[1]).detach()  # differences of sigmoids are exact on their lower side
+    likelihood = (torch.sigmoid(sign * ends[1]) - torch.sigmoid(sign * ends[0])).abs()
+    return -likelihood.clamp(min=SMALLEST_LIKELIHOOD).log2().sum()
 
 
 def medians(bottleneck: EntropyBottleneck) -> Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from vcm.errors import ArgumentError, VCMError
-from vcm.nn.files import read_model, write_model
+from vcm.nn.files import read_model, read_notes, write_model
 from vcm.nn.slimmable.factorized import LatentScalable, SlimmableFactorized
 from vcm.nn.slimmable.hyperprior import SlimmableHyperprior
 from vcm.nn.slimmable.network import MultiTaskNetwork
@@ -57,9 +57,11 @@ def save_network(network: MultiTaskNetwork, path: str | Path, *, half: bool = Fa
 
 
 def load_network(path: str | Path) -> MultiTaskNetwork:
-    """Read a network that `save_network` wrote, in evaluation mode, on the CPU.
+    """Read a network that `save_network` wrote, in evaluation mode, on the CPU, with the file's notes.
 
     Raises:
         WeightsError: If the file is missing, damaged or something else.
     """
-    return read_model(path, "a multi-task network", build_network)
+    network = read_model(path, "a multi-task network", build_network)
+    network.notes = read_notes(path)
+    return network

@@ -16,8 +16,8 @@ from vcm.nn.integer import IntegerHyperSynthesis
 from vcm.nn.layers import in_float32
 from vcm.nn.slimmable.factorized import channel_rows, medians
 from vcm.nn.slimmable.layers import DenseEncoder, SlimmableConvTranspose2d
-from vcm.nn.slimmable.network import MultiTaskNetwork
-from vcm.nn.slimmable.records import CodecOutput, FeatureMap
+from vcm.nn.slimmable.network import SMALLEST_LIKELIHOOD, MultiTaskNetwork
+from vcm.nn.slimmable.records import CodecOutput, FeatureMap, Symbols
 from vcm.nn.slimmable.transforms import (
     LATENT_STRIDE,
     Analysis,
@@ -110,12 +110,13 @@ class SlimmableHyperprior(MultiTaskNetwork):
         self.index(task)
         return Z, Y
 
-    def quantize(self, latents: tuple[Tensor, ...], task: str) -> dict[str, Tensor]:
+    def quantize(self, latents: tuple[Tensor, ...], task: str) -> Symbols:
         """See `MultiTaskNetwork.quantize`."""
         y, z = (latent.float() for latent in latents)
-        z_symbols = torch.round(z - medians(self.entropy_bottlenecks[self.index(task)]))[0]
-        means = self._mean(task, z_symbols, y)
-        return {Z: z_symbols, Y: torch.round(y if means is None else y - means)[0]}
+        symbols = Symbols({Z: torch.round(z - medians(self.entropy_bottlenecks[self.index(task)]))[0]})
+        means = self._mean(task, symbols, y)
+        symbols[Y] = torch.round(y if means is None else y - means)[0]
+        return symbols
 
     def indexes(
         self,
@@ -129,7 +130,7 @@ class SlimmableHyperprior(MultiTaskNetwork):
         if section == Z:
             return channel_rows(self.widths[self.index(task)], size, _Z_STRIDE)
         places = (size[0] // LATENT_STRIDE, size[1] // LATENT_STRIDE)
-        return self._predicted(task, decoded[Z], places, watch)[0]
+        return self._prior(task, decoded, places, watch)[0]
 
     def table(self, task: str, section: str) -> EntropyModel:
         """The width's entropy bottleneck for z, the Gaussian tables for y."""
@@ -138,26 +139,40 @@ class SlimmableHyperprior(MultiTaskNetwork):
     def dequantize(self, symbols: Mapping[str, Tensor], task: str) -> Tensor:
         """See `MultiTaskNetwork.dequantize`."""
         y = symbols[Y][None]
-        means = self._mean(task, symbols[Z], y)
+        means = self._mean(task, symbols, y)
         return y if means is None else y + means
 
-    def _mean(self, task: str, z_symbols: Tensor, y: Tensor) -> Tensor | None:
+    def symbol_bits(self, latent: Tensor, symbols: Mapping[str, Tensor], task: str) -> Tensor:
+        """See `MultiTaskNetwork.symbol_bits`; the deviations are those of the tables."""
+        rows, _ = self._prior(task, symbols, (latent.shape[-2], latent.shape[-1]))
+        deviations = torch.tensor(SCALE_TABLE, device=latent.device)[rows.long()]
+        size = latent.float().abs()
+        upper, lower = (torch.special.ndtr((half - size) / deviations) for half in (0.5, -0.5))
+        bits: Tensor = -(upper - lower).clamp(min=SMALLEST_LIKELIHOOD).log2().sum()
+        return bits
+
+    def _mean(self, task: str, symbols: Mapping[str, Tensor], y: Tensor) -> Tensor | None:
         """The mean of y, (C, h, w), as streams have it; None where it is not predicted."""
         if not self._means:
             return None
-        return self._predicted(task, z_symbols, (y.shape[-2], y.shape[-1]))[1]
+        return self._prior(task, symbols, (y.shape[-2], y.shape[-1]))[1]
 
-    def _predicted(
+    def _prior(
         self,
         task: str,
-        z_symbols: Tensor,
+        symbols: Mapping[str, Tensor],
         places: tuple[int, int],
         watch: Callable[[Tensor], None] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """The Gaussian tables' indexes and the means of y, (C, h, w) each, from z's symbols."""
-        indexes, means = self.integer_h_s[self.index(task)](z_symbols, watch)
+        """The Gaussian tables' rows and the means of y, (C, h, w) each, from z's symbols; computed once."""
+        if isinstance(symbols, Symbols) and symbols.prior is not None:
+            return symbols.prior
+        indexes, means = self.integer_h_s[self.index(task)](symbols[Z], watch)
         height, width = places
-        return indexes[:, :height, :width], None if means is None else means[:, :height, :width]
+        prior = (indexes[:, :height, :width], None if means is None else means[:, :height, :width])
+        if isinstance(symbols, Symbols):
+            symbols.prior = prior
+        return prior
 
     def architecture(self) -> Settings:
         """See `MultiTaskNetwork.architecture`."""

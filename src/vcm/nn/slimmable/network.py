@@ -17,7 +17,7 @@ from vcm.nn.entropy import check_tables, update_bottleneck
 from vcm.nn.gains import LatentGains, check_quality
 from vcm.nn.haar import start_as_haar
 from vcm.nn.slimmable.layers import DenseEncoder, check_widths
-from vcm.nn.slimmable.records import RECONSTRUCTION, CodecOutput, FeatureMap, check_tasks
+from vcm.nn.slimmable.records import RECONSTRUCTION, CodecOutput, FeatureMap, Symbols, check_tasks
 from vcm.nn.slimmable.tables import TabledNetwork
 from vcm.nn.slimmable.transforms import (
     Analysis,
@@ -29,6 +29,8 @@ from vcm.types import Settings, is_whole
 
 MAX_QUALITIES = 64
 MAX_TASKS = 64
+SMALLEST_LIKELIHOOD = 1e-9
+"""As in CompressAI's entropy models."""
 _STAGE_GAIN = 1.0
 """Of the encoder's stages at first: symbols are then steps of 0.2 of an orthonormal transform of [0, 1]."""
 
@@ -56,7 +58,8 @@ class MultiTaskNetwork(TabledNetwork):
 
     Attributes:
         tasks: Names, in the order of their widths.
-        stride: Pixels to a multiple of which a picture's sides must be padded.
+        stride: Pixels to a multiple of which an image's sides must be padded.
+        notes: What the model file says besides, where the network was read from one.
 
     Raises:
         ArgumentError: If widths or latents do not ascend, there is no quality, or tasks and feature maps do
@@ -78,6 +81,7 @@ class MultiTaskNetwork(TabledNetwork):
         if len(widths) > MAX_TASKS:
             raise ArgumentError("widths", expected=f"at most {MAX_TASKS} tasks", got=len(widths))
         super().__init__(tuple(widths))
+        self.notes: dict[str, str] = {}
         self.widths = check_widths("widths", list(widths.values()))
         self.latents = _check_latents(widths if latents is None else latents, self.tasks)
         self.features = dict(features or {})
@@ -129,8 +133,8 @@ class MultiTaskNetwork(TabledNetwork):
         """Names of the parts of the task's stream, in the order in which they are coded."""
 
     @abstractmethod
-    def quantize(self, latents: tuple[Tensor, ...], task: str) -> dict[str, Tensor]:
-        """Integer symbols of one picture, by section.
+    def quantize(self, latents: tuple[Tensor, ...], task: str) -> Symbols:
+        """Integer symbols of one image, by section.
 
         Args:
             latents: What `at_width(task, quality)` gives for a batch of one.
@@ -169,12 +173,26 @@ class MultiTaskNetwork(TabledNetwork):
         """What was quantized, (1, C, h, w), from the symbols of every section; `ungained` makes ŷ of it."""
 
     @abstractmethod
+    def symbol_bits(self, latent: Tensor, symbols: Mapping[str, Tensor], task: str) -> Tensor:
+        """Estimated bits of y's symbols; a scalar with a gradient.
+
+        Args:
+            latent: y's symbols, (C, h, w), soft or whole.
+            symbols: Those of all sections, of which the ones before y decide how it is coded.
+            task: One of `tasks`.
+        """
+
+    @abstractmethod
     def encoder(self, task: str) -> DenseEncoder:
         """New plain layers with the weights that the task's encoder has now, without gains."""
 
     @abstractmethod
     def bottlenecks(self, task: str) -> list[EntropyBottleneck]:
         """The task's own entropy bottlenecks, whose quantiles the auxiliary loss trains."""
+
+    def latent_sections(self, task: str) -> dict[str, slice]:
+        """The sections that hold y, and which of its channels: by default the last, all of them."""
+        return {self.sections(task)[-1]: slice(None)}
 
     def update_tables(self) -> None:
         """Work out every table from the weights as they are; `update` calls this where needed."""

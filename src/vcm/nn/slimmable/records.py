@@ -44,6 +44,23 @@ class CodecOutput:
     likelihoods: dict[str, Tensor]
 
 
+class Symbols(dict[str, Tensor]):
+    """Integer symbols of one image by section, (C, h, w) each.
+
+    Attributes:
+        prior: What the sections before say of the last one, (C, h, w) each: rows of its table, and means or
+            None. A hyperprior computes it once and keeps it here.
+    """
+
+    prior: tuple[Tensor, Tensor | None] | None = None
+
+    def replaced(self, section: str, symbols: Tensor) -> Symbols:
+        """The same with other symbols of the last section."""
+        other = Symbols(self)
+        other[section], other.prior = symbols, self.prior
+        return other
+
+
 def check_tasks(tasks: tuple[str, ...], features: Mapping[str, FeatureMap]) -> None:
     """Raise ArgumentError unless every task but "reconstruction", and no other name, has a feature map."""
     if wrong := [task for task in tasks if not isinstance(task, str) or not task.isidentifier()]:

@@ -1,0 +1,148 @@
+"""Encoder-side search over a latent: other symbols for the same decoder, better for one image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vcm.nn.annealing import refine
+from vcm.nn.slimmable.network import MultiTaskNetwork
+from vcm.nn.slimmable.records import Symbols
+from vcm.nn.slimmable.transforms import LATENT_STRIDE
+
+TILE = 32
+"""Side of what is searched at a time, in places of the latent: 512 pixels."""
+_MARGIN = 2
+"""Places beyond a tile that its symbols change: g_s looks less than 2 places around itself."""
+_CONTEXT = 2 * _MARGIN
+
+Area = tuple[slice, slice]
+"""Rows and columns."""
+Distortion = Callable[[Tensor, Area], Tensor]
+"""Of what is decoded, (1, C, h, w), for an area of the padded input in pixels; a scalar with a gradient."""
+
+
+@dataclass(frozen=True)
+class LatentSearch:
+    """Searches symbols of y that lower bits / pixel + λ · 255² · distortion, by `vcm.nn.annealing.refine`.
+
+    Side information, tables and decoder stay as they are, so that any decoder reads the result (Yang, Bamler,
+    Mandt, Improving Inference for Neural Image Compression, NeurIPS 2020).
+
+    Args:
+        network: In evaluation mode.
+        task: One of its tasks.
+        quality: One of its qualities.
+        distortion: A mean over pixels where `tile` is given: it is taken of each tile.
+        num_pixels: Of the original image, which the rate is over.
+        lmbda: λ, above 0.
+        steps: Gradient steps.
+        half: Whether steps run in bfloat16.
+        tile: Side of what is searched at a time in places of the latent, so that memory does not grow with
+            the image; None searches all at once.
+    """
+
+    network: MultiTaskNetwork
+    task: str
+    quality: float
+    distortion: Distortion
+    num_pixels: int
+    lmbda: float
+    steps: int
+    half: bool = False
+    tile: int | None = None
+
+    def run(self, y: Tensor, symbols: Symbols, on_step: Callable[[int, int], None] | None = None) -> Symbols:
+        """Search; no tile's own objective is worse afterwards than with the symbols that were given.
+
+        Args:
+            y: The latent, gains and all, (1, C, h, w).
+            symbols: What `network.quantize` gave for it.
+            on_step: Called with the steps done and all of them.
+
+        Returns:
+            All sections' symbols.
+        """
+        latent = torch.empty_like(y[0], dtype=torch.float32)
+        for name, channels in self.network.latent_sections(self.task).items():
+            latent[channels] = symbols[name]
+        symbols = self._with(symbols, latent)
+        with torch.no_grad():
+            self.network.symbol_bits(latent, symbols, self.task)  # computes the prior, which it keeps
+            offset = self.network.dequantize(self._with(symbols, torch.zeros_like(latent)), self.task)[0]
+        start = y[0].float() - offset
+        areas = list(_areas((latent.shape[-2], latent.shape[-1]), self.tile))
+        for number, area in enumerate(areas):
+            before = number * self.steps
+
+            def told(step: int, _: int, before: int = before) -> None:
+                if on_step is not None:
+                    on_step(before + step, self.steps * len(areas))
+
+            objective = self._objective(latent, offset, symbols, area)
+            latent[(..., *area)] = refine(
+                start[(..., *area)], objective, self.steps, half=self.half, on_step=told
+            )
+        return self._with(symbols, latent)
+
+    def _objective(
+        self, latent: Tensor, offset: Tensor, symbols: Symbols, area: Area
+    ) -> Callable[[Tensor], Tensor]:
+        """The objective of one area's symbols, the rest of the latent given."""
+        size = (latent.shape[-2], latent.shape[-1])
+        around, seen = _grown(area, _CONTEXT, size), _grown(area, _MARGIN, size)
+        context, centre = latent[(..., *around)].clone(), offset[(..., *around)]
+        inner, shown = _within(area, around), _within(seen, around)
+        prior = Symbols(symbols)
+        if symbols.prior is not None:
+            rows, means = symbols.prior
+            prior.prior = (rows[(..., *area)], means)
+
+        def objective(found: Tensor) -> Tensor:
+            piece = context.clone()
+            piece[(..., *inner)] = found.to(piece.dtype)
+            y_hat = self.network.ungained((piece + centre)[None], self.task, self.quality)
+            decoded = self.network.decode(y_hat, self.task)
+            scale = decoded.shape[-1] / piece.shape[-1]
+            error = self.distortion(decoded[(..., *_scaled(shown, scale))], _scaled(seen, LATENT_STRIDE))
+            bits = self.network.symbol_bits(found, prior, self.task)
+            return bits / self.num_pixels + self.lmbda * 255**2 * error
+
+        return objective
+
+    def _with(self, symbols: Symbols, latent: Tensor) -> Symbols:
+        for name, channels in self.network.latent_sections(self.task).items():
+            symbols = symbols.replaced(name, latent[channels])
+        return symbols
+
+
+def _areas(size: tuple[int, int], tile: int | None) -> Iterator[Area]:
+    height, width = size
+    step = max(height, width) if tile is None else tile
+    for top in range(0, height, step):
+        for left in range(0, width, step):
+            yield slice(top, min(top + step, height)), slice(left, min(left + step, width))
+
+
+def _grown(area: Area, margin: int, size: tuple[int, int]) -> Area:
+    rows, columns = (
+        slice(max(part.start - margin, 0), min(part.stop + margin, side))
+        for part, side in zip(area, size, strict=True)
+    )
+    return rows, columns
+
+
+def _within(area: Area, around: Area) -> Area:
+    rows, columns = (
+        slice(part.start - outer.start, part.stop - outer.start)
+        for part, outer in zip(area, around, strict=True)
+    )
+    return rows, columns
+
+
+def _scaled(area: Area, scale: float) -> Area:
+    rows, columns = (slice(round(part.start * scale), round(part.stop * scale)) for part in area)
+    return rows, columns

@@ -1,0 +1,133 @@
+"""Distance of decoded features from the originals': at the cut, at deeper layers, at the raw outputs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from vcm.errors import ArgumentError
+from vcm.losses.features import relative_errors
+from vcm.losses.rate_distortion import squared_error
+from vcm.tasks.base import Task
+from vcm.types import Features, Prepared, is_number
+
+HEADS = "heads"
+"""The guide that stands for the task network's raw outputs."""
+HEADS_WEIGHT = 0.1
+"""Of the divergence of raw outputs, in nats an expected object, beside relative errors of features."""
+
+
+class FeatureDistance:
+    """The distortion of a machine width.
+
+    Without guides it is the mean squared error at the cut, as published. With guides, features are run on
+    through the frozen network and compared there, where it shows what the task makes of an error:
+
+    ```
+    D = Σ relative error of all that is needed after each guided layer
+      + 0.1 · divergence of the raw outputs, if "heads" is a guide (`Task.output_divergence`)
+      + near_weight · relative error at the cut
+    ```
+
+    Heads tell what this task needs; features keep what other networks need besides.
+
+    Args:
+        task: Frozen.
+        guides: Layers at or after the task's cut, and "heads"; one name, several, or None.
+        near_weight: The share of the relative error at the cut.
+
+    Raises:
+        ArgumentError: If the task has no such layer or no heads, or the share is below 0.
+    """
+
+    def __init__(self, task: Task, guides: str | Sequence[str] | None, near_weight: float) -> None:
+        if not is_number(near_weight) or not 0 <= near_weight < float("inf"):
+            raise ArgumentError("near_weight", expected="a number from 0", got=near_weight)
+        named = [guides] if isinstance(guides, str) else list(guides or ())
+        self.task, self.near_weight = task, float(near_weight)
+        layers = {task.check_later_cut(guide) for guide in named if guide != HEADS}
+        self.layers = [layer for layer in task.cuts if layer in layers]
+        self.heads = HEADS in named
+        self._cut_at = [task, *(_cut_later(task, layer) for layer in self.layers)]
+        if self.heads and not task.has_heads:
+            raise ArgumentError("guides", expected=f"layers of {task.name}, which has no heads", got=HEADS)
+
+    def __call__(self, decoded: Tensor, target: Tensor) -> Tensor:
+        """A scalar with a gradient; in float32 under mixed precision, too.
+
+        Args:
+            decoded: f̂, (N, C, h, w).
+            target: f, of the same shape.
+        """
+        with torch.autocast(decoded.device.type, enabled=False):
+            return self.to(target.float())(decoded.float())
+
+    def to(self, target: Tensor) -> Callable[[Tensor], Tensor]:
+        """The distance from one target, of which everything is computed once.
+
+        Args:
+            target: f, (N, C, h, w) float32.
+
+        Returns:
+            A function of f̂, of the same shape; it may be called under autocast.
+        """
+        if not (self.layers or self.heads):
+            return lambda decoded: squared_error(decoded, target)
+        with torch.no_grad():
+            far, true = self._deeper(target)
+
+        def distance(decoded: Tensor) -> Tensor:
+            errors = self.near_weight * relative_errors({"": decoded.float()}, {"": target})
+            found, outputs = self._deeper(decoded)
+            for maps, expected in zip(found, far, strict=True):
+                errors = errors + relative_errors({k: v.float() for k, v in maps.items()}, expected)
+            if self.heads:
+                errors = errors + HEADS_WEIGHT * self.task.output_divergence(outputs, true)
+            return errors.mean()
+
+        return distance
+
+    def _deeper(self, feature: Tensor) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+        """What is needed after each layer, and the raw outputs if asked for; every layer runs once."""
+        # Sizes matter for boxes alone.
+        features, maps = Features({self.task.cut: feature}, ((1, 1),) * len(feature)), []
+        for task, layer in zip(self._cut_at, self.layers, strict=False):
+            features = task.onward(features, layer)
+            maps.append(features.tensors)
+        return maps, self._cut_at[-1].outputs(features) if self.heads else {}
+
+
+def feature_objective(
+    task: Task, guides: str | Sequence[str] | None = HEADS, near_weight: float = 0.3
+) -> Callable[[Tensor], Callable[[Tensor], Tensor]]:
+    """What an encoder-side search for a task lowers: `FeatureDistance` from the features of its input.
+
+    Args:
+        task: Frozen, cut where the decoded features belong.
+        guides: As `FeatureDistance` takes them.
+        near_weight: As `FeatureDistance` takes it.
+
+    Returns:
+        A function from the task's input, (1, 3, H, W) float in [0, 1], to a function of decoded features.
+
+    Raises:
+        ArgumentError: As `FeatureDistance` does.
+    """
+    distance = FeatureDistance(task, guides, near_weight)
+
+    def objective(x: Tensor) -> Callable[[Tensor], Tensor]:
+        with torch.no_grad():
+            target = task.cut_feature(Prepared(x, ((x.shape[-2], x.shape[-1]),) * len(x)))
+        return distance.to(target.float())
+
+    return objective
+
+
+def _cut_later(task: Task, layer: str) -> Task:
+    """The same network, cut at a later layer."""
+    later = copy.copy(task)
+    later.cut = layer
+    return later
