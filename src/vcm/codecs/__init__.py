@@ -6,6 +6,7 @@ need when they run.
 
 from vcm.codecs.base import ArrayCodec, Codec
 from vcm.codecs.bpg.codec import BPGCodec
+from vcm.codecs.bpg.offsets import qp_offsets
 from vcm.codecs.bpg.subprocess import BPGSubprocessCodec
 from vcm.codecs.jpegxl import JPEGXLCodec
 from vcm.codecs.learned import CompressAICodec, FeatureCodec, LearnedCodec
@@ -30,5 +31,6 @@ __all__ = [
     "LearnedCodec",
     "RoundTrip",
     "WebPCodec",
+    "qp_offsets",
     "raise_failures",
 ]

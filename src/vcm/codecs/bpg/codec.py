@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from vcm.codecs.base import ArrayCodec
+from vcm.codecs.base import ArrayCodec, check_image
 from vcm.codecs.bpg.colour import ColourSpace, planes_to_rgb, rgb_to_planes
 from vcm.codecs.bpg.container import BPGHeader, read_file, write_file
 from vcm.codecs.bpg.hevc import PRESETS, decode_picture, encode_picture
+from vcm.codecs.bpg.offsets import MAX_QP, MAX_REGIONS, Region, checked_offsets, regions
 from vcm.codecs.options import check_choice
 from vcm.errors import ArgumentError, BitstreamError
 from vcm.types import QualityScale
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+    from torch import Tensor
+
     from vcm.codecs.base import Array
 
 CHROMA_FORMATS = {"420": 1, "422": 2, "444": 3}
@@ -74,11 +78,35 @@ class BPGCodec(ArrayCodec):
                 "chroma", expected='"444" with lossless=True', got=chroma, remedy="Pass chroma='444'."
             )
 
-    def encode_array(self, pixels: Array) -> bytes:
-        """Encode (H, W, 3) uint8 RGB pixels.
+    def encode(
+        self, image: Tensor, offsets: Tensor | npt.NDArray[Any] | None = None, *, block: int = 32
+    ) -> bytes:
+        """Encode one image, optionally with a QP of its own for each block.
+
+        A map of zeros, or None, gives the bytes of plain encoding, and a map of one value those of plain
+        encoding at that QP. Every BPG decoder reads the result.
+
+        Args:
+            image: (3, H, W) uint8 RGB, any size from 1×1.
+            offsets: (rows, columns) integers from −51 to 51, ⌈H / block⌉ by ⌈W / block⌉: QP steps added to
+                the slice's QP in each block. Sums beyond 0 to 51 are clipped to it.
+            block: Side of a block in pixels: 16, 32 or 64.
 
         Raises:
-            ArgumentError: If a side is longer than 16384 pixels.
+            ArgumentError: If `image` is not such a tensor, the map has another size or values out of range,
+                or the codec is lossless and there is a map.
+            CodecError: If x265 fails.
+        """
+        check_image(image)
+        return self.encode_array(image.permute(1, 2, 0).contiguous().cpu().numpy(), offsets, block=block)
+
+    def encode_array(
+        self, pixels: Array, offsets: Tensor | npt.NDArray[Any] | None = None, *, block: int = 32
+    ) -> bytes:
+        """Encode (H, W, 3) uint8 RGB pixels; see `encode`.
+
+        Raises:
+            ArgumentError: If a side is longer than 16384 pixels, or as `encode` raises it.
             CodecError: If x265 fails.
         """
         height, width, _ = pixels.shape
@@ -88,15 +116,40 @@ class BPGCodec(ArrayCodec):
             )
         space = ColourSpace.RGB if self.lossless else ColourSpace.BT601
         chroma_format = CHROMA_FORMATS[self.chroma]
+        qp = max(0, int(self.quality) - QP_OFFSETS[self.qp_convention])
+        marked: list[Region] = []
+        if offsets is not None:
+            qp, marked = self._block_qps(checked_offsets(offsets, height, width, block), qp)
         picture = encode_picture(
             rgb_to_planes(pixels, chroma_format, space),
             chroma_format=chroma_format,
-            qp=max(0, int(self.quality) - QP_OFFSETS[self.qp_convention]),
+            qp=qp,
             preset=self.preset,
             lossless=self.lossless,
+            regions=marked,
+            block=block,
         )
         header = BPGHeader(width, height, chroma_format, colour_space=space)
         return write_file(header, picture.parameters, picture.nals, digest=self.integrity_hash)
+
+    def _block_qps(self, offsets: npt.NDArray[Any], qp: int) -> tuple[int, list[Region]]:
+        """The slice's QP and the regions that differ from it, for a map in range."""
+        if self.lossless:
+            raise ArgumentError(
+                "offsets", expected="None with lossless=True, which has no QP", got=f"a map {offsets.shape}"
+            )
+        qps = (qp + offsets).clip(0, MAX_QP)
+        if qps.min() == qps.max():
+            return int(qps.min()), []
+        found = regions(qps - qp)
+        if len(found) > MAX_REGIONS:
+            raise ArgumentError(
+                "offsets",
+                expected=f"a map of at most {MAX_REGIONS:,} rectangles of equal offsets",
+                got=len(found),
+                remedy="Use larger blocks, or a smoother map.",
+            )
+        return qp, found
 
     def decode_array(self, data: bytes) -> Array:
         """Decode to (H, W, 3) uint8 RGB pixels.

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
+from vcm.codecs.bpg.offsets import MAX_QP, Region
 from vcm.codecs.bpg.sps import VPS, CodingParameters, read_encoder_sps
 from vcm.errors import BitstreamError, CodecError
 
@@ -52,7 +53,15 @@ class EncodedPicture:
 
 
 def encode_picture(
-    planes: Sequence[Plane], *, chroma_format: int, qp: int, preset: str, lossless: bool, bit_depth: int = 8
+    planes: Sequence[Plane],
+    *,
+    chroma_format: int,
+    qp: int,
+    preset: str,
+    lossless: bool,
+    bit_depth: int = 8,
+    regions: Sequence[Region] = (),
+    block: int = 32,
 ) -> EncodedPicture:
     """Encode one picture with x265.
 
@@ -63,6 +72,8 @@ def encode_picture(
         preset: One of `PRESETS`.
         lossless: Whether to bypass transform and quantization; `qp` then has no effect.
         bit_depth: 8, 10 or 12.
+        regions: Rectangles with another QP, `qp` + offset each, in blocks; they do not overlap.
+        block: Side of a block in pixels: 16, 32 or 64.
 
     Raises:
         CodecError: If x265 fails or writes what BPG cannot express.
@@ -74,7 +85,11 @@ def encode_picture(
     chroma_height = full_height // 2 if chroma_format == 1 else full_height
     chroma_width = full_width // 2 if chroma_format < 3 else full_width
     luma, *chroma = planes
-    options = f"qp={qp}:min-cu-size={unit}:lossless={lossless:d}:{_X265_OPTIONS}"
+    # x265 drops regions where the QP is constant, and where adaptive quantization has no strength at all.
+    rate_control = (
+        f"crf={qp}:qcomp=1:aq-mode=1:aq-strength=0.0001:cutree=0:qg-size={block}" if regions else f"qp={qp}"
+    )
+    options = f"{rate_control}:min-cu-size={unit}:lossless={lossless:d}:{_X265_OPTIONS}"
     if preset == "placebo" and min(full_height, full_width) < 32:
         options += ":tu-intra-depth=3"  # its own 4 does not fit the coding tree blocks of so small a picture
     stream = _run_x265(
@@ -82,6 +97,7 @@ def encode_picture(
         PIXEL_FORMATS[chroma_format] + ("" if bit_depth == 8 else f"{bit_depth}le"),
         preset,
         options,
+        [region.scaled(block) for region in regions],
     )
     parameters, nals = None, []
     for nal in split_nals(stream):
@@ -102,7 +118,9 @@ def _pad(plane: Plane, height: int, width: int) -> Plane:
     return np.pad(plane, [(0, height - plane.shape[0]), (0, width - plane.shape[1])], mode="edge")
 
 
-def _run_x265(planes: Sequence[Plane], pixel_format: str, preset: str, x265_params: str) -> bytes:
+def _run_x265(
+    planes: Sequence[Plane], pixel_format: str, preset: str, x265_params: str, regions: Sequence[Region]
+) -> bytes:
     from fractions import Fraction
 
     import av
@@ -118,11 +136,35 @@ def _run_x265(planes: Sequence[Plane], pixel_format: str, preset: str, x265_para
     for target, plane in zip(frame.planes, planes, strict=True):
         _plane_view(target, plane.dtype)[:, : plane.shape[1]] = plane
     try:
+        if regions:
+            frame = _with_regions(frame, regions)
         with _open_lock:
             context.open()
         return b"".join(bytes(packet) for part in (frame, None) for packet in context.encode(part))
     except (av.FFmpegError, ValueError) as error:
         raise CodecError(f"x265 failed on a picture of {width}x{height}: {error}") from error
+
+
+def _with_regions(frame: VideoFrame, regions: Sequence[Region]) -> VideoFrame:
+    """The frame with regions of interest, in pixels: PyAV cannot set them, libavfilter's `addroi` can."""
+    from fractions import Fraction
+
+    import av
+
+    graph = av.filter.Graph()
+    last = graph.add_buffer(
+        width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1)
+    )
+    for top, left, rows, columns, offset in regions:
+        roi = graph.add("addroi", f"x={left}:y={top}:w={columns}:h={rows}:qoffset={offset}/{MAX_QP}")
+        last.link_to(roi)
+        last = roi
+    last.link_to(graph.add("buffersink"))
+    graph.configure()
+    graph.push(frame)
+    marked = cast("VideoFrame", graph.pull())
+    marked.pts = 0
+    return marked
 
 
 def _plane_view(plane: VideoPlane, dtype: npt.DTypeLike) -> Plane:
