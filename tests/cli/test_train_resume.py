@@ -109,6 +109,17 @@ def test_every_changed_setting_is_named(training, told):
     assert "module.weight_scale changed (1 -> 2)" in said
 
 
+def test_a_setting_that_vcm_has_gained_since_does_not_matter(training, told):
+    assert main(training) == 0
+    saved = OmegaConf.load(FOLDER / "config.yaml")
+    del saved.module["near_weight"]
+    OmegaConf.save(saved, FOLDER / "config.yaml")
+    assert told(longer(training))[0] == 0
+    OmegaConf.save(saved, FOLDER / "config.yaml")
+    status, said = told(longer([*training, "module.near_weight=0.5"], 3))
+    assert (status, "module.near_weight changed (not set -> 0.5)" in said) == (2, True)
+
+
 def test_content_of_a_folder_is_that_of_its_data_files(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()

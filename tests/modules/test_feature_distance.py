@@ -128,7 +128,11 @@ def test_guides_add_up_and_heads_are_one_of_them():
     found = true + 0.1 * torch.randn_like(true)
     near = relative_errors({"": found}, {"": true}).mean()
     pool = FeatureDistance(HeadedTask(), "pool", 0.0)(found, true)
-    heads = 0.1 * (3 * HeadedTask.gain) ** 2 * (F.avg_pool2d(found, 4) - F.avg_pool2d(true, 4)).square().flatten(1).sum(dim=1).mean()
+    heads = (
+        0.1
+        * (3 * HeadedTask.gain) ** 2
+        * (F.avg_pool2d(found, 4) - F.avg_pool2d(true, 4)).square().flatten(1).sum(dim=1).mean()
+    )
     torch.testing.assert_close(FeatureDistance(HeadedTask(), "heads", 0.0)(found, true), heads)
     both = FeatureDistance(HeadedTask(), ["heads", "pool"], 0.5)(found, true)
     torch.testing.assert_close(both, pool + heads + 0.5 * near)
@@ -136,7 +140,7 @@ def test_guides_add_up_and_heads_are_one_of_them():
 
 
 def test_a_task_without_heads_is_told():
-    with pytest.raises(ArgumentError, match="guides must be layers of .*, which has no heads; got 'heads'"):
+    with pytest.raises(ArgumentError, match=r"guides must be layers of .*, which has no heads; got 'heads'"):
         FeatureDistance(DeepTask(), "heads", 0.3)
     with pytest.raises(ArgumentError, match="near_weight must be a number from 0; got -1"):
         FeatureDistance(DeepTask(), None, -1)

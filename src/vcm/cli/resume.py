@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -87,10 +87,16 @@ def check_checkpoint(path: Path) -> None:
         )
 
 
-def check_same_settings(composed: DictConfig, folder: Path) -> None:
+def check_same_settings(composed: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> None:
     """Refuse to go on with another network, other data or another loss than a run began with.
 
-    Paths are compared by what lies there: the same files in another folder are the same data.
+    Paths are compared by what lies there: the same files in another folder are the same data. A setting that
+    the run did not have, and that nobody gave now, is one that vcm has gained since, at its default.
+
+    Args:
+        composed: The configuration now.
+        folder: The run's.
+        overrides: What this call gave, such as "module.learning_rate=1e-4".
 
     Raises:
         ResumeError: If a setting that matters has changed, with both values.
@@ -100,12 +106,14 @@ def check_same_settings(composed: DictConfig, folder: Path) -> None:
         return
     before, now = _flat(_read_config(saved)), _flat(OmegaConf.to_container(composed))
     contents = _read_inputs(folder / INPUTS_FILE)
+    given = {override.lstrip("+~").partition("=")[0] for override in overrides}
     changed = []
     for key in sorted({**before, **now}):
         if key in _IRRELEVANT or key.startswith(tuple(f"{name}." for name in _IRRELEVANT)):
             continue
         old, new = before.get(key, "not set"), now.get(key, "not set")
-        if old != new and not _same_content(key, new, contents):
+        is_gained = key not in before and not any(f"{key}.".startswith(f"{name}.") for name in given)
+        if old != new and not is_gained and not _same_content(key, new, contents):
             changed.append(f"{key} changed ({_shown(old)} -> {_shown(new)})")
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""

@@ -55,7 +55,7 @@ def _train(config: DictConfig, composed: DictConfig, folder: Path, *, is_main: b
     resumes = last.exists()
     if is_main and resumes:
         check_checkpoint(last)
-        check_same_settings(composed, folder)
+        check_same_settings(composed, folder, list(HydraConfig.get().overrides.task))
     # Before `instantiate` puts this machine's folders for ${asset:…}.
     tasks = json.dumps(OmegaConf.to_container(config.tasks, resolve=False))
     keeper = LastCheckpoint(last, model, tasks=tasks)

@@ -69,11 +69,13 @@ class NPPModule(NetworkModule):
         pairs: (λ, quality) each; the paper's are (0.25, 44) … (16, 25) for BPG.
         drawing: "per_batch" or "per_picture".
         supervision: "labels" of the data set; "pseudo", the task's own predictions on the originals;
-            "features", the relative squared error of the task's feature at its cut.
+            "features", the relative squared error of the task's feature at its cut; "heads", the divergence
+            of its raw outputs and a share of that error.
         task_weight: w_t, brings the task's loss to the size of a detector's.
         fidelity_weight: w_x, 0.5 in the paper.
         rate_weight: w_r, 1 in the paper; 0 leaves the rate out, as an ablation.
         pseudo_score: Boxes on the originals at or above this score are pseudo-labels.
+        feature_share: With "heads", of the features' error beside the divergence of the raw outputs.
         learning_rate: Of Adam.
         max_norm: Largest gradient norm.
         schedule: See `NetworkModule`.
@@ -102,6 +104,7 @@ class NPPModule(NetworkModule):
         fidelity_weight: float = 0.5,
         rate_weight: float = 1.0,
         pseudo_score: float = 0.3,
+        feature_share: float = 1.0,
         learning_rate: float = 1e-4,
         max_norm: float = 1.0,
         schedule: Schedule = "plateau",
@@ -135,7 +138,7 @@ class NPPModule(NetworkModule):
         self.drawing = drawing
         self.loop = loop
         self._parts = (proxy, task)  # frozen, and no part of this module's checkpoints
-        self.guide = TaskSupervision(task, supervision, pseudo_score)
+        self.guide = TaskSupervision(task, supervision, pseudo_score, feature_share=feature_share)
         self.figures = nn.ModuleList(PairFigures(task) for _ in self.pairs)
 
     def training_step(self, batch: Batch, batch_index: int) -> None:

@@ -1,9 +1,10 @@
-"""What a frozen task says of decoded pictures, as a loss."""
+"""Losses of decoded images by a frozen task."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -12,33 +13,50 @@ from vcm.errors import ArgumentError
 from vcm.losses.features import relative_errors
 from vcm.modules.checks import check_between
 from vcm.tasks import Task
+from vcm.tasks.distance import HEADS_WEIGHT
 from vcm.tasks.pseudo import pseudo_target
 from vcm.types import Target
 
-Supervision = Literal["labels", "pseudo", "features"]
+Supervision = Literal["labels", "pseudo", "features", "heads"]
 Guide: TypeAlias = Target | dict[str, Tensor]
-"""What a decoded picture is held against: a target, or the original's features by name, (C, h, w) each."""
+"""What a decoded image is compared with: a target, or tensors of the original by name, without the batch."""
+_OUTPUT = "output "
+"""Before the names of raw outputs in a guide; other names are features'."""
 
 
 class TaskSupervision:
-    """A loss of decoded pictures against labels, pseudo-labels or the originals' features.
+    """A loss of decoded images against labels, pseudo-labels, or the originals' features or raw outputs.
+
+    ```
+    features   relative error of all that is needed after the task's cut
+    heads      0.1 · divergence of the raw outputs + feature_share · relative error of those features
+    ```
 
     Works in float32 under mixed precision, too.
 
     Args:
-        task: Frozen, on the pictures' device when used.
-        supervision: "labels", "pseudo" or "features"; see `NPPModule`.
+        task: Frozen, on the images' device when used.
+        supervision: "labels", "pseudo", "features" or "heads"; see `NPPModule`.
         pseudo_score: Boxes on the originals at or above this score are pseudo-labels.
+        feature_share: With "heads", of the features' error, from which other networks gain.
 
     Raises:
-        ArgumentError: If the supervision is none of these, or the score not from 0 to 1.
+        ArgumentError: If the supervision is none of these or not possible for the task, or a number is out of
+            its range.
     """
 
-    def __init__(self, task: Task, supervision: Supervision, pseudo_score: float) -> None:
-        if supervision not in ("labels", "pseudo", "features"):
-            raise ArgumentError("supervision", expected="labels, pseudo or features", got=supervision)
+    def __init__(
+        self, task: Task, supervision: Supervision, pseudo_score: float, *, feature_share: float = 1.0
+    ) -> None:
+        if supervision not in get_args(Supervision):
+            raise ArgumentError("supervision", expected=" or ".join(get_args(Supervision)), got=supervision)
+        if supervision == "heads" and not task.has_heads:
+            raise ArgumentError(
+                "supervision", expected=f"another than heads, which {task.name} has none of", got=supervision
+            )
         self.task, self.supervision = task, supervision
         self.pseudo_score = check_between("pseudo_score", pseudo_score, 0, 1)
+        self.feature_share = check_between("feature_share", feature_share, 0, math.inf)
 
     @torch.no_grad()
     def guides(self, images: list[Tensor], targets: Sequence[Target | None]) -> Sequence[Guide]:
@@ -46,24 +64,24 @@ class TaskSupervision:
 
         Args:
             images: (3, H, W) in [0, 1] each.
-            targets: The data set's, one each; None where nobody labelled a picture.
+            targets: The dataset's, one each; None where nobody labelled an image.
 
         Raises:
-            ArgumentError: If labels are asked for and a picture has none.
+            ArgumentError: If labels are asked for and an image has none.
         """
         if self.supervision == "pseudo":
             return self.pseudo_labels(images)
-        if self.supervision == "features":
+        if self.supervision in ("features", "heads"):
             with torch.autocast(images[0].device.type, enabled=False):
-                tensors = self.task.features(images).tensors
+                tensors = self._tensors(images)
                 return [{name: maps[place] for name, maps in tensors.items()} for place in range(len(images))]
         known = [target for target in targets if target is not None]
         if len(known) != len(images):
             raise ArgumentError(
                 "supervision",
-                expected="pseudo or features for pictures without labels",
+                expected="pseudo, features or heads for images without labels",
                 got=self.supervision,
-                remedy="Or use a data set in which every picture is labelled.",
+                remedy="Or use a dataset in which every image is labelled.",
             )
         return known
 
@@ -73,24 +91,46 @@ class TaskSupervision:
             return [pseudo_target(found, self.pseudo_score) for found in self.task.predict(images)]
 
     def loss(self, decoded: list[Tensor], guides: Sequence[Guide]) -> Tensor:
-        """The task's loss, or the features' relative errors averaged over pictures; a scalar with a gradient.
+        """The task's loss, or `losses` averaged over images; a scalar with a gradient.
 
         Args:
             decoded: (3, H, W), about [0, 1].
             guides: What `guides` gave, one each.
         """
-        if self.supervision == "features":
+        if self.supervision in ("features", "heads"):
             return self.losses(decoded, guides).mean()
         with torch.autocast(decoded[0].device.type, enabled=False):
             return self.task.loss(decoded, [guide for guide in guides if not isinstance(guide, dict)])
 
     def losses(self, decoded: list[Tensor], guides: Sequence[Guide]) -> Tensor:
-        """The loss of each picture for itself, (N,); arguments as for `loss`."""
-        if self.supervision != "features":
+        """The loss of each image for itself, (N,); arguments as for `loss`."""
+        if self.supervision not in ("features", "heads"):
             return torch.stack(
                 [self.loss([image], [guide]) for image, guide in zip(decoded, guides, strict=True)]
             )
         with torch.autocast(decoded[0].device.type, enabled=False):
-            found = self.task.features(decoded).tensors
+            found = self._tensors(decoded)
             maps = [guide for guide in guides if isinstance(guide, dict)]
-            return relative_errors(found, {name: torch.stack([m[name] for m in maps]) for name in found})
+            true = {name: torch.stack([m[name] for m in maps]) for name in found}
+            (features, outputs), (true_features, true_outputs) = _apart(found), _apart(true)
+            errors = relative_errors(features, true_features)
+            if self.supervision == "features":
+                return errors
+            divergence = self.task.output_divergence(outputs, true_outputs)
+            return HEADS_WEIGHT * divergence + self.feature_share * errors
+
+    def _tensors(self, images: list[Tensor]) -> dict[str, Tensor]:
+        """Features at the cut, and raw outputs where they count, by name."""
+        features = self.task.features(images)
+        if self.supervision != "heads":
+            return features.tensors
+        outputs = self.task.outputs(features)
+        return {**features.tensors, **{f"{_OUTPUT}{name}": value for name, value in outputs.items()}}
+
+
+def _apart(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Features, and raw outputs under their own names."""
+    outputs = {
+        name.removeprefix(_OUTPUT): value for name, value in tensors.items() if name.startswith(_OUTPUT)
+    }
+    return {name: value for name, value in tensors.items() if not name.startswith(_OUTPUT)}, outputs

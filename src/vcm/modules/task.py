@@ -54,8 +54,9 @@ class TaskModule(NetworkModule):
         rates: λ of a quantization-adaptive preprocessor for each of the qualities.
         supervision: "labels" of the data set; "pseudo", the predictions of the task as it was on the
             originals; "features", the relative squared error of the feature at its cut, which trains only
-            what comes before.
+            what comes before; "heads", the divergence of the raw outputs and a share of that error.
         pseudo_score: Boxes on the originals at or above this score are pseudo-labels.
+        feature_share: With "heads", of the features' error beside the divergence of the raw outputs.
         learning_rate: Of Adam.
         max_norm: Largest gradient norm.
         schedule: See `NetworkModule`.
@@ -80,6 +81,7 @@ class TaskModule(NetworkModule):
         rates: Sequence[float] | None = None,
         supervision: Supervision = "pseudo",
         pseudo_score: float = 0.3,
+        feature_share: float = 1.0,
         learning_rate: float = 1e-5,
         max_norm: float = 1.0,
         schedule: Schedule = "plateau",
@@ -103,8 +105,8 @@ class TaskModule(NetworkModule):
         self.points = list(zip(_check_rates(rates, preprocessor, len(checked)), checked, strict=True))
         self.loop = loop
         self._preprocessor = frozen  # no part of this module's checkpoints
-        self.guide = TaskSupervision(task, supervision, pseudo_score)
-        self.learner = TaskSupervision(self.network, supervision, pseudo_score)
+        self.guide = TaskSupervision(task, supervision, pseudo_score, feature_share=feature_share)
+        self.learner = TaskSupervision(self.network, supervision, pseudo_score, feature_share=feature_share)
         self.figures = torch.nn.ModuleList(QualityFigures(task) for _ in self.points)
 
     def training_step(self, batch: Batch, batch_index: int) -> None:
