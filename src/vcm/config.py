@@ -15,12 +15,17 @@ class CodecPlan:
         qualities: Operating points, in the codec's own scale.
         preprocessor: How to build what changes pictures before this codec; None for the evaluation's.
         rates: λ of an NPPPreprocessor for each of the qualities; None takes what it was trained with there.
+        at_reader: Whether images are scaled to the size at which the task reads them, before all else.
+        importance: Options of `vcm.evaluation.reader.Importance` (alpha, block, clip, task); None for
+            equal QPs.
     """
 
     codec: dict[str, Any]
     qualities: list[Any]
     preprocessor: dict[str, Any] | None = None
     rates: list[Any] | None = None
+    at_reader: bool = False
+    importance: dict[str, Any] | None = None
 
 
 @dataclass

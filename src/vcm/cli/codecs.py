@@ -30,7 +30,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def installed_codecs() -> Iterator[tuple[str, type[Codec]]]:
-    """Name in conf/codec and class of every codec, once: not again with a preprocessor before it."""
+    """Name in conf/codec and class of every codec, once: not again with what comes before it."""
     files = [
         file
         for file in resources.files("vcm.conf").joinpath("codec").iterdir()
@@ -38,7 +38,7 @@ def installed_codecs() -> Iterator[tuple[str, type[Codec]]]:
     ]
     for file in sorted(files, key=lambda file: file.name):
         for name, plan in yaml.safe_load(file.read_text()).items():
-            if "preprocessor" in plan:
+            if {"preprocessor", "at_reader", "importance"} & set(plan):
                 continue
             module, _, attribute = plan["codec"]["_target_"].rpartition(".")
             yield name, getattr(import_module(module), attribute)

@@ -28,6 +28,7 @@ from vcm.errors import ArgumentError, EvaluationError, MissingToolError
 from vcm.evaluation.evaluate import Evaluation
 from vcm.evaluation.features import FeatureSystem
 from vcm.evaluation.preprocessing import NPPPreprocessor
+from vcm.evaluation.reader import Importance
 from vcm.evaluation.results import Results
 from vcm.evaluation.systems import PictureSystem, Preprocessor, System
 from vcm.files import printable
@@ -66,9 +67,9 @@ def evaluate(composed: DictConfig) -> Results:
     with ExitStack() as stack:
         pool = stack.enter_context(CodecPool(workers=workers))
         systems = [
-            _system(name, codec, task, preprocessor)
-            for name, versions in codecs.items()
-            for codec, preprocessor in zip(versions, preprocessors[name], strict=True)
+            system
+            for name, plan in config.codecs.items()
+            for system in build_systems(name, plan, codecs[name], preprocessors[name], task)
         ]
         evaluation = Evaluation(
             config.name,
@@ -116,10 +117,60 @@ def build(
     return built
 
 
-def _system(name: str, codec: Codec | FeatureCodec, task: Task, preprocessor: Preprocessor | None) -> System:
-    if isinstance(codec, FeatureCodec):
-        return FeatureSystem(name, codec, task)
-    return PictureSystem(name, codec, task, preprocessor=preprocessor)
+def build_systems(
+    name: str,
+    plan: CodecPlan,
+    codecs: Sequence[Codec | FeatureCodec],
+    preprocessors: Sequence[Preprocessor | None],
+    task: Task,
+) -> list[System]:
+    """One system a quality.
+
+    Args:
+        name: The curve's name.
+        plan: The curve.
+        codecs: As `build_codecs` gives them.
+        preprocessors: As `build_preprocessors` gives them.
+        task: The reader.
+
+    Raises:
+        ArgumentError: If the curve's settings do not go together.
+        EvaluationError: If the importance cannot be built.
+    """
+    if isinstance(codecs[0], FeatureCodec):
+        for option, unused in (("at_reader", False), ("importance", None)):
+            if (value := getattr(plan, option)) != unused:
+                raise ArgumentError(
+                    f"codecs.{name}.{option}",
+                    expected=f"{str(unused).lower().replace('none', 'null')}: this codec takes no images",
+                    got=value,
+                )
+    try:
+        importance = None
+        if plan.importance is not None:
+            importance = Importance(**instantiate(plan.importance))
+            if importance.task is not None:
+                importance.task.to(next(task.parameters()).device)
+        return [
+            FeatureSystem(name, codec, task)
+            if isinstance(codec, FeatureCodec)
+            else PictureSystem(
+                name,
+                codec,
+                task,
+                preprocessor=preprocessor,
+                at_reader=plan.at_reader,
+                importance=importance,
+            )
+            for codec, preprocessor in zip(codecs, preprocessors, strict=True)
+        ]
+    except TypeError as error:  # an option that Importance does not have
+        raise EvaluationError(f"codecs.{name}.importance: {error}") from error
+    except Exception as error:
+        cause = told_error(error)
+        if cause is None:
+            raise
+        raise EvaluationError(f"codecs.{name}: {cause}") from error
 
 
 def build_codecs(name: str, plan: CodecPlan) -> list[Codec | FeatureCodec]:

@@ -12,9 +12,16 @@ from typing import Generic, Protocol, TypeVar
 
 from torch import Tensor
 
-from vcm.codecs import Codec, CodecPool
-from vcm.codecs.pool import RoundTrip
+from vcm.codecs import Codec, CodecPool, Failure, RoundTrip
 from vcm.errors import ArgumentError
+from vcm.evaluation.reader import (
+    Importance,
+    WithOffsets,
+    check_takes_offsets,
+    resample_pixels,
+    scale_prediction,
+    scale_to_reader,
+)
 from vcm.tasks import Task
 from vcm.types import Prediction, QualityScale, Settings
 
@@ -28,7 +35,7 @@ class Answer:
 
     Attributes:
         num_bytes: Length of the stream that would be sent, header and all.
-        image: (3, H, W) uint8 RGB as decoded; None where the system sends no picture.
+        image: (3, H, W) uint8 RGB as decoded, at the original's size; None where the system sends no image.
         prediction: The task's, from what was decoded.
         encode_s: Seconds from picture to bytes.
         decode_s: Seconds from bytes to picture (or features).
@@ -50,13 +57,16 @@ class Fault:
     Attributes:
         stage: What failed: "preprocess", "encode", "decode" or "predict".
         error: What was raised.
+        scaled: (height, width) to which the image was scaled before; None where it was not.
     """
 
     stage: str
     error: Exception
+    scaled: tuple[int, int] | None = None
 
     def __str__(self) -> str:
-        return f"{self.stage} failed: {type(self.error).__name__}: {self.error}"
+        scaled = "" if self.scaled is None else f" of the image scaled to {self.scaled[0]}x{self.scaled[1]}"
+        return f"{self.stage}{scaled} failed: {type(self.error).__name__}: {self.error}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +75,27 @@ class Timed(Generic[Result]):
 
     value: Result
     seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class ToEncode:
+    """An image on its way to the encoder.
+
+    Attributes:
+        image: (3, H, W) uint8 RGB.
+        codec: What encodes it.
+        size: (height, width) of the original.
+    """
+
+    image: Tensor
+    codec: Codec
+    size: tuple[int, int]
+
+    @property
+    def scaled(self) -> tuple[int, int] | None:
+        """(height, width) where it is not the original's."""
+        height, width = self.image.shape[1:]
+        return None if (height, width) == self.size else (height, width)
 
 
 class Preprocessor(Protocol):
@@ -121,15 +152,40 @@ class System(ABC):
 
 
 class PictureSystem(System):
-    """(Preprocessor) → codec → bytes → codec → task.
+    """(Reader's size) → (preprocessor) → codec → bytes → codec → task.
 
     ```
-    x ──►(preprocessor)──► codec.encode ──► bytes ──► codec.decode ──► x̂ ──► task ──► prediction
+    x ─►(scale to the reader's size)─►(preprocessor)─► codec.encode ─► bytes ─► codec.decode ─► x̂ ─► task
+                    └───────(importance ─► QP offsets)─────────┘                                      │
+    prediction in the original's coordinates ◄──(boxes scaled back)───────────────────────────────────┘
     ```
+
+    The rate is over the original's pixels. At the reader's size, images are never scaled up, and the decoded
+    image is scaled back to the original's size, by the task's own interpolation, before it is compared with
+    the original (PSNR, MS-SSIM) or shown.
+
+    Args:
+        name: The curve's name.
+        codec: Encodes and decodes.
+        task: The reader.
+        preprocessor: Changes the image before the codec; None for nothing.
+        at_reader: Whether images are scaled to the size at which the task reads them.
+        importance: How QP offsets are made from importance; None for none.
+
+    Raises:
+        ArgumentError: If the preprocessor is not one, or the codec takes no QP offsets and `importance` asks
+            for them.
     """
 
     def __init__(
-        self, name: str, codec: Codec, task: Task, *, preprocessor: Preprocessor | None = None
+        self,
+        name: str,
+        codec: Codec,
+        task: Task,
+        *,
+        preprocessor: Preprocessor | None = None,
+        at_reader: bool = False,
+        importance: Importance | None = None,
     ) -> None:
         if preprocessor is not None and not (callable(preprocessor) and hasattr(preprocessor, "settings")):
             raise ArgumentError(
@@ -137,43 +193,50 @@ class PictureSystem(System):
                 expected="a callable with a method settings()",
                 got=type(preprocessor).__name__,
             )
+        if importance is not None:
+            check_takes_offsets(codec)
         self.name, self.codec, self.task, self.preprocessor = name, codec, task, preprocessor
+        self.at_reader, self.importance = at_reader, importance
         self.quality = codec.quality
         title, plain_names = codec.title, [codec.name]
         if preprocessor is not None and hasattr(preprocessor, "name") and hasattr(preprocessor, "title"):
             title = f"{preprocessor.title} + {title}"
             plain_names.append(f"{preprocessor.name}_{codec.name}")
-        self.title = title if name in plain_names else f"{title} ({name})"
+        if at_reader:
+            title += " at the reader's size"
+        if importance is not None:
+            title += ", importance QP"
+        ending = "_importance" * (importance is not None) + "_at_reader" * at_reader
+        is_plain = name in [plain + ending for plain in plain_names]
+        self.title = title if is_plain else f"{title} ({name})"
 
     def run(self, images: Sequence[Tensor], pool: CodecPool) -> list[Answer | Fault]:
         """See `System.run`."""
-        prepared = pool.map(self._prepare, images)
-        coded = iter(
-            pool.round_trip(self.codec, [step.value for step in prepared if isinstance(step, Timed)])
+        prepared = pool.map(partial(attempt, "preprocess", self._prepare), images)
+        ready = [step.value for step in prepared if isinstance(step, Timed)]
+        coded = iter(pool.round_trip([item.codec for item in ready], [item.image for item in ready]))
+        outcomes = [(step, None if isinstance(step, Fault) else next(coded)) for step in prepared]
+        return pool.map(lambda pair: self._answer(*pair), outcomes)
+
+    def _answer(self, step: Timed[ToEncode] | Fault, outcome: RoundTrip | Failure | None) -> Answer | Fault:
+        """What the task finds in a decoded image; the fault where an earlier step failed."""
+        if isinstance(step, Fault):
+            return step
+        scaled, size = step.value.scaled, step.value.size
+        if not isinstance(outcome, RoundTrip):
+            assert outcome is not None, "what was prepared was encoded"
+            return Fault(outcome.stage, outcome.error, scaled)
+        predicted = attempt("predict", partial(predict, self.task), outcome.image)
+        if isinstance(predicted, Fault):
+            return Fault(predicted.stage, predicted.error, scaled)
+        return Answer(
+            num_bytes=len(outcome.data),
+            image=resample_pixels(outcome.image, size, self.task),
+            prediction=scale_prediction(predicted.value, outcome.image.shape[1:], size),
+            encode_s=step.seconds + outcome.encode_s,
+            decode_s=outcome.decode_s,
+            predict_s=predicted.seconds,
         )
-        outcomes = [step if isinstance(step, Fault) else next(coded) for step in prepared]
-        decoded = [outcome.image for outcome in outcomes if isinstance(outcome, RoundTrip)]
-        predicted = iter(pool.map(partial(attempt, "predict", partial(predict, self.task)), decoded))
-        answers: list[Answer | Fault] = []
-        for step, outcome in zip(prepared, outcomes, strict=True):
-            if isinstance(step, Fault):
-                answers.append(step)
-            elif not isinstance(outcome, RoundTrip):
-                answers.append(Fault(outcome.stage, outcome.error))
-            elif isinstance(prediction := next(predicted), Fault):
-                answers.append(prediction)
-            else:
-                answers.append(
-                    Answer(
-                        num_bytes=len(outcome.data),
-                        image=outcome.image,
-                        prediction=prediction.value,
-                        encode_s=step.seconds + outcome.encode_s,
-                        decode_s=outcome.decode_s,
-                        predict_s=prediction.seconds,
-                    )
-                )
-        return answers
 
     @property
     def scale(self) -> QualityScale | None:
@@ -188,12 +251,25 @@ class PictureSystem(System):
         arguments = list(inspect.signature(type(self.codec).__init__).parameters)[1:]
         changed = {**{name: getattr(self.codec, name) for name in arguments}, "quality": quality}
         codec = type(self.codec)(**changed)
-        return PictureSystem(self.name, codec, self.task, preprocessor=self.preprocessor)
-
-    def _prepare(self, image: Tensor) -> Timed[Tensor] | Fault:
-        return (
-            Timed(image, 0.0) if self.preprocessor is None else attempt("preprocess", self._preprocess, image)
+        return PictureSystem(
+            self.name,
+            codec,
+            self.task,
+            preprocessor=self.preprocessor,
+            at_reader=self.at_reader,
+            importance=self.importance,
         )
+
+    def _prepare(self, image: Tensor) -> ToEncode:
+        """Scale, compute QP offsets, preprocess: whatever comes before the encoder."""
+        size = (image.shape[1], image.shape[2])
+        if self.at_reader:
+            image = scale_to_reader(image, self.task)
+        codec = self.codec
+        if self.importance is not None:
+            offsets = self.importance.offsets(image, self.task)
+            codec = WithOffsets(codec, offsets, self.importance.block)
+        return ToEncode(image if self.preprocessor is None else self._preprocess(image), codec, size)
 
     def _preprocess(self, image: Tensor) -> Tensor:
         assert self.preprocessor is not None, "asked for only where there is one"
@@ -208,16 +284,22 @@ class PictureSystem(System):
                 "preprocessor",
                 expected=f"a callable that gives {tuple(image.shape)} {image.dtype} here",
                 got=came,
+                remedy="For the reader's size, set at_reader=true.",
             )
         return result
 
     def settings(self) -> Settings:
-        """See `System.settings`."""
-        return {
+        """See `System.settings`; what is not used is left out, so that earlier records keep their keys."""
+        settings: Settings = {
             "system": "picture",
             "preprocessor": None if self.preprocessor is None else self.preprocessor.settings(),
             "codec": self.codec.settings(),
         }
+        if self.at_reader:
+            settings["at_reader"] = True
+        if self.importance is not None:
+            settings["importance"] = self.importance.settings()
+        return settings
 
 
 def predict(task: Task, image: Tensor) -> Prediction:
