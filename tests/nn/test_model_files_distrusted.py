@@ -214,6 +214,53 @@ def test_no_tables_are_made_from_weights_that_diverged(value):
 
 
 @pytest.mark.parametrize(
+    ("channels", "spread", "expected"),
+    [
+        (500, 16000, "at most 2048 apart"),
+        (1, 2050, "at most 2048 apart"),
+        (500, 2000, "tables of at most 262144 values"),
+    ],
+)
+def test_no_tables_are_made_that_take_long(channels, spread, expected):
+    model = EntropyBottleneck(channels)
+    with torch.no_grad():
+        model.quantiles[:, 0, 0], model.quantiles[:, 0, 2] = -spread / 2, spread / 2
+    start = time.process_time()
+    with pytest.raises(ArgumentError, match=f"quantiles must be .*{expected}"):
+        update_bottleneck(model)
+    assert time.process_time() - start < 1
+
+
+def test_few_channels_with_large_tables_do_not_pad_the_many():
+    model = EntropyBottleneck(4000)
+    with torch.no_grad():
+        model.quantiles[0, 0, 2] = 1500
+    with pytest.raises(ArgumentError, match="every row as long as the longest"):
+        update_bottleneck(model)
+
+
+def test_tables_of_the_widest_published_models_are_made():
+    """320 channels, some of them with hundreds of symbols."""
+    model = EntropyBottleneck(320)
+    with torch.no_grad():
+        model.quantiles[:, 0, 0], model.quantiles[:, 0, 2] = -200, 200
+        model.quantiles[:8, 0, 2] = 1000
+    update_bottleneck(model)
+    check_tables(model)
+
+
+def test_stored_tables_of_too_many_values_are_refused():
+    model = EntropyBottleneck(150)
+    rows = torch.arange(2001, dtype=torch.int32) * 32
+    rows[-1] = 1 << 16
+    model._quantized_cdf = rows.repeat(150, 1)
+    model._cdf_length = torch.full((150,), 2001, dtype=torch.int32)
+    model._offset = torch.zeros(150, dtype=torch.int32)
+    with pytest.raises(ArgumentError, match="at most 262144 values.*300150"):
+        check_tables(model)
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
     [
         ("deconvs.0.weight", -(1 << 15)),

@@ -6,6 +6,8 @@ read beyond its memory or loop for ever.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from compressai.entropy_models import EntropyBottleneck
 from compressai.entropy_models.entropy_models import EntropyModel
@@ -14,8 +16,14 @@ from vcm.errors import ArgumentError
 
 MAX_SYMBOL = 1 << 20
 """Largest magnitude of a symbol that is coded; trained networks stay far below."""
-MAX_SUPPORT = 1 << 14
-"""Most symbols that a table made from weights gives a probability of their own."""
+MAX_SUPPORT = 1 << 11
+"""Largest distance of a channel's quantiles; trained networks stay below some hundreds. CompressAI's time for a
+row grows with its square.
+"""
+MAX_ENTRIES = 1 << 18
+"""Most values that the rows of one model's tables have in total."""
+_MAX_PADDED = 1 << 20
+"""Most values of tables whose rows are padded to the longest."""
 _TOTAL = 1 << 16
 _SHORTEST = 3  # 0, the one symbol, and the rare ones
 _LONGEST = _TOTAL + 1
@@ -30,7 +38,8 @@ def check_tables(model: EntropyModel, name: str = "tables") -> None:
 
     Raises:
         ArgumentError: Unless each row begins with 0, rises strictly to 2^16 at its length and has an offset
-            within ±2^20, and there is one row for each channel or scale.
+            within ±2^20, there is one row for each channel or scale, and the rows have at most `MAX_ENTRIES`
+            values in total.
     """
     rows = model.channels if isinstance(model, EntropyBottleneck) else len(model.scale_table)
     cdf, lengths, offsets = model.quantized_cdf, model.cdf_length, model.offset
@@ -41,6 +50,7 @@ def check_tables(model: EntropyModel, name: str = "tables") -> None:
     if low < _SHORTEST or high > min(cdf.shape[1], _LONGEST):
         longest = min(cdf.shape[1], _LONGEST)
         raise _error(name, f"rows of {_SHORTEST} to {longest} values", f"{low} to {high}")
+    _check_entries(name, int(lengths.sum()), cdf.numel())
     ends = cdf.gather(1, lengths.long()[:, None] - 1)
     beyond = torch.arange(1, cdf.shape[1], device=cdf.device) >= lengths[:, None]
     rising = (cdf.diff(dim=1) > 0) | beyond
@@ -59,22 +69,36 @@ def update_bottleneck(bottleneck: EntropyBottleneck, *, force: bool = True) -> N
         force: Whether to do so where it has some.
 
     Raises:
-        ArgumentError: If its weights are not finite, or its quantiles further apart than `MAX_SUPPORT`.
+        ArgumentError: If its weights are not finite, its quantiles further apart than `MAX_SUPPORT`, or its
+            tables would have more than `MAX_ENTRIES` values.
     """
     if not all(parameter.isfinite().all() for parameter in bottleneck.parameters()):
         raise _error("weights", "finite", "NaN or infinite ones in an entropy bottleneck")
     quantiles = bottleneck.quantiles.double()
-    spread = float((quantiles.amax(dim=2) - quantiles.amin(dim=2)).max())
+    spreads = quantiles.amax(dim=2) - quantiles.amin(dim=2)
+    spread = float(spreads.max())
     if spread > MAX_SUPPORT or float(quantiles.abs().max()) > MAX_SYMBOL:
         raise _error(
             "quantiles",
             f"at most {MAX_SUPPORT} apart and within +-{MAX_SYMBOL}",
             f"{spread:g} apart, up to {float(quantiles.abs().max()):g}",
         )
+    longest = (math.ceil(spread) + _SHORTEST) * len(spreads)
+    _check_entries("quantiles", int((spreads.ceil() + _SHORTEST).sum()), longest)
     try:
         bottleneck.update(force=force)
     except ValueError as error:  # probabilities that overflowed
         raise _error("weights", "those of a trained entropy bottleneck", str(error)) from error
+
+
+def _check_entries(name: str, entries: int, padded: int) -> None:
+    """Check the size of tables: the values of all rows, and with each row as long as the longest."""
+    if entries > MAX_ENTRIES or padded > _MAX_PADDED:
+        raise _error(
+            name,
+            f"tables of at most {MAX_ENTRIES} values, or {_MAX_PADDED} with every row as long as the longest",
+            f"{entries}, or {padded}",
+        )
 
 
 def _error(what: str, expected: str, got: str) -> ArgumentError:
