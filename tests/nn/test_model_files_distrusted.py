@@ -256,7 +256,7 @@ def test_stored_tables_of_too_many_values_are_refused():
     model._quantized_cdf = rows.repeat(150, 1)
     model._cdf_length = torch.full((150,), 2001, dtype=torch.int32)
     model._offset = torch.zeros(150, dtype=torch.int32)
-    with pytest.raises(ArgumentError, match="at most 262144 values.*300150"):
+    with pytest.raises(ArgumentError, match=r"at most 262144 values.*300150"):
         check_tables(model)
 
 

@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
+import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vcm.cli.compress import add_output_options
-from vcm.cli.files import Batch, Input, Outputs, find_inputs, names_a_file
+from vcm.cli.files import (
+    PNG_KEY,
+    Batch,
+    Input,
+    Outputs,
+    content_mark,
+    find_inputs,
+    names_a_file,
+    png_mark,
+)
 from vcm.errors import ArgumentError, OutputError
+from vcm.files import MAX_IMAGE_BYTES, read_bytes
 from vcm.weights import QA_NPP_BPG, shipped
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from vcm.data.metadata import Metadata
+    from vcm.evaluation.preprocessing import NPPPreprocessor
 
 FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     ".png": ("PNG", {}),
@@ -28,6 +41,7 @@ FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     ".ppm": ("PPM", {}),
 }
 """Lossless formats, with Pillow's name and options, by suffix."""
+NO_MODEL = "none"
 _WITHOUT_METADATA = ("BMP", "PPM")
 
 
@@ -52,22 +66,24 @@ def run(arguments: Sequence[str]) -> int:
         batch.tell(problem)
     if not inputs:
         return 2
-    from vcm.cli.devices import choose_device
-    from vcm.evaluation.preprocessing import NPPPreprocessor
-
-    model = known.model or shipped(QA_NPP_BPG)
-    preprocessor = NPPPreprocessor(model, rate=known.rate, device=str(choose_device(known.device)))
-    model_time = model.stat().st_mtime_ns if known.model else 0
+    scale = _scaling(known.size, known.reader)
+    preprocessor, model = _preprocessor(known.model, known.rate, known.device, scales=scale is not None)
+    settings = [known.size, known.reader, None if preprocessor is None else preprocessor.settings()]
     targets = output_names(inputs, known.output)
-    outputs = Outputs([model, *(source.path for source in inputs)], overwrite=known.overwrite)
+    read = [source.path for source in inputs]
+    outputs = Outputs([model, *read] if model else read, overwrite=known.overwrite)
 
     def preprocess(source: Input) -> tuple[int, int]:
         target = one_name or targets[source]
-        outputs.claim(target, source.path, lambda: target.stat().st_mtime_ns >= model_time)
+        mark = _mark(source.path, settings)
+        outputs.claim(target, source.path, lambda: png_mark(target) == mark)
         image = read_picture(source.path)
         height, width = image.shape[1:]
-        metadata = read_metadata(source.path, (height, width))
-        data = encode(preprocessor(image), target.suffix, metadata)
+        if scale is not None:
+            image = scale(image)
+        metadata = read_metadata(source.path, (image.shape[1], image.shape[2]))
+        filtered = image if preprocessor is None else preprocessor(image)
+        data = encode(filtered, target.suffix, metadata, mark)
         with outputs.write(target) as file:
             file.write(data)
         return len(data), height * width
@@ -76,14 +92,63 @@ def run(arguments: Sequence[str]) -> int:
     return batch.finish()
 
 
-def output_names(inputs: Sequence[Input], folder: Path | None) -> dict[Input, Path]:
+def _scaling(size: int | None, reader: str | None) -> Callable[[Tensor], Tensor] | None:
+    """What scales images: to a longest side, or to a task's reader size; None for neither."""
+    if size is not None and reader is not None:
+        raise ArgumentError("--size", expected="given without --for, which states a size too", got=size)
+    if size is not None:
+        if size < 1:
+            raise ArgumentError("--size", expected="a longest side in pixels, from 1", got=size)
+        return lambda image: scale_to_side(image, size)
+    if reader is None:
+        return None
+    from vcm.cli.tasks import configured_task
+    from vcm.evaluation.reader import scale_to_reader
+
+    task = configured_task(reader)
+    return lambda image: scale_to_reader(image, task)
+
+
+def scale_to_side(image: Tensor, side: int) -> Tensor:
+    """Scale (3, H, W) uint8 to a longest side in pixels, never up, as YOLO's letterbox does."""
+    import torch
+
+    from vcm.tasks.letterbox import Letterbox
+
+    height, width = image.shape[1:]
+    if max(height, width) <= side:
+        return image
+    box = Letterbox((height, width), (side, side))
+    return box.scale(image.float()).clamp(0, 255).round().to(torch.uint8)
+
+
+def _preprocessor(
+    model: Path | None, rate: float | None, device: str, *, scales: bool
+) -> tuple[NPPPreprocessor | None, Path | None]:
+    """The filter and its file; None twice for `--model none`."""
+    from vcm.cli.devices import choose_device
+    from vcm.evaluation.preprocessing import NPPPreprocessor
+
+    if str(model) == NO_MODEL:
+        if not scales:
+            raise ArgumentError(
+                "--model", expected="a model's file, or none with --size or --for", got=NO_MODEL
+            )
+        if rate is not None:
+            raise ArgumentError("--rate", expected="given with a model, not with --model none", got=rate)
+        return None, None
+    path = model or shipped(QA_NPP_BPG)
+    return NPPPreprocessor(path, rate=rate, device=str(choose_device(device))), path
+
+
+def output_names(inputs: Sequence[Input], folder: Path | None, suffix: str = ".png") -> dict[Input, Path]:
     """Each input's output: photo.jpg becomes photo.png, or photo.jpg.png where photo.webp is there too."""
-    plain = {source: source.below(folder).with_suffix(".png") for source in inputs}
+    plain = {source: source.below(folder).with_suffix(suffix) for source in inputs}
     counts = Counter(plain.values())
     return {
         source: path
         if counts[path] == 1 or path.name == source.path.name
-        else path.with_name(f"{source.path.name}.png")
+        else path.with_name(f"{source.path.name}{suffix}")
         for source, path in plain.items()
     }
 
@@ -107,13 +172,27 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="M",
         help="model.safetensors, as `vcm train` wrote it; without it, the one that comes with vcm, for BPG "
-        "and detectors",
+        "and detectors; none, with --size or --for, to scale images only",
     )
     parser.add_argument(
         "--rate",
         type=float,
         metavar="λ",
         help="for a model for many rates: the larger, the more is kept for the task, at more bits",
+    )
+    parser.add_argument(
+        "--size",
+        type=int,
+        metavar="N",
+        help="scale images to a longest side of N pixels before filtering, never up (bilinear, as YOLO's "
+        "letterbox)",
+    )
+    parser.add_argument(
+        "--for",
+        dest="reader",
+        metavar="TASK",
+        help="scale images to the size at which a task reads them, never up, by its own interpolation: "
+        "detection (yolov3_tiny), classification (mobilenet_v2), or another name of `vcm evaluate task=…`",
     )
     add_output_options(
         parser,
@@ -123,18 +202,29 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def encode(image: Tensor, suffix: str, metadata: Metadata) -> bytes:
+def _mark(source: Path, settings: Sequence[object]) -> str:
+    """What tells an output of this image with these settings from others; "" where it cannot be read."""
+    try:
+        data = read_bytes(source, limit=MAX_IMAGE_BYTES)
+    except OSError:
+        return ""
+    return content_mark(hashlib.sha256(data).hexdigest(), json.dumps(settings, default=str, sort_keys=True))
+
+
+def encode(image: Tensor, suffix: str, metadata: Metadata, mark: str = "") -> bytes:
     """A picture's file, without loss.
 
     Args:
         image: (3, H, W) uint8 RGB.
         suffix: One of `FORMATS`.
         metadata: What is written with it, if the format takes it.
+        mark: What tells this output from others, for PNG; see `vcm.cli.files.content_mark`.
 
     Raises:
         OutputError: If the format cannot hold this picture.
     """
     from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
 
     kind, options = FORMATS[suffix.lower()]
     if kind not in _WITHOUT_METADATA:
@@ -147,6 +237,10 @@ def encode(image: Tensor, suffix: str, metadata: Metadata) -> bytes:
                 {tag: value.encode("latin-1") for tag, value in exif.items() if isinstance(value, str)}
             )
             options["tiffinfo"] = exif
+    if kind == "PNG" and mark:
+        info = PngInfo()
+        info.add_text(PNG_KEY, mark)
+        options = {**options, "pnginfo": info}
     file = io.BytesIO()
     try:
         Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(file, kind, **options)

@@ -92,9 +92,14 @@ class WithOffsets(Codec):
         self.codec.interrupt()
 
 
+def takes_offsets(codec: Codec) -> bool:
+    """Whether a codec's `encode` takes QP offsets, and it is not lossless."""
+    return "offsets" in inspect.signature(codec.encode).parameters and not getattr(codec, "lossless", False)
+
+
 def check_takes_offsets(codec: Codec) -> None:
-    """Raise ArgumentError unless a codec takes QP offsets and has a QP."""
-    if "offsets" not in inspect.signature(codec.encode).parameters or getattr(codec, "lossless", False):
+    """Raise ArgumentError unless a codec takes QP offsets."""
+    if not takes_offsets(codec):
         raise ArgumentError(
             "importance",
             expected="null with a codec that takes no QP offsets",

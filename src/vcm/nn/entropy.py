@@ -17,8 +17,8 @@ from vcm.errors import ArgumentError
 MAX_SYMBOL = 1 << 20
 """Largest magnitude of a symbol that is coded; trained networks stay far below."""
 MAX_SUPPORT = 1 << 11
-"""Largest distance of a channel's quantiles; trained networks stay below some hundreds. CompressAI's time for a
-row grows with its square.
+"""Largest distance between a channel's quantiles; trained networks stay at some hundreds. The time that
+CompressAI takes for a row grows with its square.
 """
 MAX_ENTRIES = 1 << 18
 """Most values that the rows of one model's tables have in total."""

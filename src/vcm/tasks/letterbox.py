@@ -43,9 +43,13 @@ class Letterbox:
         Corner pixels keep their place, as in Darknet's `resize_image`; so nothing is averaged when shrinking.
         """
         (height, width), (top, left) = self.scaled_size, self.offset
-        scaled = F.interpolate(image[None], size=(height, width), mode="bilinear", align_corners=True)[0]
+        scaled = self.scale(image)
         bottom, right = self.input_size[0] - height - top, self.input_size[1] - width - left
         return F.pad(scaled, (left, right, top, bottom), value=GREY)
+
+    def scale(self, image: Tensor) -> Tensor:
+        """Scale without padding: (3, H, W) → (3, *scaled_size), differentiable."""
+        return F.interpolate(image[None], size=self.scaled_size, mode="bilinear", align_corners=True)[0]
 
     def boxes_to_input(self, boxes: Tensor) -> Tensor:
         """(M, 4) x1 y1 x2 y2 in the picture's pixels → centre and size as fractions of the input."""

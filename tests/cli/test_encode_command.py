@@ -1,0 +1,182 @@
+"""`vcm encode`, and `vcm preprocess --size`: files for a known reader."""
+
+import json
+
+import pytest
+import torch
+
+from vcm.cli.main import main
+from vcm.cli.preprocess import scale_to_side
+from vcm.cli.tasks import configured_task
+from vcm.codecs import BPGCodec, JPEGCodec, qp_offsets
+from vcm.data import read_picture
+from vcm.errors import ArgumentError
+from vcm.evaluation.reader import scale_to_reader
+from vcm.nn.preprocessor import NPP, load_preprocessor, save_preprocessor
+from vcm.tasks import YOLOTask
+
+
+@pytest.fixture
+def encode(capsys):
+    def run(*arguments, command="encode"):
+        status = main([command, *map(str, arguments)])
+        return (status, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def detector(asset_path):
+    folder = "yolov3-tiny"
+    return YOLOTask(asset_path(folder, "yolov3-tiny.cfg"), asset_path(folder, "yolov3-tiny.weights"))
+
+
+@pytest.fixture
+def image(coco_pictures, tmp_path):
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(coco_pictures[0].read_bytes())
+    return path
+
+
+FAST = ("--quality", 40, "--preset", "ultrafast")
+
+
+def test_plain_files_are_the_codecs_own(encode, image, tmp_path):
+    status, out, err = encode(image, *FAST)
+    assert (status, err) == (0, "")
+    pixels = read_picture(image)
+    stream = BPGCodec(40, preset="ultrafast").encode(pixels)
+    assert (tmp_path / "photo.bpg").read_bytes() == stream
+    assert f"{len(stream):,} bytes, {8 * len(stream) / pixels[0].numel():.4f} bpp" in out
+    status, _, err = encode(image, *FAST)
+    assert status == 1
+    assert "exists already; --overwrite replaces it" in err
+    assert encode(image, "--codec", "jpeg", "--quality", 30, "-o", tmp_path / "out.jpg")[0] == 0
+    assert (tmp_path / "out.jpg").read_bytes() == JPEGCodec(30).encode(pixels)
+
+
+def test_for_a_detector(encode, image, detector, tmp_path):
+    pixels = read_picture(image)
+    scaled = scale_to_reader(pixels, detector)
+    assert max(scaled.shape) == 416
+    codec = BPGCodec(40, preset="ultrafast")
+
+    def expected(coded, **options):
+        offsets = qp_offsets(detector.importance(coded.float() / 255), **options)
+        return codec.encode(coded, offsets, block=options.get("block", 32))
+
+    cases = {
+        (): expected(pixels),
+        ("--at-reader",): expected(scaled),
+        ("--at-reader", "--no-importance"): codec.encode(scaled),
+        ("--alpha", 2, "--block", 16, "--clip", 4): expected(pixels, alpha=2, block=16, clip=4),
+    }
+    for number, (options, stream) in enumerate(cases.items()):
+        target = tmp_path / f"{number}.bpg"
+        status, out, err = encode(image, *FAST, "--for", "detection", *options, "-o", target)
+        assert (status, err) == (0, ""), options
+        assert target.read_bytes() == stream, options
+        assert f"{8 * len(stream) / pixels[0].numel():.4f} bpp" in out
+    assert len(set(cases.values())) == 4
+    target = tmp_path / "at.webp"
+    status = encode(image, "--codec", "webp", "--for", "yolov3_tiny", "--at-reader", "-o", target)[0]
+    assert (status, read_picture(target).shape) == (0, scaled.shape)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--at-reader"], "--at-reader must be with --for TASK"),
+        (["--codec", "bgp"], "--codec must be one of avif, bpg,"),
+        (["--codec", "learned"], "use `vcm compress`"),
+        (["--quality", "52"], "quality must be"),
+        (["--codec", "jpeg", "--preset", "fast"], "--preset must be given with --codec bpg"),
+        (["--for", "yolo"], "--for must be one of detection, classification, faster_rcnn"),
+        (["--alpha", "1"], "--alpha must be given with --for TASK"),
+        (["--for", "detection", "--no-importance", "--clip", "3"], "--clip must be given with --for TASK"),
+        (["--for", "detection", "--codec", "jpeg", "--block", "32"], "--block must be given with"),
+        (["--for", "detection", "--block", "8"], "block must be one of 16, 32, 64; got 8"),
+        (["-o", "out.jpg"], "--output must be a folder, or a name that ends in .bpg"),
+    ],
+)
+def test_bad_arguments(arguments, message, encode, image, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = encode(image, *arguments)
+    assert (status, out) == (2, "")
+    assert message in err
+    assert not list(tmp_path.glob("*.bpg"))
+
+
+def test_a_bad_image_is_skipped(encode, image, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    status, out, err = encode(tmp_path, *FAST, "-o", tmp_path / "out")
+    assert status == 1
+    assert "bad.png" in err
+    assert out.startswith("1 file, ")
+    assert encode(tmp_path / "nothing.jpg")[0] == 2
+
+
+def test_tasks_that_compose_others_need_what_they_need():
+    with pytest.raises(Exception, match=r"weights has no value|--for fine_tuned"):
+        configured_task("fine_tuned")
+    with pytest.raises(ArgumentError, match="--for must be one of"):
+        configured_task("../task/fcos")
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((300, 400), (75, 100)), ((400, 300), (100, 75)), ((80, 60), (80, 60)), ((1, 1), (1, 1)),
+        ((1, 900), (1, 100)),
+    ],
+)  # fmt: skip
+def test_scaling_to_a_longest_side(size, expected):
+    image = torch.randint(0, 256, (3, *size), dtype=torch.uint8)
+    scaled = scale_to_side(image, 100)
+    assert tuple(scaled.shape[1:]) == expected
+    assert scaled.dtype == torch.uint8
+    if size == expected:
+        assert torch.equal(scaled, image)
+    else:
+        assert torch.equal(scaled[:, 0, 0], image[:, 0, 0])  # corner pixels keep their place
+
+
+def test_preprocess_scales_then_filters(encode, image, detector, tmp_path):
+    torch.manual_seed(0)
+    network = NPP((3, 4, 4, 5))
+    torch.nn.init.normal_(network.head[-1].weight, std=0.3)
+    model = tmp_path / "npp.safetensors"
+    save_preprocessor(network, model, pairs=json.dumps({}))
+    pixels = read_picture(image)
+
+    def preprocess(*options):
+        target = tmp_path / "out.png"
+        status, _, err = encode(image, *options, "-o", target, "--overwrite", command="preprocess")
+        assert (status, err) == (0, "")
+        return read_picture(target)
+
+    at_reader = scale_to_reader(pixels, detector)
+    assert torch.equal(preprocess("--model", "none", "--size", 416), at_reader)
+    assert torch.equal(preprocess("--model", "none", "--for", "detection"), at_reader)
+    assert torch.equal(preprocess("--model", "none", "--size", 100_000), pixels)
+    with torch.no_grad():
+        filtered = load_preprocessor(model)(scale_to_side(pixels, 128)[None].float() / 255, None)[0]
+    found = preprocess("--model", model, "--size", 128)
+    assert torch.equal(found, (filtered * 255).round().to(torch.uint8))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--size", "0"], "--size must be a longest side in pixels, from 1; got 0"),
+        (["--size", "9", "--for", "detection"], "--size must be given without --for"),
+        (["--for", "yolo"], "--for must be one of detection"),
+        (["--model", "none"], "--model must be a model's file, or none with --size or --for"),
+        (["--model", "none", "--size", "9", "--rate", "1"], "--rate must be given with a model"),
+    ],
+)
+def test_bad_sizes(arguments, message, encode, image, tmp_path):
+    status, _, err = encode(image, *arguments, "-o", tmp_path / "out", command="preprocess")
+    assert status == 2
+    assert message in err
+    assert not (tmp_path / "out").exists()
