@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 from PIL import Image
+from runs import line, write_run
 
 from vcm.codecs import BPGCodec, JPEGCodec, WebPCodec
 from vcm.data import PictureFolderDataset
@@ -162,6 +163,13 @@ def test_results_of_another_shape_are_damaged_results(build, tmp_path):
         (tmp_path / "run/results.json").write_text(wrong)
         with pytest.raises(EvaluationError, match="damaged"):
             Results.read(tmp_path / "run")
+
+
+def test_results_are_read_from_a_path_as_text(tmp_path):
+    run = write_run(tmp_path / "run", line("a"))
+    assert Results.read(str(run)) == Results.read(run)
+    with pytest.raises(EvaluationError, match="holds no results"):
+        Results.read(str(tmp_path))
 
 
 def test_system_that_sends_no_picture_is_shown_over_the_original(build, world, pool, tmp_path):

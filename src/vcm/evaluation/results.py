@@ -88,12 +88,16 @@ class Results:
         write_json(folder / RESULTS_JSON, {**asdict(self), "points": [p.to_json() for p in self.points]})
 
     @classmethod
-    def read(cls, folder: Path) -> Results:
+    def read(cls, folder: str | Path) -> Results:
         """Read back what `write` wrote; without bootstrap.json, its points have no resamples.
+
+        Args:
+            folder: Of the run.
 
         Raises:
             EvaluationError: If there are no results, or they are damaged.
         """
+        folder = Path(folder)
         path = folder / RESULTS_JSON
         try:
             results = _results_from_json(read_json_inside(folder, RESULTS_JSON))
