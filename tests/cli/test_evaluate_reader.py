@@ -1,0 +1,129 @@
+"""`vcm evaluate` with codecs that know their reader: config groups, records, and settings that do not fit."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import vcm.conf
+import yaml
+from omegaconf import OmegaConf
+
+from vcm.cli.codecs import installed_codecs
+from vcm.cli.evaluate import build_codecs, build_systems
+from vcm.codecs import FeatureCodec
+from vcm.config import CodecPlan
+from vcm.errors import ArgumentError, EvaluationError
+from vcm.evaluation.reader import Importance
+from vcm.tasks import YOLOTask
+
+FOLDER = Path(vcm.conf.__file__).parent / "codec"
+GROUPS = sorted([*FOLDER.glob("*_at_reader.yaml"), FOLDER / "bpg_importance.yaml"])
+
+
+def system(tmp_path, codec="vcm.codecs.BPGCodec", **settings):
+    torch.manual_seed(0)
+    task = YOLOTask("yolov3", None, input_size=64)
+    content = {"codec": {"_target_": codec}, "qualities": [37], **settings}
+    plan = OmegaConf.merge(OmegaConf.structured(CodecPlan), content)
+    return build_systems("mine", plan, build_codecs("mine", plan), [None], task)[0]
+
+
+@pytest.mark.parametrize("path", GROUPS, ids=lambda path: path.stem)
+def test_groups_code_as_the_codec_alone(path):
+    ((name, plan),) = yaml.safe_load(path.read_text()).items()
+    assert name == path.stem
+    base = name.removesuffix("_at_reader").removesuffix("_importance")
+    (plain,) = yaml.safe_load((FOLDER / f"{base}.yaml").read_text()).values()
+    for key, value in plain.items():
+        assert plan[key] == value
+    assert plan.get("at_reader", False) == name.endswith("_at_reader")
+    assert ("importance" in plan) == ("_importance" in name)
+    if "importance" in plan:
+        assert Importance(**plan["importance"]) == Importance()  # the defaults of Python
+    OmegaConf.merge(OmegaConf.structured(CodecPlan), plan)
+
+
+def test_codecs_are_listed_once():
+    names = [name for name, _ in installed_codecs()]
+    assert "bpg" in names
+    assert not [name for name in names if "reader" in name or "importance" in name]
+
+
+def test_plans_become_systems(tmp_path):
+    plain = system(tmp_path)
+    assert (plain.at_reader, plain.importance) == (False, None)
+    both = system(tmp_path, at_reader=True, importance={"alpha": 2, "block": 16})
+    assert both.at_reader
+    assert both.importance == Importance(alpha=2, block=16)
+    other = {"_target_": "vcm.tasks.YOLOTask", "cfg": "yolov3", "weights": None, "input_size": 96}
+    assert system(tmp_path, importance={"task": other}).importance.task.input_size == (96, 96)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"importance": {"alpha": -1}}, r"codecs\.mine: alpha must be a finite number from 0; got -1"),
+        ({"importance": {"beta": 1}}, r"codecs\.mine\.importance: .*beta"),
+        ({"importance": {}, "codec": "vcm.codecs.JPEGCodec"}, r"codecs\.mine: importance must be null"),
+    ],
+)
+def test_what_does_not_fit_is_told(settings, message, tmp_path):
+    with pytest.raises((ArgumentError, EvaluationError), match=message):
+        system(tmp_path, **settings)
+
+
+@pytest.mark.parametrize("settings", [{"at_reader": True}, {"importance": {}}])
+def test_a_codec_of_features_takes_neither(settings):
+    plan = OmegaConf.structured(CodecPlan(codec={}, qualities=[1], **settings))
+    (option,) = settings
+    message = rf"codecs\.mine\.{option} must be (false|null): this codec takes no images"
+    with pytest.raises(ArgumentError, match=message):
+        build_systems("mine", plan, [object.__new__(FeatureCodec)], [None], None)
+
+
+def evaluate(folder, *codecs, task="yolov3_tiny"):
+    settings = [f"codecs.{name}.{x}" for name in codecs for x in ("qualities=[37]", "codec.preset=ultrafast")]
+    done = subprocess.run(
+        [sys.executable, "-m", "vcm", "evaluate", f"task={task}", f"codec=[{','.join(codecs)}]", *settings,
+         "data.test.limit=2", "labels=[pseudo]", "examples=1"],
+        cwd=folder, capture_output=True, text=True, check=False, env=os.environ,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    results = json.loads((folder / "runs/evaluate/results.json").read_text())
+    return {point["system"]: point for point in results["points"]}
+
+
+@pytest.mark.parametrize(
+    ("task", "asset", "file"),
+    [
+        ("yolov3_tiny", "yolov3-tiny", "yolov3-tiny.weights"),
+        ("mobilenet_v2", "mobilenet-v2", "mobilenet_v2-b0353104.pth"),
+    ],
+)
+def test_end_to_end(asset_path, tmp_path, task, asset, file):
+    asset_path("coco-sample", "images")
+    asset_path(asset, file)
+    evaluate(tmp_path, "bpg", task=task)
+    records = {path.name: path.read_bytes() for path in (tmp_path / "runs/evaluate/records").glob("*.jsonl")}
+    names = [
+        "bpg",
+        "bpg_at_reader",
+        "bpg_importance",
+        "bpg_importance_at_reader",
+        "npp_bpg_importance_at_reader",
+    ]
+    points = evaluate(tmp_path, *names, task=task)
+    for name, content in records.items():  # earlier records keep their key
+        assert (tmp_path / "runs/evaluate/records" / name).read_bytes() == content
+    assert {point["title"] for point in points.values()} == {
+        "BPG", "BPG at the reader's size", "BPG, importance QP", "BPG at the reader's size, importance QP",
+        "NPP + BPG at the reader's size, importance QP",
+    }  # fmt: skip
+    assert len({point["num_bytes"] for point in points.values()}) == 5
+    assert len({point["num_pixels"] for point in points.values()}) == 1  # the originals'
+    assert points["bpg_at_reader"]["num_bytes"] < points["bpg"]["num_bytes"]
+    assert 15 < points["bpg_at_reader"]["psnr"] < points["bpg"]["psnr"]
