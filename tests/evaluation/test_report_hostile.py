@@ -242,3 +242,33 @@ def test_results_that_are_a_fifo_or_a_device(tmp_path):
     os.mkfifo(run / "results.json")
     with pytest.raises(EvaluationError, match=r"it is a FIFO, not a regular file"):
         Results.read(run)
+
+
+@pytest.mark.parametrize("accuracy", [{}, {"map_50": 0.5}, {"map": 0.5, "map_50": 0.5, "more": 0.5}])
+def test_points_with_other_accuracies_than_the_originals_are_damage(tmp_path, accuracy):
+    points = line("a")
+    points[1]["accuracy"] = accuracy
+    run = write_run(tmp_path / "run", points)
+    odd = "'more' is one too many" if "more" in accuracy else "'map' is missing"
+    with pytest.raises(EvaluationError, match=f"damaged .a at quality 1 against pseudo: the accuracy {odd}"):
+        build_report([run], accuracy="map_50")
+
+
+@pytest.mark.parametrize("first", ["truth", "pseudo"])
+def test_originals_with_an_accuracy_for_one_kind_of_labels_are_damage(tmp_path, first):
+    second = "pseudo" if first == "truth" else "truth"
+    figures = {"map": 1.0, "map_50": 1.0}
+    run = write_run(tmp_path / "run", line("a"), originals={first: {**figures, "more": 1.0}, second: figures})
+    with pytest.raises(
+        EvaluationError, match=f"damaged .the originals against {second}: .*'more' is missing"
+    ):
+        build_report([run], accuracy="more")
+
+
+def test_runs_of_versions_with_other_accuracies_are_reported_together(tmp_path):
+    points = [{**p, "accuracy": {**p["accuracy"], "map_75": 0.5}} for p in line("a")]
+    new = write_run(
+        tmp_path / "new", points, originals={"pseudo": {"map": 1.0, "map_50": 1.0, "map_75": 1.0}}
+    )
+    old = write_run(tmp_path / "old", line("b"))
+    assert "mAP@75" in build_report([new, old], accuracy="map_75").read_text()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
@@ -143,6 +143,12 @@ def _results_from_json(content: Any) -> Results:  # noqa: ANN401  any JSON value
     kinds = {point.labels for point in results.points} | set(originals)
     expect(kinds <= set(LABEL_KINDS), "it holds unknown labels")
     expect({point.labels for point in results.points} <= set(originals), "it lacks accuracy of the originals")
+    accuracies = next(iter(originals.values()))
+    for kind, found in originals.items():
+        _expect_accuracies(f"the originals against {kind}", found, accuracies)
+    for point in results.points:
+        named = f"{point.system} at quality {point.quality:g} against {point.labels}"
+        _expect_accuracies(named, point.accuracy, accuracies)
     for name in ("problems", "notes", "examples", "categories"):
         listed = getattr(results, name)
         expect(
@@ -152,6 +158,13 @@ def _results_from_json(content: Any) -> Results:  # noqa: ANN401  any JSON value
     for failure in failures:
         expect(all(isinstance(value, str) for value in asdict(failure).values()), "a failure is no text")
     return replace(results, originals=originals, pseudo_score=finite(results.pseudo_score))
+
+
+def _expect_accuracies(where: str, found: Mapping[str, object], expected: Mapping[str, object]) -> None:
+    """Raise ValueError with the first name that only one of two mappings has."""
+    for names, other, problem in ((expected, found, "is missing"), (found, expected, "is one too many")):
+        if odd := [name for name in names if name not in other]:
+            raise ValueError(f"{where}: the accuracy {odd[0][:80]!r} {problem}")
 
 
 def _with_resamples(points: Sequence[Point], folder: Path) -> list[Point]:
