@@ -216,3 +216,25 @@ def test_one_file_under_two_ids_counts_once_with_the_boxes_of_both(read, tmp_pat
         "./a.png: image ids 1 and 2 name the same file: counted once, as 1, with 1 more boxes of 2",
         "link.png: image ids 1 and 3 name the same file: counted once, as 1, with 0 more boxes of 3",
     ]
+
+
+def test_one_file_under_two_ids_of_different_sizes_has_each_box_in_its_place(read, tmp_path):
+    save(tmp_path / "images/a.png", (50, 40), (10, 10, 5, 5))
+    large, small = ("a.png", (100, 80), [20, 20, 10, 10]), ("a.png", (50, 40), [30, 20, 10, 10])
+    for entries in ((large, small), (small, large)):
+        data = read(*entries, unlabelled="keep")
+        assert data.image_ids == ["1"]
+        assert sorted(data.target(0).boxes.tolist()) == [[10, 10, 15, 15], [30, 20, 40, 30]]
+        assert sorted(data.target(0).area.tolist()) == [25, 100]
+        assert any("ids 1 and 2 name the same file: counted once" in problem for problem in data.problems)
+    again = ("a.png", (50, 40), [10, 10, 5, 5])  # the same box, stated for another size
+    assert read(large, again).target(0).boxes.tolist() == [[10, 10, 15, 15]]
+
+
+def test_one_file_under_two_ids_of_which_one_fits_has_the_boxes_of_that_one(read, tmp_path):
+    save(tmp_path / "images/a.png", (50, 40), (10, 10, 5, 5))
+    odd, right = ("a.png", (70, 13), [1, 1, 5, 5]), ("a.png", (50, 40), [10, 10, 5, 5])
+    for entries in ((odd, right), (right, odd)):
+        data = read(*entries)
+        assert data.target(0).boxes.tolist() == [[10, 10, 15, 15]]
+        assert any("70×13" in problem and "skipped" in problem for problem in data.problems)

@@ -11,6 +11,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from vcm.data.boxes import BoxReader, whole_number
 from vcm.data.datasets import PictureDataset, check_folder, check_limit
 from vcm.data.jsonfile import parse_json
@@ -23,6 +25,9 @@ from vcm.types import BoxTarget, Settings
 MAX_ANNOTATION_BYTES = 2 << 30
 """Largest annotation file that is read: 2 GiB; COCO's own for training has 0.5."""
 
+_SAME_BOX = 0.5
+"""Pixels that the sides of one box may differ by, stated for two sizes of its image."""
+
 Annotation = dict[str, Any]
 
 
@@ -34,7 +39,8 @@ class COCODataset(PictureDataset):
     Stated widths and heights are compared with the image files. Boxes are scaled where the image was resized
     uniformly, and rotated where EXIF turns the file and the boxes are in its stored orientation; a size that
     is missing, zero or swapped is replaced by the file's. An image whose size nothing explains is skipped.
-    One file under several ids counts once, under the first, with the boxes of all. `problems` notes all this.
+    One file under several ids counts once, under the first, with the boxes of all, each placed by the size of
+    its own id. `problems` notes all this.
     """
 
     kind = "detection"
@@ -117,34 +123,33 @@ class COCODataset(PictureDataset):
         self.image_ids.append(image_id)
         self._targets.append(target)
 
-    def _add_labelled(self, entries: Sequence[_Entry], *, keep: bool) -> list[str]:
+    def _add_labelled(self, files: Sequence[Sequence[_Entry]], *, keep: bool) -> list[str]:
         """Add annotated images; `keep` those whose boxes cannot be placed, without a target.
+
+        Args:
+            files: The entries of each file.
+            keep: Whether to keep images without a target.
 
         Returns:
             What was done about images whose size differs.
         """
-        headers = [entry.read_header() for entry in entries]
-        known = [Annotated(e.size, h, extent_of(e.boxes)) for e, h in zip(entries, headers, strict=True) if h]
+        headers = [entries[0].read_header() for entries in files]
+        known = [
+            Annotated(entry.size, header, extent_of(entry.boxes))
+            for entries, header in zip(files, headers, strict=True)
+            if header
+            for entry in entries
+        ]
         stored = stored_orientation(known)
         reader = BoxReader(self._categories_of)
         reader.problems = self.problems
-        mended = []
-        for entry, header in zip(entries, headers, strict=True):
-            where = printable(entry.name)
-            placement = None if entry.size is None else Placement(entry.size)
-            if header is not None:  # a file that is missing or damaged is reported when it is read
-                placement = place(Annotated(entry.size, header, extent_of(entry.boxes)), stored=stored)
-            target = None if placement is None else reader.read(entry.boxes, placement, where=where)
-            if placement is not None and placement.note:
-                mended.append(f"{where}: {placement.note}")
-            if header is not None and placement is None:
-                self.problems.append(
-                    f"{where}: image skipped: {describe(entry.size, header)}, which neither scale, "
-                    "orientation nor swapped numbers explain; correct width and height in the annotation file"
-                )
-                if not keep:
-                    continue
-            self._add(entry.path, str(entry.image_id), target)
+        mended: list[str] = []
+        for entries, header in zip(files, headers, strict=True):
+            read = [_read_target(entry, header, reader, mended, stored=stored) for entry in entries]
+            targets = [target for target in read if target is not None]
+            if targets or header is None or keep:  # a file that is missing or damaged is reported when read
+                target = _merged(targets) if targets else None
+                self._add(entries[0].path, str(entries[0].image_id), target)
         return mended
 
     def target(self, index: int) -> BoxTarget | None:
@@ -191,20 +196,70 @@ def _stated_size(entry: Annotation) -> Size | None:
     return size if min(size) > 0 else None
 
 
-def _once_a_file(entries: Sequence[_Entry], problems: list[str]) -> list[_Entry]:
-    """Entries with different files; of those that name one file, the first takes the others' boxes."""
-    first: dict[str, _Entry] = {}
+def _once_a_file(entries: Sequence[_Entry], problems: list[str]) -> list[list[_Entry]]:
+    """Entries by file; of those that name one file with one size, the first takes the others' boxes."""
+    by_file: dict[str, list[_Entry]] = {}
     for entry in entries:
-        real = _real(entry.path)
-        kept = first.setdefault(real, entry)
-        if kept is not entry:
+        group = by_file.setdefault(_real(entry.path), [])
+        like = next((index for index, other in enumerate(group) if other.size == entry.size), None)
+        if like is None:
+            group.append(entry)
+            more = f"the boxes of {entry.image_id}, whose width and height differ"
+        else:
+            kept = group[like]
             new = [box for box in entry.boxes if not any(_same_box(box, other) for other in kept.boxes)]
-            first[real] = replace(kept, boxes=kept.boxes + new)
+            group[like] = replace(kept, boxes=kept.boxes + new)
+            more = f"{len(new)} more boxes of {entry.image_id}"
+        if (first := group[0]).image_id != entry.image_id:
             problems.append(
-                f"{printable(entry.name)}: image ids {kept.image_id} and {entry.image_id} name the same "
-                f"file: counted once, as {kept.image_id}, with {len(new)} more boxes of {entry.image_id}"
+                f"{printable(entry.name)}: image ids {first.image_id} and {entry.image_id} name the same "
+                f"file: counted once, as {first.image_id}, with {more}"
             )
-    return list(first.values())
+    return list(by_file.values())
+
+
+def _read_target(
+    entry: _Entry, header: Header | None, reader: BoxReader, mended: list[str], *, stored: bool | None
+) -> BoxTarget | None:
+    """Boxes of one entry on its image; None where its size is missing or nothing explains it.
+
+    Args:
+        entry: The entry.
+        header: Of its file; None where it cannot be read.
+        reader: Takes what is wrong.
+        mended: Takes what was done about a size that differs.
+        stored: What `stored_orientation` says of the dataset.
+    """
+    where = printable(entry.name)
+    placement = None if entry.size is None else Placement(entry.size)
+    if header is not None:
+        placement = place(Annotated(entry.size, header, extent_of(entry.boxes)), stored=stored)
+        if placement is None:
+            reader.problems.append(
+                f"{where}: image skipped: {describe(entry.size, header)}, which neither scale, "
+                "orientation nor swapped numbers explain; correct width and height in the annotation file"
+            )
+    if placement is None:
+        return None
+    if placement.note:
+        mended.append(f"{where}: {placement.note}")
+    return reader.read(entry.boxes, placement, where=where)
+
+
+def _merged(targets: Sequence[BoxTarget]) -> BoxTarget:
+    """One target with the boxes of several; a box that an earlier one has too counts once."""
+    merged = targets[0]
+    for target in targets[1:]:
+        apart = (target.boxes[:, None] - merged.boxes).abs().amax(dim=2)
+        same = (apart < _SAME_BOX) & (target.labels[:, None] == merged.labels)
+        new = ~same.any(dim=1)
+        merged = BoxTarget(
+            boxes=torch.cat([merged.boxes, target.boxes[new]]),
+            labels=torch.cat([merged.labels, target.labels[new]]),
+            is_crowd=torch.cat([merged.is_crowd, target.is_crowd[new]]),
+            area=torch.cat([merged.area, target.area[new]]),
+        )
+    return merged
 
 
 def _real(path: Path) -> str:
