@@ -149,3 +149,11 @@ def test_names_of_no_run_and_odd_names_are_told(run, report, capsys):
         with pytest.raises(SystemExit):
             main(["report", str(a), "--name", wrong])
         assert "--name must be RUN=LABEL" in capsys.readouterr().err
+
+
+def test_control_characters_in_the_path_do_not_reach_the_terminal(run, capsys):
+    folder = run("a\x1b[31m", points("jpeg"))
+    assert main(["report", str(folder)]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.endswith("a\\x1b[31m/report.html\n")
+    assert "\x1b[31m" not in captured.err

@@ -54,7 +54,7 @@ def run(arguments: Sequence[str]) -> int:
     study = read_study(known.folders, anchor=known.anchor, accuracy=known.accuracy, names=names)
     path = write_report(study, known.output)
     print_bd_rates(study)
-    print(path.resolve())
+    print(printable(path.resolve()))
     return 0
 
 
