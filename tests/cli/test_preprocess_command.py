@@ -132,6 +132,20 @@ def test_preprocessing_again_goes_on_where_it_was_stopped(preprocess, photos, tm
     assert out.endswith("; 2 there already\n")
 
 
+def test_what_other_settings_or_nobody_made_is_no_success(preprocess, qa_npp, tmp_path, write_picture):
+    photo, out = write_picture(tmp_path / "a.jpg"), tmp_path / "out"
+    assert preprocess(photo, "--rate", 1, "-o", out / "", use=qa_npp)[0] == 0
+    for arguments in (["--rate", 8],):
+        status, _, err = preprocess(photo, *arguments, "-o", out, use=qa_npp)
+        assert (status, "a.png exists already" in err) == (1, True)
+    assert preprocess(photo, "--rate", 1, "-o", out, use=qa_npp)[0] == 0
+    for content in (b"", photo.read_bytes()):
+        (out / "a.png").write_bytes(content)
+        assert preprocess(photo, "--rate", 1, "-o", out, use=qa_npp)[0] == 1
+    write_picture(tmp_path / "a.jpg", seed=9)
+    assert preprocess(photo, "--rate", 1, "-o", out, "--overwrite", use=qa_npp)[0] == 0
+
+
 def test_images_that_differ_in_their_suffix_alone_all_have_an_output(
     preprocess, npp, tmp_path, write_picture, files_below
 ):

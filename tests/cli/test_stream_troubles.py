@@ -175,6 +175,68 @@ def test_what_is_there_but_not_what_would_be_made_is_no_success(vcm, photos, tmp
     assert "exists already; --overwrite replaces it" in err
 
 
+def test_a_stream_of_another_image_is_no_success(vcm, tmp_path, write_picture):
+    arguments = ("compress", tmp_path / "a.png", "--for", "viewing")
+    write_picture(tmp_path / "a.png", 40, 50)
+    assert vcm(*arguments)[0] == 0
+    other = write_picture(tmp_path / "b.png", 70, 90)
+    os.utime(other, ns=(0, 0))
+    other.replace(tmp_path / "a.png")
+    status, _, err = vcm(*arguments)
+    assert (status, "exists already" in err) == (1, True)
+
+
+def test_an_image_that_is_not_the_streams_is_no_success(vcm, tmp_path, write_picture):
+    photo = write_picture(tmp_path / "a.png")
+    for purpose in ("viewing", "detection"):
+        stream = tmp_path / f"{purpose}.vcm"
+        vcm("compress", photo, "--for", purpose, "-o", stream)
+        assert vcm("decompress", stream)[0] == 0
+        (tmp_path / f"{purpose}.json").unlink(missing_ok=True)
+        assert vcm("decompress", stream)[0] == 0
+        (tmp_path / f"{purpose}.json").unlink(missing_ok=True)
+        if purpose == "detection":
+            status, _, err = vcm("decompress", stream, "--min-score", "0.9")
+            assert (status, "detection.png exists already" in err) == (1, True)
+        write_picture(tmp_path / f"{purpose}.png")
+        status, _, err = vcm("decompress", stream)
+        assert (status, f"{purpose}.png exists already" in err) == (1, True)
+
+
+def test_ids_never_meet(vcm, tmp_path, write_picture):
+    for number, name in enumerate(("x.jpg", "x.png", "x.jpg.webp")):
+        write_picture(tmp_path / "z" / name, seed=number)
+    vcm("compress", tmp_path / "z", "--for", "classification", "-o", tmp_path / "s")
+    assert vcm("decompress", tmp_path / "s", "-o", tmp_path / "d")[0] == 0
+    found = json.loads((tmp_path / "d/classifications.json").read_text())
+    assert sorted(entry["image_id"] for entry in found) == ["x.jpg", "x.jpg.webp", "x.png"]
+
+
+def test_folders_of_one_name_stay_apart(vcm, tmp_path, write_picture, files_below):
+    for number, name in enumerate(("x/imgs/1.png", "y/imgs/1.png")):
+        write_picture(tmp_path / name, seed=number)
+    folders = (tmp_path / "x/imgs", tmp_path / "y/imgs")
+    assert vcm("compress", *folders, "--for", "viewing", "-o", tmp_path / "s")[0] == 0
+    assert files_below(tmp_path / "s") == ["x/imgs/1.png.vcm", "y/imgs/1.png.vcm"]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "cfg", ["${.z9}", "${oc.env:SECRET}", "a ${asset:yolov3-tiny,yolov3-tiny.cfg}", "${asset:a,${b}}"]
+)
+def test_a_hostile_note_of_tasks_unfolds_and_reads_nothing(
+    vcm, tmp_path, write_picture, write_model, cfg, monkeypatch
+):
+    monkeypatch.setenv("SECRET", "hunter2")
+    note = {"_target_": "vcm.tasks.YOLOTask", "cfg": cfg, "z0": "x" * 1000}
+    note |= {f"z{n + 1}": f"${{.z{n}}}" * 12 for n in range(9)}
+    model = write_model(tmp_path, "laughs.safetensors", detection=note)
+    status, _, err = vcm("compress", write_picture(tmp_path / "p.png"), "--for", "detection", use=model)
+    assert status == 2
+    assert "its note of tasks must be values, and ${asset:NAME,FILE}" in err
+    assert "hunter2" not in err
+
+
 def test_decompressing_again_goes_on_where_it_was_stopped(vcm, photos, tmp_path):
     for purpose in ("viewing", "detection"):
         streams, outputs = tmp_path / f"s-{purpose}", tmp_path / f"d-{purpose}"

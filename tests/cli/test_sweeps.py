@@ -33,6 +33,30 @@ def test_a_failed_job_counts_and_is_named_under_every_launcher(training, launche
     assert "Traceback" not in done.stderr.partition("jobs failed")[2]
 
 
+KILLING = """
+import os
+import signal
+
+from lightning.pytorch.callbacks import Callback
+
+
+class Kill(Callback):
+    def on_train_start(self, trainer, pl_module):
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_job_counts_as_failed(training, tmp_path, monkeypatch):
+    (tmp_path / "killing.py").write_text(KILLING)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    callbacks = "+trainer.callbacks=[{_target_: killing.Kill}]"
+    done = sweep(training, "hydra/launcher=joblib", callbacks, "seed=1")
+    assert done.returncode == 2, done.stderr
+    assert "1 of 1 jobs failed:" in done.stderr
+    assert "it did not end" in done.stderr
+    assert "Traceback" not in done.stderr.partition("jobs failed")[2]
+
+
 def test_all_done_is_status_0_and_again_trains_nothing(training):
     for _ in range(2):
         done = sweep(training, "seed=1,2")

@@ -77,6 +77,8 @@ def test_a_model_notes_its_tasks_without_folders_of_this_machine(training):
             ["trainer=cpuu"],
             "cpu, ddp, default, half_hour; got cpuu. Did you mean cpu?",
         ),
+        (["data.val.root=it's=1"], """'data.val.root="it'"'"'s=1"'"""),
+        (["experiment=slimable/two_task_small"], "Did you mean slimmable/two_task_small?"),
         (["data.val.root=k=1"], """quotes for the shell: 'data.val.root="k=1"'"""),
         (
             ["experiment=npp/small", "proxy=null"],

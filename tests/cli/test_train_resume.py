@@ -22,6 +22,7 @@ from omegaconf import OmegaConf
 from vcm.cli.main import main
 from vcm.cli.resume import content_of
 from vcm.nn.slimmable import load_network
+from vcm.tasks import ClassificationTask
 
 FOLDER = Path("runs/small")
 LAST = FOLDER / "checkpoints" / "last.ckpt"
@@ -47,12 +48,29 @@ def longer(arguments, epochs=2):
 
 def test_a_run_with_nothing_left_to_do_says_so_and_names_a_model_that_is_there(training, told):
     assert main(training) == 0
-    before = (FOLDER / "model.safetensors").read_bytes()
+    before = load_network(FOLDER / "model.safetensors").weights_sha256()
     status, said = told(training)
     assert status == 0
     assert "nothing left to train: " in said
     assert "small has done its 1 epochs; a larger trainer.max_epochs" in said
-    assert (FOLDER / "model.safetensors").read_bytes() == before
+    assert load_network(FOLDER / "model.safetensors").weights_sha256() == before
+
+
+def test_a_refused_resume_leaves_the_run_as_it_was(training, told, tmp_path):
+    assert main(training) == 0
+    before = (FOLDER / "config.yaml").read_bytes()
+    torch.manual_seed(5)
+    network = ClassificationTask("mobilenet_v2", None, categories=["a", "b"])
+    parts = {**network.stages.state_dict(prefix="features."), **network.head.state_dict()}
+    torch.save(parts, tmp_path / "w2.pth")
+    other = [
+        a.replace("classification.weights=null", f"classification.weights={tmp_path}/w2.pth")
+        for a in training
+    ]
+    status, said = told(longer(other))
+    assert status == 2, said
+    assert (FOLDER / "config.yaml").read_bytes() == before
+    assert told(longer(training))[0] == 0
 
 
 def test_a_debug_run_is_no_run(training, told):

@@ -6,8 +6,10 @@ import difflib
 import errno
 import inspect
 import re
+import shlex
 from collections.abc import Iterable
 from importlib import resources
+from typing import TYPE_CHECKING
 
 from hydra.errors import (
     HydraException,
@@ -26,6 +28,9 @@ from omegaconf.errors import (
 )
 
 from vcm.errors import VCMError
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """What the system says of a disk that takes no more."""
@@ -129,25 +134,39 @@ def _parameters(target: object) -> list[str]:
 def _unparsed(override: str) -> str:
     """For data.test.root=k=1: which argument, and how to quote its value."""
     key, _, value = override.partition("=")
-    quoted = value.replace("\\", "\\\\").replace('"', '\\"')
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    quoted = shlex.quote(f'{key}="{escaped}"')
     return (
         f"Cannot parse the argument {override}. A value with any of = , {{ }} [ ] ( ) : ' \" or spaces needs "
-        f"quotes, in quotes for the shell: '{key}=\"{quoted}\"'"
+        f"quotes, in quotes for the shell: {quoted}"
     )
 
 
 def _unknown_option(missing: str) -> str:
     """For "codec/nope": what codec may be; empty where there is no such group."""
+    conf = resources.files("vcm.conf")
     group, _, option = missing.rpartition("/")
-    folder = resources.files("vcm.conf").joinpath(group)
-    if not group or not folder.is_dir():
+    first, _, rest = missing.partition("/")
+    if group and conf.joinpath(group).is_dir():
+        names = _options(conf.joinpath(group))
+    elif rest and conf.joinpath(first).is_dir():  # a misspelt folder within a group
+        group, option, names = first, rest, _options(conf.joinpath(first), nested=True)
+    else:
         return ""
-    names = sorted(
-        file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml")
-    )
     near = _nearest(option, names)
     hint = f" Did you mean {near}?" if near else ""
     return f"{group} must be one of {', '.join(names)}; got {option}.{hint}"
+
+
+def _options(folder: Traversable, *, nested: bool = False) -> list[str]:
+    """Names of the options in a group's folder, and of those in its folders where they count."""
+    names = []
+    for entry in folder.iterdir():
+        if entry.name.endswith(".yaml"):
+            names.append(entry.name.removesuffix(".yaml"))
+        elif nested and entry.is_dir():
+            names += [f"{entry.name}/{name}" for name in _options(entry)]
+    return sorted(names)
 
 
 def _first_lines(error: BaseException) -> str:

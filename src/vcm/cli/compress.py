@@ -18,7 +18,7 @@ from vcm.cli.files import (
     names_a_file,
     read_stream_file,
 )
-from vcm.errors import BitstreamError
+from vcm.errors import BitstreamError, PictureError
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -93,7 +93,7 @@ def run(arguments: Sequence[str]) -> int:
     def compress(source: Input) -> tuple[int, int]:
         place = source.below(known.output)
         target = one_name or place.with_name(place.name + STREAM_SUFFIX)
-        outputs.claim(target, source.path, lambda: is_own(target, expected))
+        outputs.claim(target, source.path, lambda: is_own(target, expected, source.path))
         image = read_picture(source.path)
         with StepBar(source.path.name) as bar:
             data = model.encode(image, task, bar)
@@ -105,15 +105,17 @@ def run(arguments: Sequence[str]) -> int:
     return batch.finish()
 
 
-def is_own(path: Path, expected: tuple[str, bytes, float]) -> bool:
-    """Whether a file is a whole stream of this purpose, fingerprint and quality."""
+def is_own(path: Path, expected: tuple[str, bytes, float], source: Path) -> bool:
+    """Whether a file is a whole stream of this purpose, fingerprint and quality, of an image of this size."""
     from vcm.codecs.learned.container import read_stream
+    from vcm.data.reading import picture_size
 
     try:
         header = read_stream(read_stream_file(path)).header
-    except BitstreamError:
+        size = picture_size(source)
+    except (BitstreamError, PictureError):
         return False
-    return (header.purpose, header.fingerprint, header.quality) == expected
+    return (header.purpose, header.fingerprint, header.quality) == expected and header.size == size
 
 
 def add_output_options(parser: argparse.ArgumentParser, output: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -11,18 +12,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from vcm.cli.compress import add_output_options
 from vcm.cli.files import (
+    PNG_KEY,
     RECONSTRUCTION,
     STREAM_SUFFIX,
     AlreadyDone,
     Batch,
     Input,
     Outputs,
+    content_mark,
     find_inputs,
     is_folder,
     names_a_file,
+    png_mark,
     read_stream_file,
 )
 from vcm.errors import ArgumentError, OutputError
@@ -166,9 +171,10 @@ class Decompression:
         if self.one_name and self.one_name.suffix.lower() != ".png":
             raise OutputError(f"{self.one_name}: this stream gives a picture; name it .png.")
         target = self._target(source, ".png")
-        self.outputs.claim(target, source.path, lambda: True)
+        mark = content_mark(hashlib.sha256(stream.data).hexdigest())
+        self.outputs.claim(target, source.path, lambda: png_mark(target) == mark)
         pixels = self.model.pictures.decode(stream.data).permute(1, 2, 0).contiguous().numpy()
-        self._write_png(target, Image.fromarray(pixels))
+        self._write_png(target, Image.fromarray(pixels), mark)
 
     def _detections(self, source: Input, stream: Stream) -> None:
         from vcm.categories import category_ids
@@ -178,15 +184,17 @@ class Decompression:
         target = self._target(source, ".png")
         path = self._claim_predictions(source, "detections.json")
         canvas: Image.Image | None = None
+        drawn = (self.known.min_score, self.known.original)
+        mark = content_mark(hashlib.sha256(stream.data).hexdigest(), *drawn)
         with suppress(AlreadyDone):  # drawn by a call that was stopped before it wrote the JSON file
-            self.outputs.claim(target, source.path, lambda: True)
+            self.outputs.claim(target, source.path, lambda: png_mark(target) == mark)
             canvas = self._canvas(source, stream.size)
         found = self.model.predict(stream.data, stream.task)
         assert isinstance(found, Detections)
         categories = self.model.features(stream.task)[1].categories
         if canvas is not None:
             draw(canvas, found, categories, min_score=self.known.min_score)
-            self._write_png(target, canvas)
+            self._write_png(target, canvas, mark)
         results = coco_results(found, self._ids[source.path], category_ids(categories))
         self._found.setdefault(path, []).extend(results)
 
@@ -233,6 +241,8 @@ class Decompression:
             )
         return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
 
-    def _write_png(self, target: Path, image: Image.Image) -> None:
+    def _write_png(self, target: Path, image: Image.Image, mark: str) -> None:
+        info = PngInfo()
+        info.add_text(PNG_KEY, mark)
         with self.outputs.write(target) as file:
-            image.save(file, "PNG")
+            image.save(file, "PNG", pnginfo=info)

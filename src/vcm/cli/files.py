@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 import time
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 VIEWING, RECONSTRUCTION = "viewing", PURPOSES[0]
 """The word for a person, and the word in streams and models, for a picture that people look at."""
 STREAM_SUFFIX = ".vcm"
+PNG_KEY = "vcm"
+"""Of the text in PNG files that tells what they were made of; see `content_mark`."""
 _HEAD_BYTES = 64
 _BAR_AFTER_S = 2.0
 
@@ -73,13 +76,21 @@ def find_inputs(
         if not found:
             problems.append(f"{path}: there are no {what} in this folder.")
     from_folders = list(dict.fromkeys(from_folders))
-    places = Counter(source.path.relative_to(source.root) for source in from_folders)
-    if any(count > 1 for count in places.values()):
+    if _meet(from_folders):
         from_folders = [
             replace(source, root=source.root.parent) if source.root.name else source
             for source in from_folders
         ]
+    if _meet(from_folders):  # folders of one name
+        top = Path(os.path.commonpath([source.root for source in from_folders]))
+        from_folders = [replace(source, root=top) for source in from_folders]
     return list(dict.fromkeys([*inputs, *from_folders])), problems
+
+
+def _meet(inputs: Iterable[Input]) -> bool:
+    """Whether two inputs have the same place below their roots."""
+    counts = Counter(source.path.relative_to(source.root) for source in inputs)
+    return any(count > 1 for count in counts.values())
 
 
 def names_a_file(output: Path | None, paths: Sequence[Path]) -> bool:
@@ -181,11 +192,29 @@ class AlreadyDone(Exception):  # noqa: N818  no error
 
 
 def _is_newer(path: Path, source: Path) -> bool:
-    """Whether a file is no older than the one that it is made from."""
+    """Whether a file is no older than the one that it is made from, as it lies in its place now."""
     try:
-        return path.is_file() and path.stat().st_mtime_ns >= source.stat().st_mtime_ns
+        status = source.stat()
+        return path.is_file() and path.stat().st_mtime_ns >= max(status.st_mtime_ns, status.st_ctime_ns)
     except OSError:
         return False
+
+
+def content_mark(*parts: object) -> str:
+    """A short text that tells what an output was made of: of equal parts equal."""
+    return hashlib.sha256("\0".join(map(str, parts)).encode(errors="backslashreplace")).hexdigest()
+
+
+def png_mark(path: Path) -> str | None:
+    """The mark that a PNG file bears; None for any other file."""
+    from PIL import Image
+
+    try:
+        with open_regular(path, limit=MAX_IMAGE_BYTES) as file, Image.open(file, formats=["PNG"]) as image:
+            mark = image.info.get(PNG_KEY)
+    except Exception:  # whatever Pillow's readers raise on other files
+        return None
+    return mark if isinstance(mark, str) else None
 
 
 class StepBar:
@@ -282,5 +311,5 @@ class Batch:
 
 def _told(error: Exception, path: Path) -> str:
     if isinstance(error, VCMError):
-        return str(error).removeprefix(f"{path}: ")
+        return str(error).removeprefix(f"{path}: ").removeprefix(f"{printable(path)}: ")
     return f"{type(error).__name__}: {error}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 import hydra
@@ -63,9 +64,9 @@ def run_job(command: str, arguments: Sequence[str], job: Callable[[DictConfig], 
     except Exception as error:
         cause = told_error(error, command)
         failed = _tell_records(command, collect_records(token), statuses)
-        if cause is None or show_tracebacks:
+        if show_tracebacks or (cause is None and not failed):
             raise
-        if not failed:  # else it is one job's, and told
+        if cause is not None and not failed:  # else it is one job's, and told
             _print_error(command, cause)
         statuses.append(2)
     except KeyboardInterrupt:
@@ -95,6 +96,7 @@ def _run_swept(command: str, token: str, work: Callable[[], int]) -> None:
         cause = told_error(error, command)
         record_job(token, 2, cause or f"{type(error).__name__}: {error}")
         if cause is None:
+            traceback.print_exc()
             raise
         _print_error(command, cause)
         raise VCMError(cause) from None  # of a kind that every launcher can send

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from vcm import tasks
 from vcm.cli.composition import told_error
 from vcm.cli.devices import choose_device
 from vcm.cli.files import RECONSTRUCTION, VIEWING, shown_task
-from vcm.cli.job import register_resolvers
 from vcm.codecs import FeatureCodec, LearnedCodec
 from vcm.codecs.base import check_image
 from vcm.codecs.learned.container import FINGERPRINT_BYTES, Header
+from vcm.data.assets import asset_file
 from vcm.errors import ArgumentError, BitstreamError, WeightsError
 from vcm.evaluation.features import check_fit, encode_for, predict_from, search_objective
 from vcm.nn.files import read_json, read_notes
@@ -52,15 +52,34 @@ def load_task(path: str | Path, name: str) -> Task:
             f"{path}: its width for {name} serves a network that is not vcm's own; only "
             f"{', '.join(_KINDS)} are built from model files. Use vcm.codecs.FeatureCodec from Python."
         )
-    register_resolvers()
     try:
-        settings = OmegaConf.to_container(OmegaConf.create(plan), resolve=True)
-        task: Task = kind(**settings)  # type: ignore[arg-type]  # a mapping
+        task: Task = kind(**_resolved(plan))
     except Exception as error:
         # Whatever stands in the file: it may be anybody's.
         cause = told_error(error) or f"{type(error).__name__}: {error}"
         raise WeightsError(f"{path}: the network that its width for {name} serves: {cause}") from error
     return task
+
+
+def _resolved(value: Any) -> Any:  # noqa: ANN401  any JSON value
+    """A note with the cached files in the place of ${asset:NAME,FILE}.
+
+    Nothing else is interpolated: whoever sends a model file must not read this machine's environment, nor
+    have text unfold without end.
+
+    Raises:
+        ArgumentError: If there is another interpolation.
+    """
+    if isinstance(value, dict):
+        return {key: _resolved(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_resolved(part) for part in value]
+    if not isinstance(value, str) or "${" not in value:
+        return value
+    asset = re.fullmatch(r"\$\{asset:([^,${}]+),([^${}]+)\}", value)
+    if asset is None:
+        raise ArgumentError("its note of tasks", expected="values, and ${asset:NAME,FILE}", got=value[:80])
+    return str(asset_file(asset[1].strip(), asset[2].strip()))
 
 
 def _plans(path: str | Path) -> dict[str, Any]:

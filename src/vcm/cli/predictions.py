@@ -25,7 +25,8 @@ def image_ids(streams: Sequence[Path]) -> dict[Path, int | str]:
     """An id for the image of each stream, which no other has.
 
     It is the stem of the image's name, as a whole number where it is one: 000000000139.jpg.vcm is 139. Where
-    several streams share it, each has its path below the folder that holds all of them: "a/photo.jpg".
+    several streams share it, each has its path below the folder that holds all of them: "a/photo.jpg"; all
+    streams have, where one of those paths is another's stem.
     """
     plain = {stream: _stem(stream) for stream in streams}
     counts = Counter(plain.values())
@@ -34,12 +35,11 @@ def image_ids(streams: Sequence[Path]) -> dict[Path, int | str]:
     whole = {stream: os.path.abspath(stream) for stream in streams}  # noqa: PTH100  links are not followed
     top = os.path.commonpath([str(Path(path).parent) for path in whole.values()])
     paths = {stream: os.path.relpath(path, top) for stream, path in whole.items()}
-    return {
-        stream: found
-        if counts[found] == 1
-        else printable(Path(paths[stream].removesuffix(STREAM_SUFFIX)).as_posix())
-        for stream, found in plain.items()
+    named = {
+        stream: printable(Path(path.removesuffix(STREAM_SUFFIX)).as_posix()) for stream, path in paths.items()
     }
+    mixed = {stream: found if counts[found] == 1 else named[stream] for stream, found in plain.items()}
+    return mixed if len(set(mixed.values())) == len(mixed) else dict(named)
 
 
 def _stem(stream: Path) -> int | str:

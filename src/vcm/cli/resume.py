@@ -173,7 +173,7 @@ def content_of(value: object) -> str | None:
 def _same_content(key: str, new: object, contents: Mapping[str, str]) -> bool:
     """Whether a changed value names the files that the run began with."""
     if key.startswith(_FROZEN_WEIGHTS) and key.endswith((".weights", ".path")):
-        return isinstance(new, str)
+        return new is None or isinstance(new, str)
     return key in contents and contents[key] == content_of(new)
 
 

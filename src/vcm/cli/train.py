@@ -24,6 +24,7 @@ from vcm.cli.memory import keep_freed_memory
 from vcm.cli.resume import check_checkpoint, check_same_settings, locked, save_settings
 from vcm.config import TrainConfig
 from vcm.errors import ArgumentError, WeightsError
+from vcm.files import printable
 from vcm.modules.base import NetworkModule
 from vcm.modules.progress import LastCheckpoint, MetricsFile
 
@@ -67,7 +68,7 @@ def _train(config: DictConfig, composed: DictConfig, folder: Path, *, is_main: b
             got=trainer.world_size,
             remedy="Start one command for each combination.",
         )
-    if trainer.is_global_zero:
+    if trainer.is_global_zero and not resumes:
         save_settings(composed, folder)
     if config.start_from is not None and not resumes:
         module.start_from(config.start_from)
@@ -79,6 +80,7 @@ def _train(config: DictConfig, composed: DictConfig, folder: Path, *, is_main: b
         print(f"\nstopped; the same command goes on from {last}", file=sys.stderr)
         return 130
     if trainer.is_global_zero:
+        save_settings(composed, folder)  # of a resumed run only now: the module compares weights, too
         if not keeper.trained:
             print(
                 f"nothing left to train: {folder} has done its {trainer.current_epoch} epochs; a larger "
@@ -86,7 +88,7 @@ def _train(config: DictConfig, composed: DictConfig, folder: Path, *, is_main: b
             )
         if not model.is_file():
             raise WeightsError(f"{model} was not written: the training ended before its first step.")
-        print(f"the model: {model}")
+        print(f"the model: {printable(model)}")
     return 0
 
 
