@@ -5,17 +5,19 @@ weights by name                                  as CompressAI's own, or with "m
 {"state_dict": weights, "epoch": …, "loss": …}   or under "net_state_dict" or another name, nested or not
 ```
 
-Beside the weights there may be anything that `torch.load(weights_only=True)` takes, and NumPy's scalars,
-whose values are left out.
+Beside the weights there may be anything that `torch.load(weights_only=True)` takes, and NumPy's scalars and
+arrays of numbers, whose values are left out.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from pickle import UnpicklingError
+from typing import Any, BinaryIO
 
 import torch
 from compressai.entropy_models import EntropyBottleneck, GaussianConditional
@@ -56,8 +58,7 @@ def read_checkpoint(architecture: str, path: str) -> tuple[Any, str]:
             digest = hashlib.sha256()
             while block := file.read(1 << 20):
                 digest.update(block)
-            with _numpy_scalars():
-                state = load_pretrained(_find(load_tensors(file)))
+            state = load_pretrained(_find(_load(file)))
         with at_most(size // 2):  # a number has two bytes or more
             network = kinds[architecture].from_state_dict(state).eval()
         check_values(network.state_dict())
@@ -73,8 +74,8 @@ def read_checkpoint(architecture: str, path: str) -> tuple[Any, str]:
     return network, digest.hexdigest()
 
 
-class _Dtype:
-    """Stands for a NumPy dtype in a checkpoint; a class, since its pickled form has a state."""
+class _Ignored:
+    """Stands for a NumPy dtype or array in a checkpoint; a class, since its pickled form has a state."""
 
     def __init__(self, *arguments: object) -> None:
         del arguments
@@ -88,19 +89,45 @@ def _scalar(*arguments: object) -> None:
     del arguments
 
 
-def _numpy_scalars() -> AbstractContextManager[object]:
-    """Let NumPy's scalars pass `weights_only`, replaced by nothing: no code of NumPy's runs."""
+def _numpy_values() -> AbstractContextManager[object]:
+    """Let NumPy's scalars and arrays pass `weights_only`, replaced by nothing: no code of NumPy's runs."""
     allowing = getattr(torch.serialization, "safe_globals", None)  # from torch 2.5 on
     if allowing is None:
         return nullcontext()
-    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
-    classes = {"numpy.dtype", *(f"numpy.dtypes.{kind}DType" for kind in _DTYPES)}
+    modules = ("numpy.core.multiarray", "numpy._core.multiarray")
+    ignored = {"numpy.dtype", "numpy.ndarray", *(f"numpy.dtypes.{kind}DType" for kind in _DTYPES)}
+    ignored |= {f"{module}._reconstruct" for module in modules}
     context: AbstractContextManager[object] = allowing(
-        [*((_scalar, name) for name in names), *((_Dtype, name) for name in sorted(classes))]
+        [
+            *((_scalar, f"{module}.scalar") for module in modules),
+            *((_Ignored, name) for name in sorted(ignored)),
+        ]
     )
     return context
 
 
+def _load(file: BinaryIO) -> object:
+    """What a checkpoint holds.
+
+    Raises:
+        WeightsError: If it holds something that only running code of its own would give back.
+        Exception: What `load_tensors` raises.
+    """
+    try:
+        with _numpy_values():
+            return load_tensors(file)
+    except UnpicklingError as error:
+        found = _GLOBAL.search(str(error))
+        if found is None:
+            raise
+        raise WeightsError(
+            f"beside or in its weights it holds an object of {found[1]}, and reading that would run code; "
+            "save the state dict alone: torch.save(network.state_dict(), path)"
+        ) from error
+
+
+_GLOBAL = re.compile(r"GLOBAL '?([\w.]{1,80})")
+"""How torch's refusal names what it does not read."""
 _DTYPES = ("Float64", "Float32", "Float16", "Int64", "Int32", "Bool")
 
 
