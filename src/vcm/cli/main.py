@@ -22,6 +22,7 @@ COMMANDS = {
     "train": "train a network (takes Hydra overrides: experiment=slimmable/two_task_small, …)",
     "compress": "turn pictures into streams by a trained model, for a detector or for people",
     "decompress": "turn such streams into pictures or predictions",
+    "recommend": "find the codec and quality that keep what a detector finds, in the fewest bytes",
     "encode": "turn images into BPG, JPEG, … for a known detector or classifier",
     "preprocess": "filter pictures by a trained model, for an encoder of your own",
     "info": "describe streams, without any model",

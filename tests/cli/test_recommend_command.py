@@ -1,0 +1,72 @@
+"""`vcm recommend`, on real images and a real detector."""
+
+import json
+
+import pytest
+
+from vcm.cli.main import main
+from vcm.cli.recommend import parse_size
+
+
+@pytest.fixture
+def recommend(capsys, asset_path, coco_pictures):
+    asset_path("yolov3-tiny", "yolov3-tiny.weights")
+
+    def run(*arguments, images=coco_pictures[:3]):
+        status = main(["recommend", *map(str, images), *arguments])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+def test_a_table_and_json_say_the_same(recommend):
+    arguments = ("--codec", "jpeg", "--codec", "webp", "--agreement", "0.8")
+    status, out, err = recommend(*arguments)
+    assert (status, err) == (0, "")
+    rows = json.loads(recommend(*arguments, "--json")[1])
+    assert {row["codec"] for row in rows} == {"jpeg", "webp"}
+    assert [row["bytes"] for row in rows] == sorted(row["bytes"] for row in rows)
+    for row in rows:
+        assert row["reached"]
+        assert row["agreement"] >= 0.8
+        assert f"{row['codec']:8} {'quality ' + format(row['quality'], 'g'):>14}" in out
+    assert f"Recommended: {rows[0]['codec']} at quality {rows[0]['quality']}" in out
+
+
+def test_a_target_size_is_kept(recommend):
+    status, out, _ = recommend("--codec", "jpeg", "--target-size", "12kB", "--json")
+    (row,) = json.loads(out)
+    assert (status, row["reached"], row["bytes"] <= 12000) == (0, True, True)
+    status, out, _ = recommend("--codec", "jpeg", "--target-size", "1kB")
+    assert status == 1
+    assert "out of reach" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--agreement", "0"], "--agreement must be a share above 0, up to 1, such as 0.9; got 0.0"),
+        (["--agreement", "1.5"], "--agreement must be a share above 0"),
+        (["--target-size", "big"], "--target-size must be a size such as 40kB"),
+        (["--target-size", "1kB", "--agreement", "0.5"], "--target-size must be given without --agreement"),
+        (["--codec", "learned"], "--codec must be one of"),
+        (["--for", "nothing"], "--for must be one of detection, classification"),
+        (["--limit", "0"], "--limit must be a whole number from 1"),
+    ],
+)
+def test_wrong_arguments_are_told(recommend, arguments, message):
+    status, _, err = recommend(*arguments)
+    assert status == 2
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_images_in_which_nothing_is_found_are_told(recommend, write_picture, tmp_path):
+    status, _, err = recommend(images=[write_picture(tmp_path / "noise.png", 64, 64)])
+    assert status == 2
+    assert "images must be some in which yolov3-tiny finds anything at score 0.3; got 'none'" in err
+
+
+def test_sizes():
+    assert [parse_size(text) for text in ("40kB", "2000", "1.5 MiB", "3b")] == [40_000, 2000, 1.5 * 2**20, 3]
