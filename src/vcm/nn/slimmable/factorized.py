@@ -215,9 +215,9 @@ def _first_channels(conv: nn.Module, count: int) -> nn.Conv2d:
 
 
 def _bits(bottleneck: EntropyBottleneck, latent: Tensor) -> Tensor:
-    """Estimated bits of (C, h, w) symbols, soft or whole, whose median is 0; a scalar with a gradient."""
+    """Estimated bits of (C, h, w) symbols, soft or whole, whose median is 0; differentiable by them alone."""
     values = latent.float().flatten(1)[:, None] + medians(bottleneck)[0]
-    ends = [bottleneck._logits_cumulative(values + half, stop_gradient=False) for half in (-0.5, 0.5)]
+    ends = [bottleneck._logits_cumulative(values + half, stop_gradient=True) for half in (-0.5, 0.5)]
     sign = -torch.sign(ends[0] + ends[1]).detach()  # differences of sigmoids are exact on their lower side
     likelihood = (torch.sigmoid(sign * ends[1]) - torch.sigmoid(sign * ends[0])).abs()
     return -likelihood.clamp(min=SMALLEST_LIKELIHOOD).log2().sum()

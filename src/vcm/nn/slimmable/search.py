@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.func import functional_call
 
 from vcm.nn.annealing import refine
 from vcm.nn.slimmable.network import MultiTaskNetwork
@@ -94,6 +95,11 @@ class LatentSearch:
         """The objective of one area's symbols, the rest of the latent given."""
         size = (latent.shape[-2], latent.shape[-1])
         around, seen = _grown(area, _CONTEXT, size), _grown(area, _MARGIN, size)
+        decoder = self.network.decoders[self.task]
+        # Without gradients of weights, whatever the network's parameters ask for: they are a third of a step.
+        weights = {name: parameter.detach() for name, parameter in decoder.named_parameters()}
+        with torch.no_grad():
+            gains = self.network.ungained(torch.ones_like(latent[None, :, :1, :1]), self.task, self.quality)
         context, centre = latent[(..., *around)].clone(), offset[(..., *around)]
         inner, shown = _within(area, around), _within(seen, around)
         prior = Symbols(symbols)
@@ -104,8 +110,8 @@ class LatentSearch:
         def objective(found: Tensor) -> Tensor:
             piece = context.clone()
             piece[(..., *inner)] = found.to(piece.dtype)
-            y_hat = self.network.ungained((piece + centre)[None], self.task, self.quality)
-            decoded = self.network.decode(y_hat, self.task)
+            y_hat = ((piece + centre)[None] * gains).contiguous(memory_format=torch.channels_last)
+            decoded: Tensor = functional_call(decoder, weights, (y_hat,))
             scale = decoded.shape[-1] / piece.shape[-1]
             error = self.distortion(decoded[(..., *_scaled(shown, scale))], _scaled(seen, LATENT_STRIDE))
             bits = self.network.symbol_bits(found, prior, self.task)
