@@ -14,8 +14,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from pickle import UnpicklingError
 from typing import Any, BinaryIO
 
@@ -27,7 +28,7 @@ from compressai.zoo.image import model_architectures
 from compressai.zoo.pretrained import load_pretrained
 from torch import Tensor
 
-from vcm.codecs.learned.coder import check_latent
+from vcm.codecs.learned.coder import CodingTable, check_latent, decode_symbols
 from vcm.errors import WeightsError
 from vcm.files import MAX_WEIGHTS_BYTES, open_regular, printable
 from vcm.nn.checks import at_most, check_values, load_tensors
@@ -179,8 +180,21 @@ def _prepare(model: EntropyModel, name: str) -> None:
     check_tables(model, f"the tables of {name}")
 
 
-class _CheckedBottleneck(EntropyBottleneck):  # type: ignore[misc]  # CompressAI is untyped
-    """An entropy bottleneck that refuses symbols from which the range coder never returns."""
+@contextmanager
+def spending(spend: Callable[[Tensor], None]) -> Iterator[None]:
+    """Tell `spend` the rows of a Gaussian conditional's symbols before they are decoded, in this thread."""
+    token = _spend.set(spend)
+    try:
+        yield
+    finally:
+        _spend.reset(token)
+
+
+_spend: ContextVar[Callable[[Tensor], None] | None] = ContextVar("_spend", default=None)
+
+
+class _Checked(EntropyModel):  # type: ignore[misc]  # CompressAI is untyped
+    """An entropy model whose range coder is kept within bounds; see `vcm.codecs.learned.coder`."""
 
     def quantize(self, inputs: Tensor, mode: str, means: Tensor | None = None) -> Tensor:
         """As CompressAI's, with the latent checked first."""
@@ -189,13 +203,35 @@ class _CheckedBottleneck(EntropyBottleneck):  # type: ignore[misc]  # CompressAI
         quantized: Tensor = super().quantize(inputs, mode, means)
         return quantized
 
+    def decompress(
+        self,
+        strings: Sequence[bytes],
+        indexes: Tensor,
+        dtype: torch.dtype = torch.float,
+        means: Tensor | None = None,
+    ) -> Tensor:
+        """As CompressAI's.
 
-class _CheckedConditional(GaussianConditional):  # type: ignore[misc]  # CompressAI is untyped
-    """A Gaussian conditional that refuses symbols from which the range coder never returns."""
+        Raises:
+            BitstreamError: If a string is too short for its symbols, or they are beyond what is coded.
+        """
+        table, rows = CodingTable.of(self), indexes.cpu()
+        symbols = [decode_symbols(string, part, table) for string, part in zip(strings, rows, strict=True)]
+        decoded: Tensor = self.dequantize(torch.stack(symbols).to(indexes.device), means, dtype)
+        return decoded
 
-    def quantize(self, inputs: Tensor, mode: str, means: Tensor | None = None) -> Tensor:
-        """As CompressAI's, with the latent checked first."""
-        if mode == "symbols":
-            check_latent(inputs if means is None else inputs - means)
-        quantized: Tensor = super().quantize(inputs, mode, means)
-        return quantized
+
+class _CheckedBottleneck(EntropyBottleneck, _Checked):  # type: ignore[misc]  # CompressAI is untyped
+    """An entropy bottleneck kept within bounds."""
+
+
+class _CheckedConditional(GaussianConditional, _Checked):  # type: ignore[misc]  # CompressAI is untyped
+    """A Gaussian conditional kept within bounds."""
+
+    def build_indexes(self, scales: Tensor) -> Tensor:
+        """As CompressAI's, by binary search, and told to what `spending` was given."""
+        bounded = self.lower_bound_scale(scales).contiguous()
+        indexes = torch.bucketize(bounded, self.scale_table[:-1].contiguous(), out_int32=True)
+        if (spend := _spend.get()) is not None:
+            spend(indexes)
+        return indexes

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 from vcm.codecs.base import Codec, check_image
 from vcm.codecs.learned.codec import MODEL_SCALE, check_bytes
 from vcm.codecs.learned.container import FINGERPRINT_BYTES, PURPOSES, Header, read_stream, write_stream
+from vcm.codecs.limits import MAX_PIXELS
 from vcm.codecs.options import check_choice
-from vcm.errors import BitstreamError
+from vcm.errors import ArgumentError, BitstreamError
 from vcm.types import QualityScale, Settings
 
 if TYPE_CHECKING:
@@ -26,11 +27,22 @@ ARCHITECTURES = (
 )
 
 
+_LATENT_STRIDE = 16
+"""Pixels of the image to one place of the latent, on each side."""
+
+MAX_AUTOREGRESSIVE_PIXELS = 1 << 21
+"""Largest image of the networks with a context model, which code one place of the latent after another."""
+_AUTOREGRESSIVE = ("mbt2018", "cheng2020-anchor", "cheng2020-attn")
+
+
 class CompressAICodec(Codec):
     """A network of CompressAI's zoo, its strings in vcm's container.
 
     Those with a hyperprior derive their entropy tables by floating-point arithmetic: decode on the machine
     and device that encoded. (vcm's own networks do without that.)
+
+    mbt2018 and cheng2020 decode the places of the latent (16x16 pixels) one after another, some milliseconds
+    each, however short the stream: they take images of at most 2^21 pixels, such as 1920x1080.
 
     Args:
         quality: Which model of a family; it replaces "{quality}" in `checkpoint`.
@@ -71,6 +83,8 @@ class CompressAICodec(Codec):
         """Encode (3, H, W) uint8 RGB; see `Codec.encode`.
 
         Raises:
+            ArgumentError: If the image has more than `MAX_AUTOREGRESSIVE_PIXELS` and the network codes one
+                place after another.
             CodecError: If the network's latent is not finite, or beyond what can be coded.
         """
         import torch
@@ -78,10 +92,17 @@ class CompressAICodec(Codec):
         from vcm.nn.padding import pad_to_multiple
 
         check_image(image)
+        size = (image.shape[1], image.shape[2])
+        if size[0] * size[1] > self._max_pixels:
+            raise ArgumentError(
+                "image",
+                expected=f"of at most {self._max_pixels} pixels with {self.architecture}",
+                got=f"{size[0]}x{size[1]}",
+                remedy="Resize or crop it, or choose an architecture without a context model.",
+            )
         x = pad_to_multiple(image[None].to(self.device).float() / 255, self.network.downsampling_factor)
         with torch.inference_mode():
             strings = self.network.compress(x)["strings"]
-        size = (image.shape[1], image.shape[2])
         header = Header(PURPOSES[0], self._fingerprint, self._channels, size, size)
         return write_stream(header, [string for (string,) in strings])
 
@@ -94,7 +115,8 @@ class CompressAICodec(Codec):
         """
         import torch
 
-        from vcm.codecs.learned.coder import SHORTEST, CodingTable, guarded
+        from vcm.codecs.learned.checkpoints import spending
+        from vcm.codecs.learned.coder import SHORTEST, Budget, CodingTable, guarded
 
         stream = read_stream(check_bytes(data))
         header = stream.header
@@ -106,20 +128,27 @@ class CompressAICodec(Codec):
         if len(stream.sections) != self._num_sections or min(map(len, stream.sections)) < SHORTEST:
             raise BitstreamError("the stream is damaged: its sections are not such as this network writes.")
         height, width = header.size
-        factor = self.network.downsampling_factor
-        most = self._channels * (-(-height // 16) + 4) * (-(-width // 16) + 4)  # symbols of one section
-        places = (-(-height // factor), -(-width // factor))
-        # The last section's table is known; what it needs is told before memory is taken for its symbols.
-        fewest = float(CodingTable.of(self.network.entropy_bottleneck).fewest_bits.sum())
-        needed = fewest * places[0] * places[1] / 8
-        if needed * (1 - 1e-3) > len(stream.sections[-1]):
+        if height * width > self._max_pixels:
             raise BitstreamError(
-                f"the stream is damaged: {len(stream.sections[-1])} bytes cannot hold an image of "
-                f"{height}x{width}, which needs {needed:.0f}."
+                f"the stream states an image of {height}x{width}; with {self.architecture} at most "
+                f"{self._max_pixels} pixels are allowed."
             )
-        strings = [[guarded(section, most)] for section in stream.sections]
-        with torch.inference_mode():
-            x: Tensor = self.network.decompress(strings, places)["x_hat"]
+        factor = self.network.downsampling_factor
+        places = (-(-height // factor), -(-width // factor))
+        # What each section needs at least is told before memory and time are taken for its symbols.
+        bottleneck = CodingTable.of(self.network.entropy_bottleneck)
+        fewest = float(bottleneck.fewest_bits.sum())
+        self._check_length(stream.sections[-1], fewest * places[0] * places[1], header.size)
+        sections, spend = list(stream.sections), _spend_nothing
+        if self._num_sections == 2:
+            conditional = CodingTable.of(self.network.gaussian_conditional)
+            symbols = self._channels * places[0] * places[1] * (factor // _LATENT_STRIDE) ** 2
+            self._check_length(sections[0], float(conditional.fewest_bits.min()) * symbols, header.size)
+            spend = Budget(sections[0], conditional).spend
+            if self.architecture in _AUTOREGRESSIVE:  # it calls the range coder itself
+                sections[0] = guarded(sections[0], symbols)
+        with torch.inference_mode(), spending(spend):
+            x: Tensor = self.network.decompress([[section] for section in sections], places)["x_hat"]
         if not x.isfinite().all():
             raise BitstreamError(
                 "the network gives NaN or infinite pixels from this stream: the stream or the weights are "
@@ -144,9 +173,21 @@ class CompressAICodec(Codec):
 
         return f"compressai {version('compressai')}"
 
+    def _check_length(self, section: bytes, bits: float, size: tuple[int, int]) -> None:
+        """Raise BitstreamError if a section is shorter than an image of `size` needs at least."""
+        if bits / 8 * (1 - 1e-3) > len(section):
+            raise BitstreamError(
+                f"the stream is damaged: {len(section)} bytes cannot hold an image of {size[0]}x{size[1]}, "
+                f"which needs {bits / 8:.0f}."
+            )
+
     @property
     def _fingerprint(self) -> bytes:
         return bytes.fromhex(self.weights_sha256)[:FINGERPRINT_BYTES]
+
+    @property
+    def _max_pixels(self) -> int:
+        return MAX_AUTOREGRESSIVE_PIXELS if self.architecture in _AUTOREGRESSIVE else MAX_PIXELS
 
     @property
     def _num_sections(self) -> int:
@@ -155,3 +196,7 @@ class CompressAICodec(Codec):
     @property
     def _channels(self) -> int:
         return int(self.network.M)
+
+
+def _spend_nothing(indexes: Tensor) -> None:
+    """Count no symbols: those of a bottleneck are counted where they are decoded."""
