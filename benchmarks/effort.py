@@ -52,7 +52,7 @@ def main() -> int:
     parser.add_argument("--efforts", type=int, nargs="+", default=[0, 5, 10, 30, 100])
     parser.add_argument("--qualities", type=float, nargs="+", default=[2.0])
     parser.add_argument(
-        "--full-images", type=int, default=4, help="of each set for full streams; 4 by default"
+        "--full-images", type=int, default=4, help="of each set for full streams; 4 by default, 0 for none"
     )
     known = parser.parse_args()
     torch.set_num_threads(1)
@@ -67,7 +67,7 @@ def main() -> int:
         for quality in known.qualities:
             for effort in known.efforts:
                 keep(rows, {"images": name, **narrow(network, task, images, quality, effort)})
-            for metric in ("mse", "ms_ssim"):
+            for metric in ("mse", "ms_ssim") if known.full_images else ():
                 for effort in known.efforts:
                     row = full(network, images[: known.full_images], quality, effort, metric)
                     keep(rows, {"images": name, **row})
