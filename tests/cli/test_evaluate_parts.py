@@ -75,4 +75,4 @@ def test_names_are_no_markup(capsys, tmp_path):
 
 def test_unknown_option_is_told_with_those_there_are():
     error = MissingConfigException("In 'evaluate': Could not find 'codec/jpg'", "codec/jpg")
-    assert told_error(error).startswith("codec must be one of avif, bpg")
+    assert told_error(error).startswith("codec must be one of avif, avif_at_reader, bpg")
