@@ -37,15 +37,16 @@ from vcm.tasks import YOLOTask
 from vcm.tasks.pseudo import pseudo_target
 from vcm.types import Prediction, Target
 
-QPS = (42, 37, 32, 27)
+QPS = (47, 42, 37, 32, 27)
 READERS = ("yolov3-tiny", "yolov4-tiny")
 LATE = {"yolov3-tiny": "layer14", "yolov4-tiny": "layer28"}
 """Cuts from which outputs and predictions are both made without much work."""
 SCORE = 0.3
 CONFIGURATIONS = [
-    *({"alpha": alpha, "block": 32, "clip": 9} for alpha in (0.5, 1.0, 1.5, 2.0)),
-    *({"alpha": 1.0, "block": block, "clip": 9} for block in (16, 64)),
-    *({"alpha": 1.0, "block": 32, "clip": clip} for clip in (5, 12)),
+    *({"alpha": alpha, "block": 32, "clip": 9} for alpha in (0.5, 1.0, 1.5, 2.0, 3.0)),
+    *({"alpha": 2.0, "block": block, "clip": 9} for block in (16, 64)),
+    *({"alpha": 2.0, "block": 32, "clip": clip} for clip in (6, 12)),
+    {"alpha": 3.0, "block": 32, "clip": 12},
 ]
 COARSER = 22
 BASE_QP = 17

@@ -69,7 +69,7 @@ def test_for_a_detector(encode, image, detector, tmp_path):
         (): expected(pixels),
         ("--at-reader",): expected(scaled),
         ("--at-reader", "--no-importance"): codec.encode(scaled),
-        ("--alpha", 2, "--block", 16, "--clip", 4): expected(pixels, alpha=2, block=16, clip=4),
+        ("--alpha", 1, "--block", 16, "--clip", 4): expected(pixels, alpha=1, block=16, clip=4),
     }
     for number, (options, stream) in enumerate(cases.items()):
         target = tmp_path / f"{number}.bpg"

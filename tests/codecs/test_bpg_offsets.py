@@ -156,7 +156,7 @@ def test_offsets_from_importance_are_their_definition():
 def test_more_importance_has_a_lower_qp_and_odd_maps_pass():
     importance = torch.full((64, 96), 1e-6)
     importance[:32, :32] = 1.0
-    offsets = qp_offsets(importance)
+    offsets = qp_offsets(importance, alpha=1.0)
     assert offsets[0, 0] == offsets.min() == -7
     assert offsets.max() == 9
     assert qp_offsets(torch.zeros(64, 96)).tolist() == [[0] * 3] * 2

@@ -1,5 +1,6 @@
 """Encoders that know their reader: its size, and QPs from importance, in `PictureSystem`."""
 
+import inspect
 import json
 
 import pytest
@@ -230,6 +231,11 @@ def test_titles_and_other_qualities(yolo):
 def test_importance_needs_a_codec_with_qp_offsets(codec, yolo):
     with pytest.raises(ArgumentError, match="importance must be null with a codec that takes no QP offsets"):
         PictureSystem("x", codec, yolo, importance=Importance())
+
+
+def test_defaults_are_those_of_offsets():
+    known = inspect.signature(qp_offsets).parameters
+    assert Importance() == Importance(**{name: known[name].default for name in ("alpha", "block", "clip")})
 
 
 @pytest.mark.parametrize(

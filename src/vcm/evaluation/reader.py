@@ -32,7 +32,7 @@ class Importance:
     """
 
     task: Task | None = None
-    alpha: float = 1.0
+    alpha: float = 2.0
     block: int = 32
     clip: int = 9
 

@@ -47,13 +47,15 @@ class Region(NamedTuple):
         )
 
 
-def qp_offsets(importance: Tensor, *, block: int = 32, alpha: float = 1.0, clip: int = 9) -> Tensor:
+def qp_offsets(importance: Tensor, *, block: int = 32, alpha: float = 2.0, clip: int = 9) -> Tensor:
     """Turn importance of pixels into QP offsets of blocks: lower QPs where more depends on the pixels.
 
     ```
     s = ½ (mean over the block) + ½ (mean of that over 3 × 3 blocks)
     ΔQP = round(clip(−α · (log2 s − mean log2 s)))
     ```
+
+    The defaults were chosen on the photo corpus' validation part: `benchmarks/importance.py`.
 
     Args:
         importance: (H, W), not negative, as `vcm.tasks.Task.importance` returns it.
