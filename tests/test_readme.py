@@ -76,3 +76,12 @@ def test_the_ablations_figures_are_those_they_printed():
     ]
     first, *others = (figure.removesuffix(" %") for figure in figures)
     assert f"are {first}, {', '.join(others[:-1])} and {others[-1]} %" in readme
+
+
+def test_the_efforts_figures_are_those_they_printed():
+    rows = json.loads((ROOT / "benchmarks/results/effort.json").read_text())["rows"]
+    readme = (ROOT / "README.md").read_text()
+    assert {row["effort"] for row in rows} == {0, 5, 10, 30}
+    for row in rows:
+        figures = f"{row['bpp']:.4f} | {row['map']:.3f} | {row['map_50']:.3f} | {row['feature_error']:.3f}"
+        assert f"| {row['images']} | {row['effort']} | {figures} |" in readme
