@@ -202,7 +202,7 @@ def test_settings_of_systems_without_them_are_as_before(yolo):
         for importance in (
             None,
             Importance(),
-            Importance(alpha=2.0),
+            Importance(alpha=1.5),
             Importance(block=16),
             Importance(clip=5),
         )
