@@ -117,7 +117,8 @@ class HeadedTask(DeepTask):
     """Its raw outputs are what comes after its means."""
 
     def outputs(self, features):
-        return {"raw": 3 * self.onward(features, "pool").tensors["pool"]}
+        there = features if self.cut == "pool" else self.onward(features, "pool")
+        return {"raw": 3 * there.tensors["pool"]}
 
     def output_divergence(self, found, true):
         return (found["raw"] - true["raw"]).square().flatten(1).sum(dim=1)
@@ -130,7 +131,7 @@ def test_guides_add_up_and_heads_are_one_of_them():
     pool = FeatureDistance(HeadedTask(), "pool", 0.0)(found, true)
     heads = (
         0.1
-        * (3 * HeadedTask.gain) ** 2
+        * (3 * float(HeadedTask().gain)) ** 2
         * (F.avg_pool2d(found, 4) - F.avg_pool2d(true, 4)).square().flatten(1).sum(dim=1).mean()
     )
     torch.testing.assert_close(FeatureDistance(HeadedTask(), "heads", 0.0)(found, true), heads)

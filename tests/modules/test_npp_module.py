@@ -297,7 +297,7 @@ def test_a_part_that_is_missing_is_told(missing):
             {"proxy": IdentityProxy("bpg", (22, 44))},
             "proxy must be one of jpeg, the codec in the loop; got 'one of bpg'",
         ),
-        ({"supervision": "love"}, "supervision must be labels, pseudo or features; got 'love'"),
+        ({"supervision": "love"}, "supervision must be labels, pseudo, features or heads; got 'love'"),
         ({"drawing": "never"}, "drawing must be per_batch or per_picture; got 'never'"),
         ({"rate_weight": -1}, "rate_weight must be"),
         ({"pseudo_score": 2}, "pseudo_score must be"),
@@ -313,7 +313,7 @@ def test_settings_that_cannot_be_are_told(settings, message):
 
 def test_labels_that_are_not_there_are_told(pictures, tmp_path):
     with pytest.raises(
-        ArgumentError, match="supervision must be pseudo or features for pictures without labels"
+        ArgumentError, match="supervision must be pseudo, features or heads for images without labels"
     ):
         trainer(tmp_path).fit(make(supervision="labels"), pictures())
 

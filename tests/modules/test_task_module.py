@@ -268,7 +268,7 @@ def test_a_batch_on_which_the_codec_fails_altogether_changes_nothing(detector, p
             {"preprocessor": QuantizationAdaptiveNPP((2, 2, 2, 2)), "rates": [1, 99]},
             "rate must be a λ from 0.25 to 16",
         ),
-        ({"supervision": "love"}, "supervision must be labels, pseudo or features"),
+        ({"supervision": "love"}, "supervision must be labels, pseudo, features or heads"),
         ({"pseudo_score": 2}, "pseudo_score must be"),
         ({"learning_rate": 0}, "learning_rate must be"),
     ],
@@ -279,5 +279,7 @@ def test_settings_that_cannot_be_are_told(settings, message, detector):
 
 
 def test_labels_that_are_not_there_are_told(detector, pictures, tmp_path):
-    with pytest.raises(ArgumentError, match="supervision must be pseudo or features for pictures without"):
+    with pytest.raises(
+        ArgumentError, match="supervision must be pseudo, features or heads for images without"
+    ):
         trainer(tmp_path).fit(make(detector(), supervision="labels"), pictures())

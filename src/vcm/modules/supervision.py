@@ -49,7 +49,7 @@ class TaskSupervision:
         self, task: Task, supervision: Supervision, pseudo_score: float, *, feature_share: float = 1.0
     ) -> None:
         if supervision not in get_args(Supervision):
-            raise ArgumentError("supervision", expected=" or ".join(get_args(Supervision)), got=supervision)
+            raise ArgumentError("supervision", expected="labels, pseudo, features or heads", got=supervision)
         if supervision == "heads" and not task.has_heads:
             raise ArgumentError(
                 "supervision", expected=f"another than heads, which {task.name} has none of", got=supervision
