@@ -207,6 +207,15 @@ def test_settings_without_effort_are_as_before():
     assert (settings["effort"], settings["lmbda"], settings["metric"]) == (2, 0.5, "ms_ssim")
 
 
+def test_settings_of_features_say_all_that_decides_the_search(tmp_path):
+    note = {"lmbda": {"detection": 0.01}, "quality_scales": [1, 1, 1], "guides": {"detection": ["pool"]}}
+    save_network(make("means"), tmp_path / "noted.safetensors", training=json.dumps(note))
+    settings = FeatureCodec(model=tmp_path / "noted.safetensors", effort=2).settings()
+    assert (settings["lmbda"], settings["guides"]) == (pytest.approx(0.0015), ["pool"])
+    given = FeatureCodec(model=tmp_path / "noted.safetensors", effort=2, lmbda=0.01).settings()
+    assert given["lmbda"] == 0.01
+
+
 def test_the_hyper_decoder_runs_once_in_each_direction(monkeypatch):
     network, picture = make("means"), image()
     calls = []

@@ -29,6 +29,14 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
+def standard_codecs() -> dict[str, type[Codec]]:
+    """The codecs that take an image and a quality and need no model, by name."""
+    from vcm.codecs import CompressAICodec, FeatureCodec, LearnedCodec
+
+    learned = (CompressAICodec, FeatureCodec, LearnedCodec)
+    return {name: kind for name, kind in installed_codecs() if kind not in learned}
+
+
 def installed_codecs() -> Iterator[tuple[str, type[Codec]]]:
     """Name in conf/codec and class of every codec, once: not again with what comes before it."""
     files = [

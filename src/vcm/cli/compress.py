@@ -15,6 +15,7 @@ from vcm.cli.files import (
     Outputs,
     StepBar,
     find_inputs,
+    is_newer,
     names_a_file,
     read_stream_file,
 )
@@ -78,9 +79,8 @@ def run(arguments: Sequence[str]) -> int:
     if known.effort and model.device.type == "cpu":
         import torch
 
-        torch.set_num_threads(
-            1
-        )  # many small operations: on a busy machine threads wait longer than they work
+        # Many small operations: on a busy machine threads wait longer than they work.
+        torch.set_num_threads(1)
     # What is missing is told before any work.
     if task != RECONSTRUCTION:
         model.features(task)
@@ -106,7 +106,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def is_own(path: Path, expected: tuple[str, bytes, float], source: Path) -> bool:
-    """Whether a file is a whole stream of this purpose, fingerprint and quality, of an image of this size."""
+    """Whether a file is a whole stream of this purpose, fingerprint and quality, of the image as it is."""
     from vcm.codecs.learned.container import read_stream
     from vcm.data.reading import picture_size
 
@@ -115,7 +115,8 @@ def is_own(path: Path, expected: tuple[str, bytes, float], source: Path) -> bool
         size = picture_size(source)
     except (BitstreamError, PictureError):
         return False
-    return (header.purpose, header.fingerprint, header.quality) == expected and header.size == size
+    key = (header.purpose, header.fingerprint, header.quality)
+    return key == expected and header.size == size and is_newer(path, source)
 
 
 def add_output_options(parser: argparse.ArgumentParser, output: str) -> None:

@@ -12,24 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from vcm.cli.compress import add_output_options
 from vcm.cli.files import (
-    PNG_KEY,
     RECONSTRUCTION,
     STREAM_SUFFIX,
     AlreadyDone,
     Batch,
     Input,
     Outputs,
-    content_mark,
     find_inputs,
     is_folder,
     names_a_file,
-    png_mark,
     read_stream_file,
 )
+from vcm.cli.marks import bears_mark, content_mark, png_info
 from vcm.errors import ArgumentError, OutputError
 
 
@@ -172,7 +169,7 @@ class Decompression:
             raise OutputError(f"{self.one_name}: this stream gives a picture; name it .png.")
         target = self._target(source, ".png")
         mark = content_mark(hashlib.sha256(stream.data).hexdigest())
-        self.outputs.claim(target, source.path, lambda: png_mark(target) == mark)
+        self.outputs.claim(target, source.path, lambda: bears_mark(target, mark))
         pixels = self.model.pictures.decode(stream.data).permute(1, 2, 0).contiguous().numpy()
         self._write_png(target, Image.fromarray(pixels), mark)
 
@@ -187,7 +184,7 @@ class Decompression:
         drawn = (self.known.min_score, self.known.original)
         mark = content_mark(hashlib.sha256(stream.data).hexdigest(), *drawn)
         with suppress(AlreadyDone):  # drawn by a call that was stopped before it wrote the JSON file
-            self.outputs.claim(target, source.path, lambda: png_mark(target) == mark)
+            self.outputs.claim(target, source.path, lambda: bears_mark(target, mark))
             canvas = self._canvas(source, stream.size)
         found = self.model.predict(stream.data, stream.task)
         assert isinstance(found, Detections)
@@ -242,7 +239,5 @@ class Decompression:
         return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
 
     def _write_png(self, target: Path, image: Image.Image, mark: str) -> None:
-        info = PngInfo()
-        info.add_text(PNG_KEY, mark)
         with self.outputs.write(target) as file:
-            image.save(file, "PNG", pnginfo=info)
+            image.save(file, "PNG", pnginfo=png_info(mark))

@@ -83,11 +83,9 @@ def encode_for_reader(
 
 
 def _codec(name: str, quality: float | None, preset: str | None) -> Codec:
-    from vcm.cli.codecs import installed_codecs
-    from vcm.codecs import CompressAICodec, FeatureCodec, LearnedCodec
+    from vcm.cli.codecs import standard_codecs
 
-    learned = (CompressAICodec, FeatureCodec, LearnedCodec)
-    kinds = {known: kind for known, kind in installed_codecs() if kind not in learned}
+    kinds = standard_codecs()
     if name not in kinds:
         raise ArgumentError(
             "--codec",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 import time
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 VIEWING, RECONSTRUCTION = "viewing", PURPOSES[0]
 """The word for a person, and the word in streams and models, for a picture that people look at."""
 STREAM_SUFFIX = ".vcm"
-PNG_KEY = "vcm"
-"""Of the text in PNG files that tells what they were made of; see `content_mark`."""
 _HEAD_BYTES = 64
 _BAR_AFTER_S = 2.0
 
@@ -159,7 +156,7 @@ class Outputs:
                 "with another -o."
             )
         if os.path.lexists(path) and not self.overwrite:
-            if current is not None and _is_newer(path, source) and current():
+            if current is not None and current():
                 raise AlreadyDone(path)
             raise OutputError(f"{path} exists already; --overwrite replaces it.")
         folder = Path(real).parent
@@ -191,30 +188,13 @@ class AlreadyDone(Exception):  # noqa: N818  no error
     """An earlier call has made this output."""
 
 
-def _is_newer(path: Path, source: Path) -> bool:
+def is_newer(path: Path, source: Path) -> bool:
     """Whether a file is no older than the one that it is made from, as it lies in its place now."""
     try:
         status = source.stat()
         return path.is_file() and path.stat().st_mtime_ns >= max(status.st_mtime_ns, status.st_ctime_ns)
     except OSError:
         return False
-
-
-def content_mark(*parts: object) -> str:
-    """A short text that tells what an output was made of: of equal parts equal."""
-    return hashlib.sha256("\0".join(map(str, parts)).encode(errors="backslashreplace")).hexdigest()
-
-
-def png_mark(path: Path) -> str | None:
-    """The mark that a PNG file bears; None for any other file."""
-    from PIL import Image
-
-    try:
-        with open_regular(path, limit=MAX_IMAGE_BYTES) as file, Image.open(file, formats=["PNG"]) as image:
-            mark = image.info.get(PNG_KEY)
-    except Exception:  # whatever Pillow's readers raise on other files
-        return None
-    return mark if isinstance(mark, str) else None
 
 
 class StepBar:

@@ -12,16 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vcm.cli.compress import add_output_options
-from vcm.cli.files import (
-    PNG_KEY,
-    Batch,
-    Input,
-    Outputs,
-    content_mark,
-    find_inputs,
-    names_a_file,
-    png_mark,
-)
+from vcm.cli.files import Batch, Input, Outputs, find_inputs, names_a_file
+from vcm.cli.marks import bears_mark, content_mark, png_info
 from vcm.errors import ArgumentError, OutputError
 from vcm.files import MAX_IMAGE_BYTES, read_bytes
 from vcm.weights import QA_NPP_BPG, shipped
@@ -75,8 +67,8 @@ def run(arguments: Sequence[str]) -> int:
 
     def preprocess(source: Input) -> tuple[int, int]:
         target = one_name or targets[source]
-        mark = _mark(source.path, settings)
-        outputs.claim(target, source.path, lambda: png_mark(target) == mark)
+        mark = _mark(source.path, settings) if target.suffix.lower() == ".png" else ""
+        outputs.claim(target, source.path, lambda: bool(mark) and bears_mark(target, mark))
         image = read_picture(source.path)
         height, width = image.shape[1:]
         if scale is not None:
@@ -218,13 +210,12 @@ def encode(image: Tensor, suffix: str, metadata: Metadata, mark: str = "") -> by
         image: (3, H, W) uint8 RGB.
         suffix: One of `FORMATS`.
         metadata: What is written with it, if the format takes it.
-        mark: What tells this output from others, for PNG; see `vcm.cli.files.content_mark`.
+        mark: What tells this output from others, for PNG; see `vcm.cli.marks`.
 
     Raises:
         OutputError: If the format cannot hold this picture.
     """
     from PIL import Image
-    from PIL.PngImagePlugin import PngInfo
 
     kind, options = FORMATS[suffix.lower()]
     if kind not in _WITHOUT_METADATA:
@@ -238,9 +229,7 @@ def encode(image: Tensor, suffix: str, metadata: Metadata, mark: str = "") -> by
             )
             options["tiffinfo"] = exif
     if kind == "PNG" and mark:
-        info = PngInfo()
-        info.add_text(PNG_KEY, mark)
-        options = {**options, "pnginfo": info}
+        options = {**options, "pnginfo": png_info(mark)}
     file = io.BytesIO()
     try:
         Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(file, kind, **options)

@@ -91,7 +91,7 @@ def recommend(
     for name, kind in codecs.items():
         search = Search(kind.quality_scale, _encoder(kind, task), images, originals)
         found = search.for_agreement(wanted) if target is None else search.for_bytes(target)
-        rows.append(_row(name, search, found))
+        rows.append(_row(name, search, found, smallest=target is not None))
     rank = (1, "bytes") if target is None else (-1, "agreement")
     return sorted(rows, key=lambda row: (not row["reached"], rank[0] * row[rank[1]]))
 
@@ -102,17 +102,22 @@ def _encoder(kind: Any, task: Task) -> Any:  # noqa: ANN401  a codec's class; a 
     codecs: dict[float, Any] = {}
 
     def encode(image: Tensor, quality: float) -> tuple[int, Prediction]:
-        codec = codecs.setdefault(quality, kind(quality))
-        data = codec.encode(image)
-        return len(data), predict(task, codec.decode(data))
+        if quality not in codecs:
+            codecs[quality] = kind(quality)
+        data = codecs[quality].encode(image)
+        return len(data), predict(task, codecs[quality].decode(data))
 
     return encode
 
 
-def _row(name: str, search: Search, found: Measured | None) -> dict[str, Any]:
-    """What was found for a codec; where nothing was, the nearest that was tried."""
-    tried = sorted(search.tried.values(), key=lambda measured: (measured.agreement, -measured.num_bytes))
-    shown = found or tried[-1]
+def _row(name: str, search: Search, found: Measured | None, *, smallest: bool) -> dict[str, Any]:
+    """What was found for a codec; where nothing was, the smallest stream, or the one that keeps most."""
+    tried = search.tried.values()
+    by_size, by_share = (
+        min(tried, key=lambda measured: measured.num_bytes),
+        max(tried, key=lambda measured: (measured.agreement, -measured.num_bytes)),
+    )
+    shown = found or (by_size if smallest else by_share)
     return {
         "codec": name,
         "quality": shown.quality,
@@ -140,8 +145,10 @@ def table(rows: Sequence[dict[str, Any]], num_images: int, wanted: float, target
             f"bytes an image, keeps {best['agreement']:.0%}."
         )
     else:
-        reach = max(row["agreement"] for row in rows)
-        lines.append(f"None of these codecs reaches that; {reach:.0%} is the most that one keeps here.")
+        reach = f"{max(row['agreement'] for row in rows):.0%} is the most that one keeps"
+        if target is not None:
+            reach = f"{min(row['bytes'] for row in rows):,} bytes are the fewest that one takes"
+        lines.append(f"None of these codecs reaches that; {reach} here.")
     return "\n".join(lines)
 
 
@@ -159,11 +166,9 @@ def parse_size(text: str) -> float:
 
 
 def _codecs(names: Sequence[str] | None) -> dict[str, Any]:
-    from vcm.cli.codecs import installed_codecs
-    from vcm.codecs import CompressAICodec, FeatureCodec, LearnedCodec
+    from vcm.cli.codecs import standard_codecs
 
-    learned = (CompressAICodec, FeatureCodec, LearnedCodec)
-    kinds = {name: kind for name, kind in installed_codecs() if kind not in learned}
+    kinds = standard_codecs()
     chosen = list(dict.fromkeys(names or DEFAULT_CODECS))
     for name in chosen:
         if name not in kinds:

@@ -196,15 +196,11 @@ def _read_config(path: Path) -> object:
     try:
         text = read_text(path, limit=_MAX_CONFIG_BYTES)
         _check_plain(text)
-        return OmegaConf.to_container(OmegaConf.create(text))
-    except (
-        OSError,
-        ValueError,
-        RecursionError,
-        AttributeError,
-        yaml.YAMLError,
-        OmegaConfBaseException,
-    ) as error:
+        content = OmegaConf.to_container(OmegaConf.create(text))
+        if not isinstance(content, dict) or not content:
+            raise ValueError("it holds no settings")
+        return content
+    except _DAMAGED as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ResumeError(
             f"{path} is damaged: {reason}. Restore it, or remove the folder {path.parent} to start again."

@@ -113,9 +113,6 @@ class Search:
             self.at(low + (high - low) * step / (_NUM_FIRST - 1))
         while True:
             ordered = self._by_fineness()
-            enough = [number for number, measured in enumerate(ordered) if is_enough(measured)]
-            if not enough:
-                return None
             # From the last that is not enough: a lucky coarse quality does not count.
             not_enough = [number for number, measured in enumerate(ordered) if not is_enough(measured)]
             first = max(not_enough) + 1 if not_enough else 0

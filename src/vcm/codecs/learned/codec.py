@@ -271,6 +271,13 @@ class FeatureCodec(ModelStreams):
         )
         return self.streams.encode(x, size, search)
 
+    def _search_settings(self) -> Settings:
+        found = super()._search_settings()
+        if not found:
+            return found
+        lmbda = self._effort.narrow_lmbda(self._coded_with)
+        return {**found, "lmbda": lmbda, "guides": list(self.training.guides)}
+
     def decode(self, data: bytes) -> tuple[Tensor, tuple[int, int]]:
         """Decode to the feature map, (1, C, h, w) float, and the original picture's (height, width).
 

@@ -79,6 +79,10 @@ class Effort:
         above = below + 1
         return math.exp((1 - share) * math.log(self.noted[below]) + share * math.log(self.noted[above]))
 
+    def narrow_lmbda(self, quality: float) -> float:
+        """λ for a narrow width: what was given, or a share of what it was trained with."""
+        return self.lmbda(quality) * (NARROW_SHARE if self.given is None else 1.0)
+
 
 @dataclass(frozen=True)
 class TrainingNote:
@@ -197,7 +201,7 @@ def feature_search(
     def distortion(decoded: Tensor, _: object) -> Tensor:
         return distance(decoded[..., : places[0], : places[1]])
 
-    lmbda = effort.lmbda(streams.quality) * (NARROW_SHARE if effort.given is None else 1.0)
+    lmbda = effort.narrow_lmbda(streams.quality)
     search = _latent_search(streams, effort.steps, lmbda, distortion, num_pixels=num_pixels, tile=None)
     return lambda y, symbols: search.run(y, symbols, on_step)
 
