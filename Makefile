@@ -32,8 +32,8 @@ train-slimmable: $(STAMP)  ## train the slimmable codec, from nothing; again: go
 	$(BIN)/vcm fetch photo-corpus yolov3-tiny
 	$(BIN)/vcm train experiment=slimmable/two_task_$(SIZE)
 
-test: $(STAMP)  ## run the tests, without those marked slow or gpu
-	$(BIN)/python -m pytest
+test: $(STAMP)  ## run the tests, without those marked slow or gpu, on up to four cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 test-slow: $(STAMP)  ## run the tests marked slow
 	$(BIN)/python -m pytest -m slow

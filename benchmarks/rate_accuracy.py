@@ -1,14 +1,22 @@
 """What networks still see after each codec, and at what rate: every curve and BD-rate of the README.
 
-Evaluates JPEG, WebP, AVIF and BPG, each alone and after the preprocessor that comes with vcm, and both widths
-of the slimmable codec that comes with it, on the 95 pictures of the COCO sample, which no training saw, from
-real bytes. The readers: yolov3-tiny, for which vcm's models were trained; yolov4-tiny and MobileNetV2, which
-they never saw. True labels are boxes on 65 of the pictures, pseudo-labels what a network finds on the 95
-originals. Prints BD-rates against BPG as a Markdown table, in parentheses with their 95 % intervals over
-resamples of the pictures; what the slimmable codec's streams cost beside what BPG takes for as much, the
-narrow one by its detector, the full one by MS-SSIM; and all points.
+Evaluates on the 95 images of the COCO sample, which no training saw and by which no setting was chosen, from
+real bytes over the original images' pixels: BPG, JPEG, WebP and AVIF; BPG and AVIF at the reader's size; each
+of them after the preprocessor that comes with vcm; BPG with QPs from importance, and with pixels refined for
+the reader; and both widths of the slimmable codec that comes with vcm. Readers are yolov3-tiny, for which
+vcm's models were trained and from which importance and searches are; yolov4-tiny, which was never consulted;
+and MobileNetV2 (for it, importance is its own). Ground truth is boxes on 65 of the images, pseudo-labels are
+what a network finds on the 95 originals at a score of 0.3.
 
-The figures go to benchmarks/results/rate_accuracy.json, the plots to docs/. Interrupted, it goes on where it
+The protocol, fixed before anything was measured: QP 50 to 25 in steps of 5 for every BPG curve, quality 5 to
+80 in steps of 15 for every JPEG, WebP and AVIF curve, all qualities of the slimmable model, x265's preset
+veryslow. BD-rates are by PCHIP on log rate between the curves' upper envelopes, with the anchor cut to the
+other curve's range and one point beyond it, and are given above 50 % of overlap. Prints BD-rates against BPG
+and against BPG at the reader's size, with 95 % intervals over 200 resamples of the images and the encoder's
+seconds an image; the slimmable codec's streams beside the anchors; BD-rates by the pseudo-labels' threshold;
+and all points.
+
+The figures go to benchmarks/results/rate_accuracy.json, the plot to docs/. Interrupted, it goes on where it
 stopped.
 
     vcm fetch yolov3-tiny yolov4-tiny mobilenet-v2 coco-sample
@@ -18,47 +26,57 @@ stopped.
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import math
 import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from vcm.evaluation.curves import Axis, axes_of, compare, curves
 from vcm.evaluation.report import build_report
 from vcm.evaluation.report.plots import as_svg, draw
 from vcm.evaluation.results import Results, write_json
+from vcm.metrics.bd import CAUTION_OVERLAP, upper_envelope
 
 ROOT = Path(__file__).resolve().parent.parent
-ANCHOR = "bpg"
+ANCHORS = ("bpg", "bpg_at_reader")
 TASKS = ("yolov3_tiny", "yolov4_tiny", "mobilenet_v2")
 TRAINED_FOR = "yolov3_tiny"
-# Chosen so that the standard codecs' curves share most of their accuracies and rise: with 65 labels' pictures
-# neighbouring qualities can come out in the wrong order, and such a curve has no BD-rate. Those of BPG are
-# some of the QPs that the preprocessor was trained with.
-QUALITIES = {
-    "jpeg": [10, 20, 55, 80],
-    "webp": [2, 15, 35, 60, 85],
-    "avif": [8, 20, 32, 45, 72],
-    "bpg": [44, 40, 34, 28, 25],
+"""The detector that vcm's models were trained for, and that importance and searches look at."""
+QPS = [50, 45, 40, 35, 30, 25]
+"""Of every BPG curve, whatever comes before BPG."""
+QUALITIES = [5, 20, 35, 50, 65, 80]
+"""Of JPEG, WebP and AVIF."""
+RATES = [0.25, 0.5, 1, 2, 6, 16]
+"""λ of the preprocessor before those, for which it was not trained."""
+STANDARD = ("jpeg", "webp", "avif")
+PLAIN = ("bpg", "bpg_at_reader", *STANDARD, "avif_at_reader")
+FILTERED = ("npp_bpg", "npp_bpg_at_reader", *(f"npp_{codec}" for codec in STANDARD))
+IMPORTANCE = ("bpg_importance_at_reader", "npp_bpg_importance_at_reader")
+SEARCHED = ("bpg_importance_at_reader_effort10",)
+STREAMS = ("features", "features_effort10")
+"""The slimmable codec's narrow width."""
+FULL = "learned"
+"""Its full width."""
+STREAM_QUALITIES = [1, 2, 3, 4, 5]
+SCORES = (0.1, 0.2, 0.3, 0.5, 0.7)
+"""Thresholds of pseudo-labels; 0.3 in all other tables."""
+NUM_RESAMPLES = 200
+ANCHOR_NAMES = {"bpg": "BPG", "bpg_at_reader": "BPG at the reader's size"}
+NAMES = {
+    "features": "slimmable, narrow",
+    "features_effort10": "slimmable, narrow, effort 10",
+    "learned": "slimmable, full",
 }
-ANCHOR_BELOW = [50, 47]
-"""QPs of BPG alone, for the streams of few bits; no preprocessor was trained there."""
-STREAMS = {"features": [1, 2, 3, 4, 5], "learned": [1, 2, 3, 4, 5]}
-"""The slimmable codec's curves, its narrow and its full width, and its qualities."""
-NAMES = {"features": "slimmable, narrow", "learned": "slimmable, full"}
 """What the tables call them."""
-JUDGED_BY = {"features": "mAP@50:95", "learned": "MS-SSIM"}
-"""What their streams are held against the anchor's by."""
-RATES = {
-    "jpeg": [0.5, 1, 6, 16],
-    "webp": [0.25, 1, 2, 6, 16],
-    "avif": [0.25, 0.5, 1, 4, 16],
-}
-"""λ of the preprocessor before the codecs that it was not trained with, at each of their qualities."""
-DRAWN = (*QUALITIES, "npp_bpg", *STREAMS)
+DRAWN = (
+    *("bpg", "bpg_at_reader", "avif", "npp_bpg", "bpg_importance_at_reader"),
+    *(*SEARCHED, "features", "features_effort10"),
+)
 """The curves of the README's plot."""
 
 
@@ -69,37 +87,57 @@ def main() -> int:
     parser.add_argument(
         "--folder", type=Path, default=Path("runs/rate_accuracy"), help="of records and reports"
     )
-    parser.add_argument(
-        "--limit", type=int, help="evaluate on the first so many pictures, and keep no results"
-    )
+    parser.add_argument("--limit", type=int, help="evaluate on the first so many images, and keep no results")
     known = parser.parse_args()
+    sensitive = sensitivity(known.folder, known.limit)
     found = {task: evaluate(task, known.folder / task, known.limit) for task in TASKS}
-    table, streams = bd_rates(found), stream_rates(found)
-    print_table(table)
-    print()
-    print_streams(streams)
+    figures: dict[str, Any] = {
+        "bd_rate": bd_rates(found),
+        "streams": stream_rates(found),
+        "seconds": encoder_seconds(known.folder / TRAINED_FOR),
+        "sensitivity": sensitive,
+    }
+    print_tables(figures["bd_rate"], figures["seconds"])
+    print_streams(figures["streams"])
+    print_sensitivity(figures["sensitivity"])
     print_points(found)
     if not known.limit:
-        keep(table, streams, found, known.folder)
+        keep(figures, found, known.folder)
     return 0
 
 
-def evaluate(task: str, folder: Path, limit: int | None) -> Results:
-    """What `vcm evaluate` finds for a task; records and a report go to `folder`."""
-    streams = [name for name in STREAMS if name != "features" or task == TRAINED_FOR]
-    codecs = [*QUALITIES, *(f"npp_{codec}" for codec in QUALITIES), *streams]
+def evaluate(
+    task: str, folder: Path, limit: int | None, *, pseudo_score: float = 0.3, bootstrap: int = NUM_RESAMPLES
+) -> Results:
+    """What `vcm evaluate` finds for a task; records and reports go to `folder`."""
+    detects = task != "mobilenet_v2"
+    plain = (*PLAIN, *(FILTERED if detects else FILTERED[:1]))
+    bpg = [name for name in plain if "bpg" in name]
+    others = [name for name in plain if "bpg" not in name]
+    bpg += [*IMPORTANCE, *(SEARCHED if detects else ())]
+    streams = [*(STREAMS if task == TRAINED_FOR else ()), FULL]
     command = [sys.executable, "-m", "vcm", "evaluate", f"task={task}", "data=coco_sample"]
-    command += [f"codec=[{','.join(codecs)}]", f"name={folder.parent.name}-{task}", f"run_dir={folder}"]
-    for codec, values in QUALITIES.items():
-        alone = [*ANCHOR_BELOW, *values] if codec == ANCHOR else values
-        command += [f"codecs.{codec}.qualities={_listed(alone)}"]
-        command += [f"codecs.npp_{codec}.qualities={_listed(values)}"]
-    command += [f"codecs.npp_{codec}.rates={_listed(values)}" for codec, values in RATES.items()]
-    command += [f"codecs.{name}.qualities={_listed(STREAMS[name])}" for name in streams]
-    command += ["task.cut=layer1"] if task == TRAINED_FOR else []
+    command += [f"codec=[{','.join([*bpg, *others, *streams])}]"]
+    command += [f"name={folder.parent.name}-{task}", f"run_dir={folder}"]
+    command += [f"pseudo_score={pseudo_score}", f"bootstrap={bootstrap}"]
+    command += [f"codecs.{name}.qualities={_listed(QPS)}" for name in bpg]
+    command += [f"codecs.{name}.qualities={_listed(QUALITIES)}" for name in others]
+    command += [f"codecs.{name}.qualities={_listed(STREAM_QUALITIES)}" for name in streams]
+    command += [f"codecs.{name}.rates={_listed(RATES)}" for name in others if name.startswith("npp_")]
+    if detects:
+        command += [f"codecs.{name}.search.cache={folder.parent / 'searches'}" for name in SEARCHED]
+    if task == TRAINED_FOR:
+        command += ["task.cut=layer1"]
+    elif detects:  # the very streams that were made for the other detector
+        looked_at = f"task@codecs.{{}}.task={TRAINED_FOR}"
+        command += [f"+{looked_at.format(f'{name}.importance')}" for name in (*IMPORTANCE, *SEARCHED)]
+        command += [f"+{looked_at.format(f'{name}.search')}" for name in SEARCHED]
     command += [f"data.test.limit={limit}"] if limit else []
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    print(f"report: {build_report([folder], anchor=ANCHOR)}", file=sys.stderr)
+    if bootstrap:
+        for anchor in ANCHORS:
+            output = folder.parent / f"{folder.name}-{anchor}"
+            print(f"report: {build_report([folder], anchor=anchor, output=output)}", file=sys.stderr)
     return Results.read(folder)
 
 
@@ -107,135 +145,171 @@ def _listed(values: list[Any]) -> str:
     return str(values).replace(" ", "")
 
 
-def keep(
-    table: list[dict[str, Any]], streams: list[dict[str, Any]], found: dict[str, Results], folder: Path
-) -> None:
+def keep(figures: dict[str, Any], found: dict[str, Results], folder: Path) -> None:
     """Write the figures to benchmarks/results, and a plot of the first task's to docs."""
-    first = folder / next(iter(found))
-    results = found[first.name]
+    first = folder / TRAINED_FOR
+    results = found[TRAINED_FOR]
     axis = next(axis for axis in axes_of(results) if axis.labels == "pseudo")
     drawn = [curve for curve in curves(results.points, axis) if curve.system in DRAWN]
     (ROOT / "docs/rate_accuracy.svg").write_text(as_svg(draw(drawn, axis, None)))
     provenance = json.loads((first / "provenance.json").read_text())
     kept = {key: provenance[key] for key in ("packages", "processor", "num_cores", "started")}
     points = {task: [point.to_json() for point in results.points] for task, results in found.items()}
-    figures = {"bd_rate": table, "streams": streams, "points": points, **kept}
-    write_json(ROOT / "benchmarks/results/rate_accuracy.json", figures)
+    originals = {task: results.originals for task, results in found.items()}
+    write_json(
+        ROOT / "benchmarks/results/rate_accuracy.json",
+        {**figures, "originals": originals, "points": points, **kept},
+    )
+
+
+def encoder_seconds(folder: Path) -> dict[str, float]:
+    """Mean seconds from image to bytes by system, over qualities."""
+    with (folder / "timings.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    systems = dict.fromkeys(row["system"] for row in rows)
+    return {name: fmean(float(r["encode_s"]) for r in rows if r["system"] == name) for name in systems}
 
 
 def bd_rates(found: dict[str, Results]) -> list[dict[str, Any]]:
-    """One row a codec and column: BD-rate against the anchor, at equal accuracy and at equal distortion.
-
-    The anchor's lowest rates are for the streams alone: with them it would share less with the other curves.
-    """
+    """One row an anchor, system and column: BD-rate at equal accuracy and at equal distortion."""
     table = []
     for task, results in found.items():
         for axis in axes_of(results):
-            if axis.labels is None and task != next(iter(found)):
-                continue  # distortions are the same whoever looks
-            above = [p for p in results.points if p.system != ANCHOR or p.quality not in ANCHOR_BELOW]
-            others = [curve for curve in curves(above, axis) if curve.system not in STREAMS]
-            streams = [c for c in curves(results.points, axis) if c.system in (ANCHOR, *STREAMS)]
-            compared = [*compare(others, ANCHOR), *compare(streams, ANCHOR)]
-            for comparison in compared:
-                name = NAMES.get(comparison.system, comparison.title)
-                row: dict[str, Any] = {"codec": name, "column": _column(task, axis)}
-                row["bd_rate"] = comparison.rate.value
-                if comparison.interval is not None:
-                    row["interval"] = comparison.interval.ends
-                    row["num_undefined"] = comparison.interval.num_undefined
-                table.append({**row, "note": comparison.rate.note})
+            if axis.labels is None and task != TRAINED_FOR:
+                continue  # distortions do not depend on the reader
+            for anchor in ANCHORS:
+                for comparison in compare(curves(results.points, axis), anchor, by_envelope=True):
+                    row: dict[str, Any] = {"anchor": anchor, "system": comparison.system}
+                    row["title"] = NAMES.get(comparison.system, comparison.title)
+                    row |= {"column": _column(task, axis), "bd_rate": comparison.rate.value}
+                    row["overlap"] = comparison.rate.overlap
+                    if comparison.interval is not None:
+                        row["interval"] = comparison.interval.ends
+                        row["num_undefined"] = comparison.interval.num_undefined
+                    table.append(row)
     return table
 
 
+def sensitivity(folder: Path, limit: int | None) -> list[dict[str, Any]]:
+    """BD-rates against BPG by pseudo-labels at other thresholds; records are shared with the main run."""
+    rows = []
+    for task in TASKS[:2]:
+        for score in SCORES:
+            results = evaluate(task, folder / task, limit, pseudo_score=score, bootstrap=0)
+            axis = next(axis for axis in axes_of(results) if axis.labels == "pseudo")
+            for comparison in compare(curves(results.points, axis), ANCHORS[0], by_envelope=True):
+                title = NAMES.get(comparison.system, comparison.title)
+                row = {"task": task, "system": comparison.system, "title": title, "score": score}
+                rows.append({**row, "bd_rate": comparison.rate.value})
+    return rows
+
+
 def stream_rates(found: dict[str, Results]) -> list[dict[str, Any]]:
-    """One row a stream of the slimmable codec and quality: its rate beside the anchor's for as much."""
+    """One row a stream of the slimmable codec: its rate beside the anchors' for as much."""
     rows = []
     results = found[TRAINED_FOR]
     for axis in axes_of(results):
         drawn = {curve.system: curve for curve in curves(results.points, axis)}
-        asked = [name for name, of in JUDGED_BY.items() if axis.title.startswith(of)]
-        for curve in [drawn[name] for name in asked if name in drawn and axis.labels != "truth"]:
+        judged = [FULL] if axis.key == "ms_ssim_db" else STREAMS if axis.labels else []
+        for curve in [drawn[name] for name in judged]:
             for quality, (bpp, value) in zip(curve.qualities, curve.points, strict=True):
                 row = {"stream": curve.system, "quality": quality, "column": _column(TRAINED_FOR, axis)}
-                row |= {"bpp": bpp, "value": value, "anchor_bpp": rate_at(drawn[ANCHOR].points, value)}
+                row |= {"bpp": bpp, "value": value}
+                if axis.labels:
+                    row["originals"] = 100 * (results.originals[axis.labels][axis.key] or 0)
+                for anchor in ANCHORS:
+                    row[anchor] = rate_at(upper_envelope(drawn[anchor].points), value)
                 rows.append(row)
     return rows
 
 
 def rate_at(points: list[tuple[float, float]], value: float) -> float | None:
-    """The rate at which a curve first reaches a value, log-linear between points; None if it is outside."""
+    """The rate at which a rising curve reaches a value, log-linear between points; None if it is outside."""
     for (low_rate, low), (high_rate, high) in pairwise(points):
         if low <= value <= high:
-            share = (value - low) / (high - low) if high > low else 0.0
+            share = (value - low) / (high - low)
             return math.exp((1 - share) * math.log(low_rate) + share * math.log(high_rate))
     return None
 
 
 def _column(task: str, axis: Axis) -> str:
-    seen_by = f"{task.replace('_', '-')}: " if axis.labels else ""
-    return seen_by + axis.title.rpartition(" (")[0]
+    if not axis.labels:
+        return axis.title.rpartition(" (")[0]
+    kind = "ground truth" if axis.labels == "truth" else "pseudo-labels"
+    return f"{task.replace('_', '-')}, {kind}"
 
 
-def print_table(table: list[dict[str, Any]]) -> None:
-    """The BD-rates as a Markdown table, and what the marks in it mean."""
+def print_tables(table: list[dict[str, Any]], seconds: dict[str, float]) -> None:
+    """The BD-rates as two Markdown tables, one an anchor, and what the marks in them mean."""
     columns = list(dict.fromkeys(row["column"] for row in table))
-    print("| BD-rate against BPG (%) |", " | ".join(columns), "|")
-    print("| --- |", " | ".join(["---:"] * len(columns)), "|")
-    notes, undefined = [], []
-    for codec in dict.fromkeys(row["codec"] for row in table):
-        cells = []
-        measured = {row["column"]: row for row in table if row["codec"] == codec}
-        for column in columns:
-            row = measured.get(column)
-            if row is None:  # a stream for another reader
-                cells.append("–")
-                continue
-            cell = "n/a" if row["bd_rate"] is None else f"{row['bd_rate']:+.0f}"
-            if row.get("interval"):
-                cell += " ({:+.0f} to {:+.0f})".format(*row["interval"])
-                if row["num_undefined"]:
-                    cell += "†"
-                    undefined.append(row["num_undefined"])
-            if row["note"]:
-                cell += "\\*"
-                notes.append(f"{codec}, {row['column']}: {row['note']}")
-            cells.append(cell)
-        print(f"| {codec} |", " | ".join(cells), "|")
-    if undefined:
-        print(
-            f"\n† On {min(undefined)} to {max(undefined)} of the 200 resamples there is no BD-rate; "
-            "they have no part in the interval."
-        )
-    if notes:
-        print("\n\\*", "; ".join(notes) + ".")
+    for anchor in ANCHORS:
+        rows = [row for row in table if row["anchor"] == anchor]
+        print(f"| BD-rate against {ANCHOR_NAMES[anchor]} (%) |", " | ".join(columns), "| encoder, s |")
+        print("| --- |", " | ".join(["---:"] * (len(columns) + 1)), "|")
+        for system in dict.fromkeys(row["system"] for row in rows):
+            measured = {row["column"]: row for row in rows if row["system"] == system}
+            cells = [_cell(measured.get(column)) for column in columns]
+            title = next(iter(measured.values()))["title"]
+            print(f"| {title} |", " | ".join(cells), f"| {seconds[system]:.2f} |")
+        print()
+    print(
+        "In parentheses 95 % intervals over resamples of the images. n/a: the curves overlap by less than "
+        "50 %. \\*: by less than 75 %, or fewer than 90 % of the resamples have a BD-rate."
+    )
+    print()
+
+
+def _cell(row: dict[str, Any] | None) -> str:
+    if row is None:  # a stream for another reader
+        return "–"
+    if row["bd_rate"] is None:
+        return "n/a"
+    cell = f"{row['bd_rate']:+.0f}"
+    if row.get("interval"):
+        cell += " ({:+.0f} to {:+.0f})".format(*row["interval"])
+    is_doubtful = row["overlap"] < CAUTION_OVERLAP or row.get("num_undefined", 0) > NUM_RESAMPLES / 10
+    return cell + "\\*" * is_doubtful
 
 
 def print_streams(rows: list[dict[str, Any]]) -> None:
-    """The slimmable codec's streams as a Markdown table: rate, and that of the anchor for as much."""
-    print("| stream | at equal | value | bits per pixel | BPG's | difference (%) |")
-    print("| --- | --- | ---: | ---: | ---: | ---: |")
+    """The slimmable codec's streams as a Markdown table: rate, and those of the anchors for as much."""
+    print("| stream | at equal | value | of the originals' | bpp | BPG's | BPG's at the reader's size |")
+    print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
     for row in rows:
-        anchor = row["anchor_bpp"]
-        theirs = ("outside", "n/a")
-        if anchor is not None:
-            theirs = (f"{anchor:.3f}", f"{100 * (row['bpp'] / anchor - 1):+.0f}")
-        print(
-            f"| {NAMES[row['stream']]}, {row['quality']:g} | {row['column']} | {row['value']:.1f} "
-            f"| {row['bpp']:.3f} | {theirs[0]} | {theirs[1]} |"
-        )
+        cells = [f"{NAMES[row['stream']]}, {row['quality']:g}", row["column"], f"{row['value']:.1f}"]
+        cells += [f"{100 * row['value'] / row['originals']:.0f} %" if "originals" in row else "–"]
+        cells += [f"{row['bpp']:.3f}"]
+        for anchor in ANCHORS:
+            theirs = row[anchor]
+            difference = "" if theirs is None else f"{100 * (row['bpp'] / theirs - 1):+.0f} %"
+            cells += ["–" if theirs is None else f"{theirs:.3f} ({difference})"]
+        print("|", " | ".join(cells), "|")
+    print()
+
+
+def print_sensitivity(rows: list[dict[str, Any]]) -> None:
+    """BD-rates by the pseudo-labels' threshold, as a Markdown table."""
+    print("| BD-rate against BPG (%) |", " | ".join(f"{t}, {s:g}" for t in TASKS[:2] for s in SCORES), "|")
+    print("| --- |", " | ".join(["---:"] * 2 * len(SCORES)), "|")
+    for system in dict.fromkeys(row["system"] for row in rows):
+        mine = {(row["task"], row["score"]): row for row in rows if row["system"] == system}
+        found = [mine.get((task, score)) for task in TASKS[:2] for score in SCORES]
+        title = next(iter(mine.values()))["title"]
+        print(f"| {title} |", " | ".join(_cell(row and {"overlap": 1, **row}) for row in found), "|")
+    print()
 
 
 def print_points(found: dict[str, Results]) -> None:
     """Every point's rate and figures."""
     for task, results in found.items():
-        print(f"\n{task}")
+        print(f"{task}")
         for point in results.points:
             figures = [f"{name} {value:.3f}" for name, value in point.accuracy.items() if value is not None]
             if point.psnr is not None:
                 figures.append(f"PSNR {point.psnr:.2f} dB, MS-SSIM {point.ms_ssim:.4f}")
             name = f"{point.title} {point.quality:g}, {point.labels}"
             print(f"  {name}: {point.bpp:.4f} bpp, {', '.join(figures)}")
+        print()
 
 
 if __name__ == "__main__":

@@ -18,6 +18,10 @@ class CodecPlan:
         at_reader: Whether images are scaled to the size at which the task reads them, before all else.
         importance: Options of `vcm.evaluation.reader.Importance` (alpha, block, clip, task); None for
             equal QPs.
+        effort: Steps of a search of each image's pixels before BPG encodes them; 0 for none. Learned codecs
+            have an effort of their own.
+        search: Options of `vcm.evaluation.search.ImageSearch` besides the effort (task, weight,
+            feature_share, cache); None for its defaults.
     """
 
     codec: dict[str, Any]
@@ -26,6 +30,8 @@ class CodecPlan:
     rates: list[Any] | None = None
     at_reader: bool = False
     importance: dict[str, Any] | None = None
+    effort: int = 0
+    search: dict[str, Any] | None = None
 
 
 @dataclass

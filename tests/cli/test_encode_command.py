@@ -11,9 +11,12 @@ from vcm.cli.tasks import configured_task
 from vcm.codecs import BPGCodec, JPEGCodec, qp_offsets
 from vcm.data import read_picture
 from vcm.errors import ArgumentError
+from vcm.evaluation.preprocessing import NPPPreprocessor
 from vcm.evaluation.reader import scale_to_reader
+from vcm.evaluation.search import ImageSearch
 from vcm.nn.preprocessor import NPP, load_preprocessor, save_preprocessor
 from vcm.tasks import YOLOTask
+from vcm.weights import QA_NPP_BPG, shipped
 
 
 @pytest.fixture
@@ -180,3 +183,82 @@ def test_bad_sizes(arguments, message, encode, image, tmp_path):
     assert status == 2
     assert message in err
     assert not (tmp_path / "out").exists()
+
+
+def test_effort_writes_what_the_search_finds(encode, image, detector, tmp_path):
+    pixels = scale_to_reader(read_picture(image), detector)
+    codec = BPGCodec(40, preset="ultrafast")
+    offsets = qp_offsets(detector.importance(pixels.float() / 255))
+    filtered = NPPPreprocessor(shipped(QA_NPP_BPG), codec="bpg", quality=40)(pixels)
+    cases = {
+        (): (pixels, offsets),
+        ("--no-importance",): (pixels, None),
+        ("--npp",): (filtered, offsets),
+    }
+    for number, (options, (start, qps)) in enumerate(cases.items()):
+        found = ImageSearch(2).run(pixels, start, codec, detector, offsets=qps).image
+        target = tmp_path / f"{number}.bpg"
+        reader = ("--for", "detection", "--at-reader", "--effort", 2)
+        status, _, err = encode(image, *FAST, *reader, "-o", target, *options)
+        assert (status, err) == (0, ""), options
+        assert target.read_bytes() == codec.encode(found, qps), options
+
+
+def test_npp_takes_its_rate_from_the_quality_or_as_given(encode, image, tmp_path):
+    pixels = read_picture(image)
+    codec = BPGCodec(40, preset="ultrafast")
+    for number, (options, rate) in enumerate({(): None, ("--rate", 4): 4.0}.items()):
+        target = tmp_path / f"{number}.bpg"
+        assert encode(image, *FAST, "--npp", *options, "-o", target)[0] == 0
+        filtered = NPPPreprocessor(shipped(QA_NPP_BPG), rate=rate, codec="bpg", quality=40)(pixels)
+        assert target.read_bytes() == codec.encode(filtered)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--effort", 3], "--effort must be 0 without --for TASK"),
+        (["--effort", -1, "--for", "detection"], "effort must be a whole number from 0 to 10000; got -1"),
+        (["--effort", 3, "--for", "detection", "--codec", "jpeg"], "effort must be 0 with another codec"),
+        (["--rate", 3], "--rate must be given with --npp"),
+    ],
+)
+def test_an_effort_that_cannot_be_made(encode, image, options, message):
+    status, _, err = encode(image, *options)
+    assert status == 2
+    assert message in err
+    assert list(image.parent.iterdir()) == [image]
+
+
+def test_preprocess_effort(encode, image, detector, tmp_path):
+    pixels = scale_to_reader(read_picture(image), detector)
+    codec = BPGCodec(40)
+    filtered = NPPPreprocessor(shipped(QA_NPP_BPG), codec="bpg", quality=40)(pixels)
+    options = ("--for", "detection", "--quality", 40, "--effort", 2)
+    for number, (model, start) in enumerate({(): filtered, ("--model", "none"): pixels}.items()):
+        target = tmp_path / f"{number}.png"
+        status, _, err = encode(image, *options, *model, "-o", target, command="preprocess")
+        assert (status, err) == (0, "")
+        expected = ImageSearch(2).run(pixels, start, codec, detector).image
+        assert torch.equal(read_picture(target), expected)
+        assert not torch.equal(expected, start)
+    status, out, _ = encode(image, *options, "-o", tmp_path / "0.png", command="preprocess")
+    assert status == 0
+    assert "already" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--effort", 2, "--quality", 40], "--effort must be 0 without --for TASK"),
+        (["--effort", 2, "--for", "detection"], "--effort must be 0 without --quality QP"),
+        (["--effort", -2, "--for", "detection", "--quality", 40], "effort must be a whole number from 0"),
+        (["--rate", 2, "--quality", 40], "--rate must be given without --quality"),
+        (["--quality", 52], "quality must be"),
+    ],
+)
+def test_a_preprocess_effort_that_cannot_be_made(encode, image, options, message):
+    status, _, err = encode(image, *options, command="preprocess")
+    assert status == 2
+    assert message in err
+    assert list(image.parent.iterdir()) == [image]

@@ -18,10 +18,11 @@ from vcm.codecs import FeatureCodec
 from vcm.config import CodecPlan
 from vcm.errors import ArgumentError, EvaluationError
 from vcm.evaluation.reader import Importance
+from vcm.evaluation.search import ImageSearch
 from vcm.tasks import YOLOTask
 
 FOLDER = Path(vcm.conf.__file__).parent / "codec"
-GROUPS = sorted([*FOLDER.glob("*_at_reader.yaml"), FOLDER / "bpg_importance.yaml"])
+GROUPS = sorted([*FOLDER.glob("*_at_reader*.yaml"), FOLDER / "bpg_importance.yaml"])
 
 
 def system(tmp_path, codec="vcm.codecs.BPGCodec", **settings):
@@ -36,21 +37,24 @@ def system(tmp_path, codec="vcm.codecs.BPGCodec", **settings):
 def test_groups_code_as_the_codec_alone(path):
     ((name, plan),) = yaml.safe_load(path.read_text()).items()
     assert name == path.stem
-    base = name.removesuffix("_at_reader").removesuffix("_importance")
+    base = name.removesuffix("_effort10").removesuffix("_at_reader").removesuffix("_importance")
     (plain,) = yaml.safe_load((FOLDER / f"{base}.yaml").read_text()).values()
     for key, value in plain.items():
         assert plan[key] == value
-    assert plan.get("at_reader", False) == name.endswith("_at_reader")
+    assert plan.get("at_reader", False) == ("_at_reader" in name)
     assert ("importance" in plan) == ("_importance" in name)
     if "importance" in plan:
         assert Importance(**plan["importance"]) == Importance()  # the defaults of Python
+    assert plan.get("effort", 0) == 10 * name.endswith("_effort10")
+    assert ImageSearch(10, **plan.get("search", {})) == ImageSearch(10)
     OmegaConf.merge(OmegaConf.structured(CodecPlan), plan)
 
 
 def test_codecs_are_listed_once():
     names = [name for name, _ in installed_codecs()]
     assert "bpg" in names
-    assert not [name for name in names if "reader" in name or "importance" in name]
+    assert not [name for name in names if "reader" in name or "importance" in name or "effort" in name]
+    assert sorted(names) == sorted(set(names))
 
 
 def test_plans_become_systems(tmp_path):
@@ -61,6 +65,12 @@ def test_plans_become_systems(tmp_path):
     assert both.importance == Importance(alpha=2, block=16)
     other = {"_target_": "vcm.tasks.YOLOTask", "cfg": "yolov3", "weights": None, "input_size": 96}
     assert system(tmp_path, importance={"task": other}).importance.task.input_size == (96, 96)
+    assert plain.search is None
+    assert system(tmp_path, effort=3).search == ImageSearch(3)
+    search = system(tmp_path, effort=3, search={"task": other, "weight": 2, "cache": "kept"}).search
+    assert (search.effort, search.weight, search.cache) == (3, 2, "kept")
+    assert search.task.input_size == (96, 96)
+    assert system(tmp_path, effort=0, search={"weight": 2}).search is None
 
 
 @pytest.mark.parametrize(
@@ -68,6 +78,9 @@ def test_plans_become_systems(tmp_path):
     [
         ({"importance": {"alpha": -1}}, r"codecs\.mine: alpha must be a finite number from 0; got -1"),
         ({"importance": {"beta": 1}}, r"codecs\.mine\.importance: .*beta"),
+        ({"effort": -1}, r"codecs\.mine: effort must be a whole number from 0 to 10000; got -1"),
+        ({"effort": 1, "search": {"beta": 1}}, r"codecs\.mine\.search: .*beta"),
+        ({"effort": 1, "codec": "vcm.codecs.JPEGCodec"}, r"codecs\.mine: effort must be 0 with another"),
         ({"importance": {}, "codec": "vcm.codecs.JPEGCodec"}, r"codecs\.mine: importance must be null"),
     ],
 )
@@ -76,11 +89,11 @@ def test_what_does_not_fit_is_told(settings, message, tmp_path):
         system(tmp_path, **settings)
 
 
-@pytest.mark.parametrize("settings", [{"at_reader": True}, {"importance": {}}])
+@pytest.mark.parametrize("settings", [{"at_reader": True}, {"importance": {}}, {"effort": 1}])
 def test_a_codec_of_features_takes_neither(settings):
     plan = OmegaConf.structured(CodecPlan(codec={}, qualities=[1], **settings))
     (option,) = settings
-    message = rf"codecs\.mine\.{option} must be (false|null): this codec takes no images"
+    message = rf"codecs\.mine\.{option} must be (false|null|0): this codec takes no images"
     with pytest.raises(ArgumentError, match=message):
         build_systems("mine", plan, [object.__new__(FeatureCodec)], [None], None)
 

@@ -69,3 +69,24 @@ def test_a_dip_within_the_intervals_of_its_points_voids_no_column():
     certain = compare([curve("bpg", 0.01), curve("new", 0.01)], "bpg")[0]
     assert certain.rate.value is None
     assert "not monotone" in certain.rate.note
+
+
+def test_by_envelopes_no_dip_leaves_a_curve_or_a_resample_without_a_number():
+    def curve(system, values, rates=(0.1, 0.2, 0.4, 0.8, 1.6)):
+        points = list(zip(rates, values, strict=True))
+        return Curve(system, system, points, list(rates), [None] * 5, [points, points[::-1]], "same")
+
+    anchor = curve("bpg", [10.0, 20, 30, 40, 50])
+    dips = curve("new", [10.0, 20, 15, 40, 50])
+    assert compare([anchor, dips], "bpg")[0].rate.value is None
+    found = compare([anchor, dips], "bpg", by_envelope=True)[0]
+    assert abs(found.rate.value) < 5
+    assert found.interval.num_undefined == 0
+    narrow = curve("narrow", [24.0, 26, 28, 30, 32], (0.1, 0.12, 0.14, 0.16, 0.18))
+    assert compare([anchor, narrow], "bpg")[0].rate.value is None
+    found = compare([anchor, narrow], "bpg", by_envelope=True)[0]
+    assert found.rate.value is None  # 8 of the 20 percent between the anchor's points around it
+    finer = Curve("bpg", "bpg", [(0.1 * 2 ** (q / 4), 10 + 2.5 * q) for q in range(17)], [], [], [], "")
+    found = compare([finer, narrow], "bpg", by_envelope=True)[0]
+    assert found.rate.value < -40
+    assert found.interval is None

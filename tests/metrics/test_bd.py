@@ -5,7 +5,15 @@ import numpy as np
 import pytest
 
 from vcm.errors import ArgumentError
-from vcm.metrics.bd import BDInterval, bd_metric, bd_rate, bd_rate_interval, levelled
+from vcm.metrics.bd import (
+    BDInterval,
+    bd_metric,
+    bd_rate,
+    bd_rate_interval,
+    levelled,
+    upper_envelope,
+    within_reach,
+)
 
 ANCHOR = [(0.12, 21.0), (0.31, 30.2), (0.62, 36.1), (1.2, 40.3), (1.9, 41.5)]
 TEST = [(0.08, 20.1), (0.25, 30.9), (0.5, 36.6), (1.1, 41.2)]
@@ -229,3 +237,32 @@ def test_a_dip_within_the_noise_of_its_points_is_levelled():
 
 def found_rate(curve):
     return pytest.approx(bd_rate(ANCHOR, curve).value)
+
+
+def test_the_upper_envelope_is_what_no_cheaper_point_reaches():
+    curve = [(0.4, 30.0), (0.1, 10.0), (0.2, 25.0), (0.3, 20.0), (0.2, 24.0), (0.5, 30.0), (0.6, math.nan)]
+    assert upper_envelope(curve) == [(0.1, 10.0), (0.2, 25.0), (0.4, 30.0)]
+    assert upper_envelope(ANCHOR) == sorted(ANCHOR)
+    assert upper_envelope([]) == []
+
+
+@pytest.mark.parametrize(
+    ("test_range", "expected"),
+    [
+        ((25, 35), (20, 40)),
+        ((20, 40), (10, 50)),
+        ((5, 55), (10, 50)),
+        ((44, 70), (30, 50)),  # three points at least
+        ((2, 3), (10, 30)),
+        ((31, 32), (20, 50)),
+    ],
+)
+def test_an_anchor_within_reach(test_range, expected):
+    anchor = [(0.1 * 2**q, 10.0 + 10 * q) for q in range(5)]
+    found = within_reach(anchor, [(0.1, float(test_range[0])), (0.2, float(test_range[1]))])
+    assert (found[0][1], found[-1][1]) == expected
+    assert found == [point for point in anchor if expected[0] <= point[1] <= expected[1]]
+
+
+def test_an_anchor_of_few_points_stays():
+    assert within_reach([(0.1, 10.0), (0.2, 20.0)], [(0.1, 15.0)]) == [(0.1, 10.0), (0.2, 20.0)]

@@ -39,7 +39,7 @@ def random_network(architecture: str, folder: Path) -> tuple[nn.Module, Path]:
             nn.init.uniform_(module.running_mean, -0.1, 0.1)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
     torch.save(network.state_dict(), folder / "weights.pth")
-    return network.eval(), folder / "weights.pth"
+    return network.eval().to(memory_format=torch.channels_last), folder / "weights.pth"
 
 
 @pytest.mark.parametrize("architecture", ClassificationTask.architectures)

@@ -46,7 +46,7 @@ def installed_codecs() -> Iterator[tuple[str, type[Codec]]]:
     ]
     for file in sorted(files, key=lambda file: file.name):
         for name, plan in yaml.safe_load(file.read_text()).items():
-            if {"preprocessor", "at_reader", "importance"} & set(plan):
+            if {"preprocessor", "at_reader", "importance"} & set(plan) or plan["codec"].get("effort"):
                 continue
             module, _, attribute = plan["codec"]["_target_"].rpartition(".")
             yield name, getattr(import_module(module), attribute)

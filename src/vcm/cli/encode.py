@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vcm.cli.compress import add_output_options
-from vcm.cli.files import Batch, Input, Outputs, find_inputs, names_a_file
+from vcm.cli.files import Batch, Input, Outputs, StepBar, find_inputs, names_a_file
 from vcm.cli.preprocess import output_names
 from vcm.errors import ArgumentError, MissingToolError
+from vcm.weights import QA_NPP_BPG, shipped
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from vcm.codecs import Codec
+    from vcm.evaluation.preprocessing import NPPPreprocessor
     from vcm.evaluation.reader import Importance
+    from vcm.evaluation.search import ImageSearch
     from vcm.tasks import Task
 
 
@@ -24,11 +25,13 @@ def run(arguments: Sequence[str]) -> int:
     """Encode each image; returns 0 if all are done, 1 if some are, 2 if nothing could begin."""
     known = _parser().parse_args(arguments)
     from vcm.data.reading import find_pictures, read_picture
+    from vcm.evaluation.encoder import ImageEncoder
 
     codec = _codec(known.codec, known.quality, known.preset)
     importance = _importance(known, codec)
     if known.at_reader and known.reader is None:
         raise ArgumentError("--at-reader", expected="with --for TASK, whose size it is", got="no --for")
+    search = _search(known, codec)
     one_name: Path | None = known.output if names_a_file(known.output, known.images) else None
     if one_name is not None and one_name.suffix.lower() != codec.suffix:
         raise ArgumentError(
@@ -41,10 +44,18 @@ def run(arguments: Sequence[str]) -> int:
     if not inputs:
         return 2
     task: Task | None = None
-    if importance is not None or known.at_reader:
+    if importance is not None or known.at_reader or search is not None:
         from vcm.cli.tasks import configured_task
 
         task = configured_task(known.reader, known.device)
+    encoder = ImageEncoder(
+        codec,
+        task,
+        preprocessor=_preprocessor(known, codec),
+        at_reader=known.at_reader,
+        importance=importance,
+        search=search,
+    )
     targets = output_names(inputs, known.output, codec.suffix)
     outputs = Outputs([source.path for source in inputs], overwrite=known.overwrite)
 
@@ -52,34 +63,14 @@ def run(arguments: Sequence[str]) -> int:
         target = one_name or targets[source]
         outputs.claim(target, source.path)
         image = read_picture(source.path)
-        data = encode_for_reader(image, codec, task, at_reader=known.at_reader, importance=importance)
+        with StepBar(source.path.name) as bar:
+            data = encoder.encode(image, bar)
         with outputs.write(target) as file:
             file.write(data)
         return len(data), image.shape[1] * image.shape[2]
 
     batch.run(inputs, encode)
     return batch.finish()
-
-
-def encode_for_reader(
-    image: Tensor, codec: Codec, task: Task | None, *, at_reader: bool, importance: Importance | None
-) -> bytes:
-    """Encode an image for a task.
-
-    Args:
-        image: (3, H, W) uint8 RGB.
-        codec: Takes QP offsets where `importance` is given.
-        task: The reader; None where neither of the others asks for one.
-        at_reader: Whether the image is scaled to the size at which the task reads it.
-        importance: How QP offsets are made; None for none.
-    """
-    from vcm.evaluation.reader import WithOffsets, scale_to_reader
-
-    if task is not None and at_reader:
-        image = scale_to_reader(image, task)
-    if task is not None and importance is not None:
-        return WithOffsets(codec, importance.offsets(image, task), importance.block).encode(image)
-    return codec.encode(image)
 
 
 def _codec(name: str, quality: float | None, preset: str | None) -> Codec:
@@ -119,6 +110,32 @@ def _importance(known: argparse.Namespace, codec: Codec) -> Importance | None:
     return Importance(**given)
 
 
+def _search(known: argparse.Namespace, codec: Codec) -> ImageSearch | None:
+    """How pixels are refined; None with --effort 0."""
+    from vcm.evaluation.search import ImageSearch, check_searchable
+
+    search = ImageSearch(known.effort)
+    if not search.effort:
+        return None
+    if known.reader is None:
+        raise ArgumentError("--effort", expected="0 without --for TASK", got=known.effort)
+    check_searchable(codec)
+    return search
+
+
+def _preprocessor(known: argparse.Namespace, codec: Codec) -> NPPPreprocessor | None:
+    """The filter of --npp; None without it."""
+    if known.npp is None:
+        if known.rate is not None:
+            raise ArgumentError("--rate", expected="given with --npp", got=known.rate)
+        return None
+    from vcm.cli.devices import choose_device
+    from vcm.evaluation.preprocessing import NPPPreprocessor
+
+    device = str(choose_device(known.device))
+    return NPPPreprocessor(known.npp, rate=known.rate, codec=codec.name, quality=codec.quality, device=device)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vcm encode",
@@ -149,5 +166,28 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--alpha", type=float, help="QP steps for each doubling of importance")
     parser.add_argument("--block", type=int, help="side of a block with its own QP, in pixels: 16, 32 or 64")
     parser.add_argument("--clip", type=int, help="largest QP offset, 0 to 51")
+    parser.add_argument(
+        "--npp",
+        type=Path,
+        nargs="?",
+        const=shipped(QA_NPP_BPG),
+        metavar="M",
+        help="filter images by a preprocessor first: model.safetensors, as `vcm train` wrote it, or without "
+        "a file the one that comes with vcm, for BPG",
+    )
+    parser.add_argument(
+        "--rate",
+        type=float,
+        metavar="λ",
+        help="of --npp; by default that of its training at this quality",
+    )
+    parser.add_argument(
+        "--effort",
+        type=int,
+        default=0,
+        metavar="N",
+        help="with --for and BPG: refine each image's pixels for TASK in N gradient steps; 0 by default, 10 "
+        "gets most of what 100 do",
+    )
     add_output_options(parser, "the outputs' folder, which mirrors that of the images, or one output's name")
     return parser

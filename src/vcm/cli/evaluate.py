@@ -25,12 +25,14 @@ from vcm.config import CodecPlan, EvaluateConfig
 from vcm.data import PictureDataModule
 from vcm.data.datasets import PictureDataset
 from vcm.errors import ArgumentError, EvaluationError, MissingToolError
+from vcm.evaluation.encoder import Preprocessor
 from vcm.evaluation.evaluate import Evaluation
 from vcm.evaluation.features import FeatureSystem
 from vcm.evaluation.preprocessing import NPPPreprocessor
 from vcm.evaluation.reader import Importance
 from vcm.evaluation.results import Results
-from vcm.evaluation.systems import PictureSystem, Preprocessor, System
+from vcm.evaluation.search import ImageSearch
+from vcm.evaluation.systems import PictureSystem, System
 from vcm.files import printable
 from vcm.tasks import Task
 
@@ -138,7 +140,7 @@ def build_systems(
         EvaluationError: If the importance cannot be built.
     """
     if isinstance(codecs[0], FeatureCodec):
-        for option, unused in (("at_reader", False), ("importance", None)):
+        for option, unused in (("at_reader", False), ("importance", None), ("effort", 0), ("search", None)):
             if (value := getattr(plan, option)) != unused:
                 raise ArgumentError(
                     f"codecs.{name}.{option}",
@@ -146,11 +148,7 @@ def build_systems(
                     got=value,
                 )
     try:
-        importance = None
-        if plan.importance is not None:
-            importance = Importance(**instantiate(plan.importance))
-            if importance.task is not None:
-                importance.task.to(next(task.parameters()).device)
+        importance, search = _importance(name, plan, task), _search(name, plan, task)
         return [
             FeatureSystem(name, codec, task)
             if isinstance(codec, FeatureCodec)
@@ -161,16 +159,41 @@ def build_systems(
                 preprocessor=preprocessor,
                 at_reader=plan.at_reader,
                 importance=importance,
+                search=search,
             )
             for codec, preprocessor in zip(codecs, preprocessors, strict=True)
         ]
-    except TypeError as error:  # an option that Importance does not have
-        raise EvaluationError(f"codecs.{name}.importance: {error}") from error
     except Exception as error:
         cause = told_error(error)
         if cause is None:
             raise
         raise EvaluationError(f"codecs.{name}: {cause}") from error
+
+
+def _importance(name: str, plan: CodecPlan, task: Task) -> Importance | None:
+    """How QP offsets are made; on the task's device."""
+    if plan.importance is None:
+        return None
+    try:
+        importance = Importance(**instantiate(plan.importance))
+    except TypeError as error:  # an option that it does not have
+        raise EvaluationError(f"codecs.{name}.importance: {error}") from error
+    if importance.task is not None:
+        importance.task.to(next(task.parameters()).device)
+    return importance
+
+
+def _search(name: str, plan: CodecPlan, task: Task) -> ImageSearch | None:
+    """How pixels are refined; on the task's device."""
+    try:
+        search = ImageSearch(plan.effort, **instantiate(plan.search or {}))
+    except TypeError as error:  # an option that it does not have
+        raise EvaluationError(f"codecs.{name}.search: {error}") from error
+    if not search.effort:
+        return None
+    if search.task is not None:
+        search.task.to(next(task.parameters()).device)
+    return search
 
 
 def build_codecs(name: str, plan: CodecPlan) -> list[Codec | FeatureCodec]:

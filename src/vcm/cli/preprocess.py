@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vcm.cli.compress import add_output_options
-from vcm.cli.files import Batch, Input, Outputs, find_inputs, names_a_file
+from vcm.cli.files import Batch, Input, Outputs, StepBar, find_inputs, names_a_file
 from vcm.cli.marks import bears_mark, content_mark, png_info
 from vcm.errors import ArgumentError, OutputError
 from vcm.files import MAX_IMAGE_BYTES, read_bytes
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from vcm.data.metadata import Metadata
     from vcm.evaluation.preprocessing import NPPPreprocessor
+    from vcm.evaluation.search import OnStep
+    from vcm.tasks import Task
 
 FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     ".png": ("PNG", {}),
@@ -58,9 +60,11 @@ def run(arguments: Sequence[str]) -> int:
         batch.tell(problem)
     if not inputs:
         return 2
-    scale = _scaling(known.size, known.reader)
-    preprocessor, model = _preprocessor(known.model, known.rate, known.device, scales=scale is not None)
+    task = _reader(known.reader, known.size, known.device)
+    refine = _refinement(known.effort, known.quality, task)
+    preprocessor, model = _preprocessor(known)
     settings = [known.size, known.reader, None if preprocessor is None else preprocessor.settings()]
+    settings += [known.effort, known.quality] if known.effort else []
     targets = output_names(inputs, known.output)
     read = [source.path for source in inputs]
     outputs = Outputs([model, *read] if model else read, overwrite=known.overwrite)
@@ -71,10 +75,12 @@ def run(arguments: Sequence[str]) -> int:
         outputs.claim(target, source.path, lambda: bool(mark) and bears_mark(target, mark))
         image = read_picture(source.path)
         height, width = image.shape[1:]
-        if scale is not None:
-            image = scale(image)
+        image = _scaled(image, known.size, task)
         metadata = read_metadata(source.path, (image.shape[1], image.shape[2]))
         filtered = image if preprocessor is None else preprocessor(image)
+        if refine is not None:
+            with StepBar(source.path.name) as bar:
+                filtered = refine(image, filtered, bar)
         data = encode(filtered, target.suffix, metadata, mark)
         with outputs.write(target) as file:
             file.write(data)
@@ -84,21 +90,48 @@ def run(arguments: Sequence[str]) -> int:
     return batch.finish()
 
 
-def _scaling(size: int | None, reader: str | None) -> Callable[[Tensor], Tensor] | None:
-    """What scales images: to a longest side, or to a task's reader size; None for neither."""
-    if size is not None and reader is not None:
+def _reader(name: str | None, size: int | None, device: str) -> Task | None:
+    """The task of --for; None without it."""
+    if size is not None and name is not None:
         raise ArgumentError("--size", expected="given without --for, which states a size too", got=size)
-    if size is not None:
-        if size < 1:
-            raise ArgumentError("--size", expected="a longest side in pixels, from 1", got=size)
-        return lambda image: scale_to_side(image, size)
-    if reader is None:
+    if size is not None and size < 1:
+        raise ArgumentError("--size", expected="a longest side in pixels, from 1", got=size)
+    if name is None:
         return None
     from vcm.cli.tasks import configured_task
+
+    return configured_task(name, device)
+
+
+def _scaled(image: Tensor, size: int | None, task: Task | None) -> Tensor:
+    """The image at a longest side, or at a task's reader size; as it is where neither is given."""
     from vcm.evaluation.reader import scale_to_reader
 
-    task = configured_task(reader)
-    return lambda image: scale_to_reader(image, task)
+    if size is not None:
+        return scale_to_side(image, size)
+    return image if task is None else scale_to_reader(image, task)
+
+
+def _refinement(
+    effort: int, quality: float | None, task: Task | None
+) -> Callable[[Tensor, Tensor, OnStep], Tensor] | None:
+    """What refines an image from its filtered version; None with --effort 0."""
+    from vcm.codecs import BPGCodec
+    from vcm.evaluation.search import ImageSearch
+
+    search = ImageSearch(effort)
+    if not search.effort:
+        return None
+    if task is None or quality is None:
+        missing = "--for TASK" if task is None else "--quality QP"
+        raise ArgumentError(
+            "--effort",
+            expected=f"0 without {missing}",
+            got=effort,
+            remedy="A search needs --for TASK and the --quality at which BPG will encode the outputs.",
+        )
+    codec = BPGCodec(quality)
+    return lambda image, start, on_step: search.run(image, start, codec, task, on_step=on_step).image
 
 
 def scale_to_side(image: Tensor, side: int) -> Tensor:
@@ -114,23 +147,31 @@ def scale_to_side(image: Tensor, side: int) -> Tensor:
     return box.scale(image.float()).clamp(0, 255).round().to(torch.uint8)
 
 
-def _preprocessor(
-    model: Path | None, rate: float | None, device: str, *, scales: bool
-) -> tuple[NPPPreprocessor | None, Path | None]:
+def _preprocessor(known: argparse.Namespace) -> tuple[NPPPreprocessor | None, Path | None]:
     """The filter and its file; None twice for `--model none`."""
     from vcm.cli.devices import choose_device
+    from vcm.codecs import BPGCodec
     from vcm.evaluation.preprocessing import NPPPreprocessor
 
-    if str(model) == NO_MODEL:
-        if not scales:
+    if known.quality is not None:
+        BPGCodec.quality_scale.check(known.quality)
+    if known.rate is not None and known.quality is not None:
+        raise ArgumentError("--rate", expected="given without --quality, which sets λ too", got=known.rate)
+    if str(known.model) == NO_MODEL:
+        if known.size is None and known.reader is None:
             raise ArgumentError(
                 "--model", expected="a model's file, or none with --size or --for", got=NO_MODEL
             )
-        if rate is not None:
-            raise ArgumentError("--rate", expected="given with a model, not with --model none", got=rate)
+        if known.rate is not None:
+            raise ArgumentError(
+                "--rate", expected="given with a model, not with --model none", got=known.rate
+            )
         return None, None
-    path = model or shipped(QA_NPP_BPG)
-    return NPPPreprocessor(path, rate=rate, device=str(choose_device(device))), path
+    path = known.model or shipped(QA_NPP_BPG)
+    device = str(choose_device(known.device))
+    codec = None if known.quality is None else "bpg"
+    quality = known.quality
+    return NPPPreprocessor(path, rate=known.rate, codec=codec, quality=quality, device=device), path
 
 
 def output_names(inputs: Sequence[Input], folder: Path | None, suffix: str = ".png") -> dict[Input, Path]:
@@ -185,6 +226,21 @@ def _parser() -> argparse.ArgumentParser:
         metavar="TASK",
         help="scale images to the size at which a task reads them, never up, by its own interpolation: "
         "detection (yolov3_tiny), classification (mobilenet_v2), or another name of `vcm evaluate task=…`",
+    )
+    parser.add_argument(
+        "--quality",
+        type=float,
+        metavar="QP",
+        help="BPG's QP at which the outputs will be encoded: instead of --rate, and for --effort",
+    )
+    parser.add_argument(
+        "--effort",
+        type=int,
+        default=0,
+        metavar="N",
+        help="with --for and --quality: refine each image's pixels for TASK in N gradient steps through BPG "
+        "at that QP; 0 by default, 10 get most of what 100 do. `vcm encode --effort` writes BPG itself, with "
+        "QPs for its blocks",
     )
     add_output_options(
         parser,

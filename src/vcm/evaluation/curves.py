@@ -7,13 +7,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from statistics import median
+from typing import TypeAlias
 
 from vcm.errors import ArgumentError
 from vcm.evaluation.labels import LABEL_KINDS, LabelKind
 from vcm.evaluation.points import Point
 from vcm.evaluation.results import Results
-from vcm.metrics.bd import BDInterval, BDResult, bd_metric, bd_rate, bd_rate_interval
+from vcm.metrics.bd import (
+    BDInterval,
+    BDResult,
+    bd_metric,
+    bd_rate,
+    bd_rate_interval,
+    upper_envelope,
+    within_reach,
+)
 
+Points: TypeAlias = Sequence[tuple[float, float]]
 PREFERRED_ACCURACY = ("map", "top_1")
 MAX_RESAMPLES = 2000
 """Most resamples that intervals of BD-rates are from."""
@@ -171,8 +181,15 @@ def _curve(mine: Sequence[Point], axis: Axis) -> Curve:
     )
 
 
-def compare(drawn: Sequence[Curve], anchor: str) -> list[Comparison]:
+def compare(drawn: Sequence[Curve], anchor: str, *, by_envelope: bool = False) -> list[Comparison]:
     """Every other curve against the one named `anchor`.
+
+    Args:
+        drawn: The curves.
+        anchor: The name of one.
+        by_envelope: Whether curves, and those of resamples, are compared by their upper envelopes, and the
+            anchor within the other's reach; see `vcm.metrics.bd`. Then no dip leaves a curve or a resample
+            without a number.
 
     Raises:
         ArgumentError: If there is no curve of that name.
@@ -180,17 +197,30 @@ def compare(drawn: Sequence[Curve], anchor: str) -> list[Comparison]:
     by_name = {curve.system: curve for curve in drawn}
     if anchor not in by_name:
         raise ArgumentError("anchor", expected=f"one of {', '.join(by_name)}", got=anchor)
-    return [_compare(curve, by_name[anchor]) for curve in drawn if curve.system != anchor]
+    return [_compare(curve, by_name[anchor], by_envelope) for curve in drawn if curve.system != anchor]
 
 
-def _compare(curve: Curve, anchor: Curve) -> Comparison:
-    noise = noise_of(curve, anchor)
-    rate = bd_rate(anchor.points, curve.points, noise=noise)
+def _compare(curve: Curve, anchor: Curve, by_envelope: bool) -> Comparison:
+    noise = 0.0 if by_envelope else noise_of(curve, anchor)
+    facing = _envelopes if by_envelope else _as_they_are
+    anchor_points, points = facing(anchor.points, curve.points)
+    rate = bd_rate(anchor_points, points, noise=noise)
     interval = None
     if rate.value is not None and curve.resampled and anchor.resampled and curve.draws == anchor.draws:
-        interval = bd_rate_interval(anchor.resampled, curve.resampled, noise=noise)
-    metric = bd_metric(anchor.points, curve.points, noise=noise)
+        pairs = [facing(*pair) for pair in zip(anchor.resampled, curve.resampled, strict=True)]
+        interval = bd_rate_interval([pair[0] for pair in pairs], [pair[1] for pair in pairs], noise=noise)
+    metric = bd_metric(anchor_points, points, noise=noise)
     return Comparison(curve.system, curve.title, rate, metric, interval)
+
+
+def _as_they_are(anchor: Points, test: Points) -> tuple[Points, Points]:
+    return anchor, test
+
+
+def _envelopes(anchor: Points, test: Points) -> tuple[Points, Points]:
+    """Both curves' upper envelopes, the anchor's within reach of the other's."""
+    anchor, test = upper_envelope(anchor), upper_envelope(test)
+    return within_reach(anchor, test) if test else anchor, test
 
 
 def noise_of(*drawn: Curve) -> float:

@@ -41,7 +41,11 @@ class FeatureSystem(System):
             codec.objective = search_objective(codec, task)
         self.name, self.codec, self.task = name, codec, task
         self.quality = codec.quality
-        self.title = codec.title if name == codec.name else f"{codec.title} ({name})"
+        title, names = codec.title, [codec.name]
+        if codec.effort:
+            title += f", effort {codec.effort}"
+            names.append(f"{codec.name}_effort{codec.effort}")
+        self.title = title if name in names else f"{title} ({name})"
 
     def run(self, images: Sequence[Tensor], pool: CodecPool) -> list[Answer | Fault]:
         """See `System.run`."""

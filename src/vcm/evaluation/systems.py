@@ -8,20 +8,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from torch import Tensor
 
 from vcm.codecs import Codec, CodecPool, Failure, RoundTrip
 from vcm.errors import ArgumentError
-from vcm.evaluation.reader import (
-    Importance,
-    WithOffsets,
-    check_takes_offsets,
-    resample_pixels,
-    scale_prediction,
-    scale_to_reader,
-)
+from vcm.evaluation.encoder import ImageEncoder, Preprocessor, ToEncode
+from vcm.evaluation.reader import Importance, resample_pixels, scale_prediction
+from vcm.evaluation.search import ImageSearch
 from vcm.tasks import Task
 from vcm.types import Prediction, QualityScale, Settings
 
@@ -77,40 +72,6 @@ class Timed(Generic[Result]):
     seconds: float
 
 
-@dataclass(frozen=True, eq=False)
-class ToEncode:
-    """An image on its way to the encoder.
-
-    Attributes:
-        image: (3, H, W) uint8 RGB.
-        codec: What encodes it.
-        size: (height, width) of the original.
-    """
-
-    image: Tensor
-    codec: Codec
-    size: tuple[int, int]
-
-    @property
-    def scaled(self) -> tuple[int, int] | None:
-        """(height, width) where it is not the original's."""
-        height, width = self.image.shape[1:]
-        return None if (height, width) == self.size else (height, width)
-
-
-class Preprocessor(Protocol):
-    """Changes a picture before a codec encodes it; called from several threads at once.
-
-    It may have a `name`, such as "npp", and a `title`, such as "NPP", for the names of its curves.
-    """
-
-    def __call__(self, image: Tensor) -> Tensor:
-        """(3, H, W) uint8 RGB in, and out in the same size."""
-
-    def settings(self) -> Settings:
-        """What makes it what it is, as plain JSON values."""
-
-
 class System(ABC):
     """An operating point: pictures in, bytes and predictions out.
 
@@ -152,12 +113,12 @@ class System(ABC):
 
 
 class PictureSystem(System):
-    """(Reader's size) → (preprocessor) → codec → bytes → codec → task.
+    """(Reader's size) → (preprocessor) → (search) → codec → bytes → codec → task.
 
     ```
-    x ─►(scale to the reader's size)─►(preprocessor)─► codec.encode ─► bytes ─► codec.decode ─► x̂ ─► task
-                    └───────(importance ─► QP offsets)─────────┘                                      │
-    prediction in the original's coordinates ◄──(boxes scaled back)───────────────────────────────────┘
+    x ─►(scale to the reader's size)─►(preprocessor)─►(search)─► codec.encode ─► bytes ─► codec.decode ─► x̂
+                    └──────(importance ─► QP offsets)──────────────────┘                                  │
+    prediction in the original's coordinates ◄──(boxes scaled back)◄── task ◄─────────────────────────────┘
     ```
 
     The rate is over the original's pixels. At the reader's size, images are never scaled up, and the decoded
@@ -171,10 +132,11 @@ class PictureSystem(System):
         preprocessor: Changes the image before the codec; None for nothing.
         at_reader: Whether images are scaled to the size at which the task reads them.
         importance: How QP offsets are made from importance; None for none.
+        search: How pixels are refined before the codec, which is then a `BPGCodec`; None for not at all.
 
     Raises:
-        ArgumentError: If the preprocessor is not one, or the codec takes no QP offsets and `importance` asks
-            for them.
+        ArgumentError: If the preprocessor is not one, the codec takes no QP offsets and `importance` asks
+            for them, or it is not one that a search can be made for.
     """
 
     def __init__(
@@ -186,17 +148,13 @@ class PictureSystem(System):
         preprocessor: Preprocessor | None = None,
         at_reader: bool = False,
         importance: Importance | None = None,
+        search: ImageSearch | None = None,
     ) -> None:
-        if preprocessor is not None and not (callable(preprocessor) and hasattr(preprocessor, "settings")):
-            raise ArgumentError(
-                "preprocessor",
-                expected="a callable with a method settings()",
-                got=type(preprocessor).__name__,
-            )
-        if importance is not None:
-            check_takes_offsets(codec)
+        self.encoder = ImageEncoder(
+            codec, task, preprocessor=preprocessor, at_reader=at_reader, importance=importance, search=search
+        )
         self.name, self.codec, self.task, self.preprocessor = name, codec, task, preprocessor
-        self.at_reader, self.importance = at_reader, importance
+        self.at_reader, self.importance, self.search = at_reader, importance, search
         self.quality = codec.quality
         title, plain_names = codec.title, [codec.name]
         if preprocessor is not None and hasattr(preprocessor, "name") and hasattr(preprocessor, "title"):
@@ -207,12 +165,16 @@ class PictureSystem(System):
         if importance is not None:
             title += ", importance QP"
         ending = "_importance" * (importance is not None) + "_at_reader" * at_reader
-        is_plain = name in [plain + ending for plain in plain_names]
+        endings = [ending]
+        if search is not None:
+            title += f", effort {search.effort}"
+            endings.append(f"{ending}_effort{search.effort}")
+        is_plain = name in [plain + ending for plain in plain_names for ending in endings]
         self.title = title if is_plain else f"{title} ({name})"
 
     def run(self, images: Sequence[Tensor], pool: CodecPool) -> list[Answer | Fault]:
         """See `System.run`."""
-        prepared = pool.map(partial(attempt, "preprocess", self._prepare), images)
+        prepared = pool.map(partial(attempt, "preprocess", self.encoder.prepare), images)
         ready = [step.value for step in prepared if isinstance(step, Timed)]
         coded = iter(pool.round_trip([item.codec for item in ready], [item.image for item in ready]))
         outcomes = [(step, None if isinstance(step, Fault) else next(coded)) for step in prepared]
@@ -233,7 +195,7 @@ class PictureSystem(System):
             num_bytes=len(outcome.data),
             image=resample_pixels(outcome.image, size, self.task),
             prediction=scale_prediction(predicted.value, outcome.image.shape[1:], size),
-            encode_s=step.seconds + outcome.encode_s,
+            encode_s=step.seconds + step.value.cached_s + outcome.encode_s,
             decode_s=outcome.decode_s,
             predict_s=predicted.seconds,
         )
@@ -258,35 +220,8 @@ class PictureSystem(System):
             preprocessor=self.preprocessor,
             at_reader=self.at_reader,
             importance=self.importance,
+            search=self.search,
         )
-
-    def _prepare(self, image: Tensor) -> ToEncode:
-        """Scale, compute QP offsets, preprocess: whatever comes before the encoder."""
-        size = (image.shape[1], image.shape[2])
-        if self.at_reader:
-            image = scale_to_reader(image, self.task)
-        codec = self.codec
-        if self.importance is not None:
-            offsets = self.importance.offsets(image, self.task)
-            codec = WithOffsets(codec, offsets, self.importance.block)
-        return ToEncode(image if self.preprocessor is None else self._preprocess(image), codec, size)
-
-    def _preprocess(self, image: Tensor) -> Tensor:
-        assert self.preprocessor is not None, "asked for only where there is one"
-        result = self.preprocessor(image)
-        if not isinstance(result, Tensor) or result.shape != image.shape or result.dtype != image.dtype:
-            came = (
-                f"{tuple(result.shape)} {result.dtype}"
-                if isinstance(result, Tensor)
-                else type(result).__name__
-            )
-            raise ArgumentError(
-                "preprocessor",
-                expected=f"a callable that gives {tuple(image.shape)} {image.dtype} here",
-                got=came,
-                remedy="For the reader's size, set at_reader=true.",
-            )
-        return result
 
     def settings(self) -> Settings:
         """See `System.settings`; what is not used is left out, so that earlier records keep their keys."""
@@ -299,6 +234,8 @@ class PictureSystem(System):
             settings["at_reader"] = True
         if self.importance is not None:
             settings["importance"] = self.importance.settings()
+        if self.search is not None:
+            settings["search"] = self.search.settings()
         return settings
 
 

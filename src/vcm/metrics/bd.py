@@ -207,6 +207,44 @@ def levelled(curve: Curve, noise: float = 0.0) -> tuple[list[tuple[float, float]
     return [_mean(block) for block in blocks], f"{fall} at {where:.4g} bpp: levelled by a monotone fit"
 
 
+def upper_envelope(curve: Curve) -> list[tuple[float, float]]:
+    """Keep the points that no cheaper point reaches: what an encoder could choose from.
+
+    Args:
+        curve: Points (rate, quality), in any order.
+
+    Returns:
+        Points by rising rate and rising quality; of equal rates the best one. Points that are not finite are
+        left out.
+    """
+    kept: list[tuple[float, float]] = []
+    finite = [point for point in curve if all(map(math.isfinite, point))]
+    for rate, quality in sorted(finite, key=lambda point: (point[0], -point[1])):
+        if not kept or quality > kept[-1][1]:
+            kept.append((rate, quality))
+    return kept
+
+
+def within_reach(anchor: Curve, test: Curve) -> list[tuple[float, float]]:
+    """Cut a rising anchor to the test curve's range of quality, and one point beyond it at either end.
+
+    So a wide anchor does not make the overlap with a narrow test curve small.
+
+    Args:
+        anchor: Points that rise in quality.
+        test: Likewise, at least one.
+
+    Returns:
+        At least three points, where the anchor has as many.
+    """
+    low, high = min(quality for _, quality in test), max(quality for _, quality in test)
+    first = max(sum(quality < low for _, quality in anchor) - 1, 0)
+    last = len(anchor) - max(sum(quality > high for _, quality in anchor) - 1, 0)
+    while last - first < MIN_POINTS["pchip"] and (first > 0 or last < len(anchor)):
+        first, last = max(first - 1, 0), min(last + 1, len(anchor))
+    return list(anchor[first:last])
+
+
 def _mean(block: Curve) -> tuple[float, float]:
     """Geometric mean of the rates, mean of the qualities."""
     if len(block) == 1:

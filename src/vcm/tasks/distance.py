@@ -131,3 +131,42 @@ def _cut_later(task: Task, layer: str) -> Task:
     later = copy.copy(task)
     later.cut = layer
     return later
+
+
+def image_distance(task: Task, feature_share: float = 1.0) -> Callable[[Tensor], Callable[[Tensor], Tensor]]:
+    """What an encoder-side search of an image's pixels lowers.
+
+    ```
+    0.1 · divergence of the raw outputs + feature_share · relative error of the features
+    ```
+
+    Features are those that are needed after the task's deepest cut, wherever it is cut. A task without heads
+    takes their error alone, whatever its share.
+
+    Args:
+        task: Frozen; it reads the image and the decoded image as `Task.predict` does.
+        feature_share: From 0.
+
+    Returns:
+        A function from the original, (1, 3, H, W) in [0, 1], to a function of the decoded image, of the same
+        shape, that gives a scalar with a gradient; that may be called under autocast.
+    """
+    share = feature_share if task.has_heads else 1.0
+    task = _cut_later(task, task.deepest_cut)
+
+    def objective(x: Tensor) -> Callable[[Tensor], Tensor]:
+        with torch.no_grad():
+            true = task.features(x)
+            outputs = task.outputs(true) if task.has_heads else {}
+
+        def distance(decoded: Tensor) -> Tensor:
+            found = task.features(decoded)
+            tensors = {name: tensor.float() for name, tensor in found.tensors.items()}
+            total = share * relative_errors(tensors, true.tensors)
+            if task.has_heads:
+                total = total + HEADS_WEIGHT * task.output_divergence(task.outputs(found), outputs)
+            return total.mean()
+
+        return distance
+
+    return objective

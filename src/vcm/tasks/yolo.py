@@ -130,6 +130,11 @@ class YOLOTask(Task):
         """Every layer of the cfg."""
         return tuple(_name(index) for index in range(len(self.network)))
 
+    @property
+    def deepest_cut(self) -> str:
+        """The last layer that every head depends on, before their own; see `Task.deepest_cut`."""
+        return _name(self.network.last_shared_layer())
+
     def default_cut(self) -> str:
         """The first residual sum at stride 8 that alone is needed after it, or else the last such layer."""
         alone = [i for i in range(len(self.network)) if self.network.live_after(i) == (i,)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from vcm.codecs.base import ArrayCodec, check_image
@@ -78,6 +79,19 @@ class BPGCodec(ArrayCodec):
                 "chroma", expected='"444" with lossless=True', got=chroma, remedy="Pass chroma='444'."
             )
 
+    @property
+    def slice_qp(self) -> int:
+        """The QP that `quality` and `qp_convention` give the slice, without offsets."""
+        return max(0, int(self.quality) - QP_OFFSETS[self.qp_convention])
+
+    def with_preset_up_to(self, preset: str) -> BPGCodec:
+        """Return this codec, with `preset` where its own is slower."""
+        if PRESETS.index(self.preset) <= PRESETS.index(check_choice("preset", preset, PRESETS)):
+            return self
+        faster = copy.copy(self)
+        faster.preset = preset
+        return faster
+
     def encode(
         self, image: Tensor, offsets: Tensor | npt.NDArray[Any] | None = None, *, block: int = 32
     ) -> bytes:
@@ -116,7 +130,7 @@ class BPGCodec(ArrayCodec):
             )
         space = ColourSpace.RGB if self.lossless else ColourSpace.BT601
         chroma_format = CHROMA_FORMATS[self.chroma]
-        qp = max(0, int(self.quality) - QP_OFFSETS[self.qp_convention])
+        qp = self.slice_qp
         marked: list[Region] = []
         if offsets is not None:
             qp, marked = self._block_qps(checked_offsets(offsets, height, width, block), qp)

@@ -58,6 +58,8 @@ class ModelStreams:
         effort: int,
         lmbda: float | None,
     ) -> None:
+        import torch
+
         from vcm.codecs.learned.effort import Effort, TrainingNote
         from vcm.nn.slimmable import MultiTaskNetwork, load_network
 
@@ -79,7 +81,7 @@ class ModelStreams:
             raise ArgumentError(
                 "task", expected=f"one that the model has: {', '.join(network.tasks)}", got=task
             )
-        self.network, self.task = network.to(device), task
+        self.network, self.task = network.to(device).to(memory_format=torch.channels_last), task
         self.device = str(device)
         self.training = TrainingNote.of(network, task)
         self._effort = Effort(effort, lmbda, self.training.lmbdas)

@@ -89,6 +89,20 @@ class Darknet(nn.Module):
         """
         return self._live[index]
 
+    def last_shared_layer(self) -> int:
+        """The last layer that every detection head depends on, before what only one of them puts out."""
+        sources = [set(self.layer(head).sources) for head in self.head_layers]
+        above = [set.union(*(self._ancestors(i) for i in outputs)) for outputs in sources]
+        return max(set.intersection(*above) - {IMAGE}, default=0)
+
+    def _ancestors(self, index: int) -> set[int]:
+        """Layers that a layer depends on, without itself."""
+        found: set[int] = set()
+        for layer in reversed(range(index + 1)):
+            if layer == index or layer in found:
+                found.update(self.layer(layer).sources)
+        return found
+
     def run(self, live: Mapping[int, Tensor], start: int, stop: int) -> dict[int, Tensor]:
         """Run layers `start` to `stop`, both included.
 

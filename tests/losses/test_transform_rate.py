@@ -1,0 +1,74 @@
+"""The estimate of bits that image searches descend along."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy.fft import dctn
+
+from vcm.codecs import BPGCodec
+from vcm.errors import ArgumentError
+from vcm.losses.transform_rate import transform_bits
+
+
+def test_equals_the_formula_by_scipys_dct():
+    image = torch.rand(3, 16, 32, generator=torch.Generator().manual_seed(0))
+    steps = torch.tensor([[4.0, 8, 16, 32], [10, 20, 30, 40]])
+    red, green, blue = (255 * image).double().numpy()
+    luma = 0.299 * red + 0.587 * green + 0.114 * blue
+    chroma = (0.564 * (blue - luma), 0.713 * (red - luma))
+    planes = [luma, *(plane.reshape(8, 2, 16, 2).mean(axis=(1, 3)) for plane in chroma)]
+    expected = 0.0
+    for plane in planes:
+        for top in range(0, plane.shape[0], 8):
+            for left in range(0, plane.shape[1], 8):
+                # A chroma block covers 2 x 2 blocks of luma; the first one's step stands for them.
+                scale = 1 if plane is luma else 2
+                step = float(steps[scale * top // 8, scale * left // 8])
+                bits = 0.5 * np.log2(
+                    1 + (dctn(plane[top : top + 8, left : left + 8], norm="ortho") / step) ** 2
+                )
+                bits[0, 0] *= 0.3
+                expected += bits.sum()
+    assert float(transform_bits(image, steps)) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (9, 8), (17, 31)])
+def test_any_size_with_a_gradient(size):
+    image = torch.rand(3, *size, requires_grad=True)
+    steps = torch.full((math.ceil(size[0] / 8), math.ceil(size[1] / 8)), 10.0)
+    bits = transform_bits(image, steps)
+    bits.backward()
+    assert bits > 0
+    assert image.grad.isfinite().all()
+    assert image.grad.abs().sum() > 0
+
+
+def test_a_flat_image_has_bits_for_means_alone_and_larger_steps_take_fewer():
+    flat = torch.full((3, 64, 64), 0.5)
+    noise = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(1))
+    steps = torch.full((8, 8), 20.0)
+    assert transform_bits(flat, steps) < 0.05 * transform_bits(noise, steps)
+    assert transform_bits(noise, 2 * steps) < 0.9 * transform_bits(noise, steps)
+
+
+def test_ranks_images_as_bpg_does():
+    generator = torch.Generator().manual_seed(2)
+    images = []
+    for cells in (2, 4, 8, 16, 32):
+        coarse = torch.rand(1, 3, cells, cells, generator=generator)
+        images.append(F.interpolate(coarse, size=(128, 128), mode="bicubic")[0].clamp(0, 1))
+    sizes = [len(BPGCodec(37).encode((255 * image).to(torch.uint8))) for image in images]
+    step = 2 ** ((37 - 2 - 4) / 6)
+    estimates = [float(transform_bits(image, torch.full((16, 16), step))) for image in images]
+    assert sorted(range(5), key=sizes.__getitem__) == sorted(range(5), key=estimates.__getitem__)
+
+
+@pytest.mark.parametrize(
+    ("image", "steps"), [((1, 8, 8), (1, 1)), ((3, 8, 9), (1, 1)), ((3, 8, 8), (1, 2)), ((3, 0, 8), (0, 1))]
+)
+def test_other_shapes_are_refused(image, steps):
+    with pytest.raises(ArgumentError):
+        transform_bits(torch.rand(image), torch.ones(steps))
