@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from vcm.errors import ArgumentError
+from vcm.nn.darknet import IMAGE
 from vcm.tasks import ClassificationTask, Task, TorchvisionDetectionTask, YOLOTask
+from vcm.tasks.distance import image_distance
 
 
 def yolo(tmp_path: Path, cut: str) -> Task:
@@ -60,3 +62,41 @@ def test_stays_or_goes_forward(make, cut, before, tmp_path):  # type: ignore[no-
         task.onward(features, before)
     with pytest.raises(ArgumentError, match=f"cut must be one from {cut} on"):
         task.onward(features, "nowhere")
+
+
+def test_the_deepest_cut_feeds_every_head():
+    for cfg, expected in (("yolov3", "layer79"), ("yolov3-spp", None)):
+        task = YOLOTask(cfg, None, input_size=64)
+        assert expected in (None, task.deepest_cut)
+        last = int(task.deepest_cut.removeprefix("layer"))
+        heads = task.network.head_layers
+        assert last < heads[0]
+        image = torch.rand(1, 3, 64, 64)
+        with torch.no_grad():
+            live = task.network.run({IMAGE: image}, 0, last)
+            found = task.network.run(live, last + 1, len(task.network) - 1)
+            changed = task.network.run({**live, last: live[last] + 1}, last + 1, len(task.network) - 1)
+            beyond = task.network.run({IMAGE: image}, 0, last + 1)
+            beyond_changed = task.network.run(
+                {**beyond, last + 1: beyond[last + 1] + 1}, last + 2, len(task.network) - 1
+            )
+        assert all(not torch.equal(found[head], changed[head]) for head in heads)
+        assert any(torch.equal(found[head], beyond_changed[head]) for head in heads)
+    assert ClassificationTask("resnet50", None).deepest_cut == "layer4"
+
+
+def test_an_images_distance_does_not_depend_on_the_cut():
+    torch.manual_seed(0)
+    task = YOLOTask("yolov3", None, input_size=64)
+    x, found = torch.rand(1, 3, 50, 64), torch.rand(1, 3, 50, 64, requires_grad=True)
+    distance = image_distance(task)(x)(found)
+    task.cut = "layer1"
+    assert torch.equal(image_distance(task)(x)(found), distance)
+    assert float(image_distance(task)(x)(x)) == 0
+    features = image_distance(task, 2.0)(x)(found) - distance
+    outputs = image_distance(task, 0.0)(x)(found)
+    torch.testing.assert_close(features + outputs, distance)
+    distance.backward()
+    assert found.grad.abs().sum() > 0
+    classifier = ClassificationTask("resnet50", None, crop_size=64, resize_size=64)
+    assert classifier.has_heads

@@ -11,11 +11,12 @@ from torchmetrics import MeanMetric, Metric
 
 from vcm.losses.rate_distortion import rate_distortion
 from vcm.metrics.distortion import ms_ssim, psnr
+from vcm.modules.memory import Memory
 from vcm.nn.padding import pad_to_multiple
 from vcm.nn.slimmable import RECONSTRUCTION, MultiTaskNetwork
-from vcm.tasks.distance import FeatureDistance
+from vcm.tasks.distance import FeatureDistance, Reference
 from vcm.tasks.pseudo import pseudo_target
-from vcm.types import Features
+from vcm.types import Features, Prediction, Prepared
 
 
 class Figures(nn.Module):
@@ -99,24 +100,36 @@ class TaskFigures(WidthFigures):
         self.feature_error = MeanMetric()
         self.accuracy = distance.task.metric()
         self._distance = distance
+        self._memory: Memory[tuple[Prepared, Reference, Prediction]] = Memory()
 
     def add(self, network: MultiTaskNetwork, image: Tensor) -> None:
         """See `WidthFigures.add`; the picture is prepared as the task prepares it."""
         task = self._distance.task
-        prepared = task.prepare([image])
-        x, target = prepared.inputs, task.cut_feature(prepared)
+        prepared, reference, true = self._memory(image, lambda: self._originals(image))
+        x, target = prepared.inputs, reference.target
         output = network(pad_to_multiple(x, network.stride), self.name)
         decoded = output.decoded[..., : target.shape[-2], : target.shape[-1]]
         coded_pixels, pixels = x.shape[-2] * x.shape[-1], image.shape[-2] * image.shape[-1]
         likelihoods = output.likelihoods.values()
+        distance = self._distance.to(reference)
         outcome = rate_distortion(
-            decoded, target, likelihoods, coded_pixels, self.weight, distortion=self._distance
+            decoded,
+            target,
+            likelihoods,
+            coded_pixels,
+            self.weight,
+            distortion=lambda found, _: distance(found.float()),
         )
         self.bpp.update(outcome.bpp * coded_pixels / pixels, pixels)
         self.loss.update(outcome.loss)
         self.feature_error.update(outcome.distortion)
-        found, true = (
-            task.tail(Features({task.cut: tensor.float()}, prepared.image_sizes))[0]
-            for tensor in (decoded, target)
-        )
+        found = task.tail(Features({task.cut: decoded.float()}, prepared.image_sizes))[0]
         self.accuracy.update([found], [pseudo_target(true, self.pseudo_score)])
+
+    def _originals(self, image: Tensor) -> tuple[Prepared, Reference, Prediction]:
+        """What the frozen task makes of an original: its input, features and prediction."""
+        task = self._distance.task
+        prepared = task.prepare([image])
+        reference = self._distance.reference(task.cut_feature(prepared).float())
+        (true,) = task.tail(Features({task.cut: reference.target}, prepared.image_sizes))
+        return prepared, reference, true

@@ -20,11 +20,13 @@ from vcm.modules.base import NetworkModule, Schedule, crops_of
 from vcm.modules.checks import check_between
 from vcm.modules.codec_loop import CodecLoop, check_stands_in
 from vcm.modules.figures import Figures
+from vcm.modules.memory import Memory
 from vcm.modules.processes import is_repeated
-from vcm.modules.supervision import Supervision, TaskSupervision
+from vcm.modules.supervision import Guide, Supervision, TaskSupervision
 from vcm.nn.preprocessor import NPP, QuantizationAdaptiveNPP, load_preprocessor, save_preprocessor
 from vcm.nn.proxy import Proxy
 from vcm.tasks import Task
+from vcm.types import Target
 
 Drawing = Literal["per_batch", "per_picture"]
 
@@ -140,6 +142,7 @@ class NPPModule(NetworkModule):
         self._parts = (proxy, task)  # frozen, and no part of this module's checkpoints
         self.guide = TaskSupervision(task, supervision, pseudo_score, feature_share=feature_share)
         self.figures = nn.ModuleList(PairFigures(task) for _ in self.pairs)
+        self._memory: Memory[tuple[Sequence[Guide], list[Target]]] = Memory()
 
     def training_step(self, batch: Batch, batch_index: int) -> None:
         """One step on crops, at one of the pairs or one each."""
@@ -218,8 +221,11 @@ class NPPModule(NetworkModule):
             filtered = self.network(x, rate).float()
             start = self.loop.start(filtered, quality, [batch.image_ids[place]])
             waiting.append((filtered, start))
-        guide = self.guide.guides([image], [batch.targets[place]])
-        label = self.guide.pseudo_labels([image])
+        guide, label = self._memory(
+            image,
+            lambda: (self.guide.guides([image], [batch.targets[place]]), self.guide.pseudo_labels([image])),
+            batch.image_ids[place],
+        )
         for (rate, _), figures, (filtered, coded) in zip(self.pairs, self.figures, waiting, strict=True):
             outcome = coded()
             if len(outcome.kept):

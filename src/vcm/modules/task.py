@@ -15,11 +15,13 @@ from vcm.errors import ArgumentError
 from vcm.modules.base import NetworkModule, Schedule, crops_of
 from vcm.modules.codec_loop import CodecLoop
 from vcm.modules.figures import Figures
+from vcm.modules.memory import Memory
 from vcm.modules.processes import is_repeated
-from vcm.modules.supervision import Supervision, TaskSupervision
+from vcm.modules.supervision import Guide, Supervision, TaskSupervision
 from vcm.nn.preprocessor import NPP, QuantizationAdaptiveNPP
 from vcm.tasks import Task, fine_tuned
 from vcm.tasks.fine_tuned import save_fine_tuned
+from vcm.types import Target
 
 
 class QualityFigures(Figures):
@@ -108,6 +110,7 @@ class TaskModule(NetworkModule):
         self.guide = TaskSupervision(task, supervision, pseudo_score, feature_share=feature_share)
         self.learner = TaskSupervision(self.network, supervision, pseudo_score, feature_share=feature_share)
         self.figures = torch.nn.ModuleList(QualityFigures(task) for _ in self.points)
+        self._memory: Memory[tuple[Sequence[Guide], Sequence[Target]]] = Memory()
 
     def training_step(self, batch: Batch, batch_index: int) -> None:
         """One step on crops, at one of the qualities."""
@@ -153,8 +156,9 @@ class TaskModule(NetworkModule):
     def _validate(self, image: Tensor, batch: Batch, place: int) -> None:
         name = [batch.image_ids[place]]
         waiting = [self.loop.start(self._filtered(image[None], rate), q, name) for rate, q in self.points]
-        guide = self.guide.guides([image], [batch.targets[place]])
-        truth = [one for one in guide if not isinstance(one, dict)] or self.guide.pseudo_labels([image])
+        guide, truth = self._memory(
+            image, lambda: self._originals(image, batch.targets[place]), batch.image_ids[place]
+        )
         for figures, coded in zip(self.figures, waiting, strict=True):
             outcome = coded()
             if len(outcome.kept):
@@ -163,6 +167,12 @@ class TaskModule(NetworkModule):
                 figures.bpp.update(outcome.bpp, image.shape[-1] * image.shape[-2])
                 figures.loss.update(self.learner.loss(decoded, guide))
                 figures.accuracy.update(self.network.predict(decoded), truth)
+
+    def _originals(self, image: Tensor, target: Target | None) -> tuple[Sequence[Guide], Sequence[Target]]:
+        """What a decoded image is compared with: for the loss, and for the accuracy."""
+        guide = self.guide.guides([image], [target])
+        labels = [one for one in guide if not isinstance(one, dict)]
+        return guide, labels or self.guide.pseudo_labels([image])
 
     def on_validation_epoch_end(self) -> None:
         """Log every figure and step the plateau schedule."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,6 +19,21 @@ HEADS = "heads"
 """The guide that stands for the task network's raw outputs."""
 HEADS_WEIGHT = 0.1
 """Of the divergence of raw outputs, in nats an expected object, beside relative errors of features."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What decoded features are compared with.
+
+    Attributes:
+        target: Features at the cut, (N, C, h, w).
+        maps: For each guided layer, all that is needed after it, by name.
+        outputs: Raw outputs by name; empty where they do not count.
+    """
+
+    target: Tensor
+    maps: list[dict[str, Tensor]]
+    outputs: dict[str, Tensor]
 
 
 class FeatureDistance:
@@ -65,22 +81,32 @@ class FeatureDistance:
         with torch.autocast(decoded.device.type, enabled=False):
             return self.to(target.float())(decoded.float())
 
-    def to(self, target: Tensor) -> Callable[[Tensor], Tensor]:
-        """The distance from one target, of which everything is computed once.
+    @torch.no_grad()
+    def reference(self, target: Tensor) -> Reference:
+        """Compute what decoded features are compared with.
 
         Args:
             target: f, (N, C, h, w) float32.
+        """
+        maps, outputs = self._deeper(target) if self.layers or self.heads else ([], {})
+        return Reference(target, maps, outputs)
+
+    def to(self, target: Tensor | Reference) -> Callable[[Tensor], Tensor]:
+        """The distance from one target, of which everything is computed once.
+
+        Args:
+            target: f, (N, C, h, w) float32, or what `reference` gave for it.
 
         Returns:
             A function of f̂, of the same shape; it may be called under autocast.
         """
+        reference = self.reference(target) if isinstance(target, Tensor) else target
+        near, far, true = reference.target, reference.maps, reference.outputs
         if not (self.layers or self.heads):
-            return lambda decoded: squared_error(decoded, target)
-        with torch.no_grad():
-            far, true = self._deeper(target)
+            return lambda decoded: squared_error(decoded, near)
 
         def distance(decoded: Tensor) -> Tensor:
-            errors = self.near_weight * relative_errors({"": decoded.float()}, {"": target})
+            errors = self.near_weight * relative_errors({"": decoded.float()}, {"": near})
             found, outputs = self._deeper(decoded)
             for maps, expected in zip(found, far, strict=True):
                 errors = errors + relative_errors({k: v.float() for k, v in maps.items()}, expected)
