@@ -90,3 +90,13 @@ def test_by_envelopes_no_dip_leaves_a_curve_or_a_resample_without_a_number():
     found = compare([finer, narrow], "bpg", by_envelope=True)[0]
     assert found.rate.value < -40
     assert found.interval is None
+
+
+def test_the_metric_at_equal_rate_sees_the_whole_anchor():
+    def curve(system, points):
+        return Curve(system, system, points, [0.0] * len(points), [None] * len(points), [], "")
+
+    anchor = curve("bpg", [(0.05, 0.3), (0.1, 0.5), (0.2, 0.7), (0.4, 0.85), (0.8, 0.95)])
+    better = curve("new", [(0.08, 0.84), (0.2, 0.88), (0.4, 0.93)])
+    found = compare([anchor, better], "bpg", by_envelope=True)[0]
+    assert 0.1 < found.metric.value < 0.4

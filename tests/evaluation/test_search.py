@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from vcm.codecs import BPGCodec, CodecPool, JPEGCodec, qp_offsets
 from vcm.data import read_picture
 from vcm.errors import ArgumentError, WeightsError
-from vcm.evaluation import search as module
+from vcm.evaluation import refinement as module
 from vcm.evaluation.encoder import ImageEncoder
 from vcm.evaluation.reader import Importance, scale_to_reader
-from vcm.evaluation.search import ImageSearch, quantization_steps
+from vcm.evaluation.refinement import quantization_steps
+from vcm.evaluation.search import ImageSearch
 from vcm.evaluation.systems import Answer, PictureSystem
 from vcm.tasks import ClassificationTask, YOLOTask
 from vcm.tasks.distance import image_distance
@@ -155,7 +156,7 @@ class TestCache:
         first = search.run(image, image, BPGCodec(40), yolo)
         assert first.cached_s == 0
         again = ImageSearch(2, task=yolo, cache=str(tmp_path / "kept"))
-        monkeypatch.setattr(module._Search, "run", None)
+        monkeypatch.setattr(module.Refinement, "run", None)
         found = again.run(image, image, BPGCodec(40), ClassificationTask("resnet50", None))
         assert torch.equal(found.image, first.image)
         assert 0 < found.cached_s < 60
@@ -245,6 +246,62 @@ def test_other_codecs_are_refused(yolo, image, codec):
         ImageSearch(1).run(image, image, codec, yolo)
     with pytest.raises(ArgumentError, match="effort"):
         PictureSystem("x", codec, yolo, search=ImageSearch(1))
+
+
+@pytest.mark.parametrize("colour", [(29, 147, 147), (193, 9, 185), (38, 232, 244), (65, 231, 169)])
+def test_one_pixel_that_the_codec_may_keep_exactly(yolo, colour):
+    pixel = torch.tensor(colour, dtype=torch.uint8)[:, None, None]
+    for qp in (4, 8, 12):
+        assert ImageSearch(1).run(pixel, pixel, BPGCodec(qp), yolo).image.shape == pixel.shape
+
+
+def test_a_start_without_error_by_the_codec_itself_stays(yolo, image, monkeypatch):
+    # By the faster preset it had one: what the steps found is not compared with nothing.
+    real = module.image_distance
+
+    def measured(task, share):
+        def of(x):
+            distance = real(task, share)(x)
+            return lambda decoded: distance(decoded) * float(torch.is_grad_enabled())
+
+        return of
+
+    monkeypatch.setattr(module, "image_distance", measured)
+    assert torch.equal(ImageSearch(2).run(image, image, BPGCodec(40), yolo).image, image)
+
+
+@pytest.mark.parametrize(
+    ("options", "argument"),
+    [
+        ({"offsets": torch.zeros(1, 1, dtype=torch.int64)}, "offsets"),
+        ({"offsets": torch.zeros(3, 3)}, "offsets"),
+        ({"offsets": torch.full((3, 3), 60)}, "offsets"),
+        ({"offsets": torch.zeros(3, 3, dtype=torch.int64), "block": 20}, "block"),
+        ({"start": torch.zeros(3, 72, 91, dtype=torch.uint8)}, "start"),
+    ],
+)
+def test_what_does_not_go_with_the_image_is_refused(yolo, image, options, argument):
+    start = options.pop("start", image)
+    with pytest.raises(ArgumentError, match=f"^{argument} must be"):
+        ImageSearch(1).run(image, start, BPGCodec(40), yolo, **options)
+
+
+def test_offsets_may_be_an_array(yolo, image):
+    offsets = torch.tensor([[3, -4, 0], [0, 2, -1], [1, 0, 5]])
+    found = ImageSearch(1).run(image, image, BPGCodec(40), yolo, offsets=offsets.numpy()).image
+    assert torch.equal(ImageSearch(1).run(image, image, BPGCodec(40), yolo, offsets=offsets).image, found)
+
+
+def test_a_very_large_image_is_refused(yolo):
+    large = torch.zeros(3, 4097, 4096, dtype=torch.uint8)
+    with pytest.raises(ArgumentError, match="effort must be 0 for an image of more than 16,777,216 pixels"):
+        ImageSearch(1).run(large, large, BPGCodec(40), yolo)
+
+
+def test_a_cache_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArgumentError, match=r"search\.cache must be a folder"):
+        ImageSearch(1, cache=tmp_path / "file")
 
 
 def test_a_search_without_a_task_is_refused():

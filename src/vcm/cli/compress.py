@@ -13,7 +13,6 @@ from vcm.cli.files import (
     Batch,
     Input,
     Outputs,
-    StepBar,
     find_inputs,
     is_newer,
     names_a_file,
@@ -76,11 +75,10 @@ def run(arguments: Sequence[str]) -> int:
 
     model = Model(known.model, known.device, known.quality, effort=known.effort)
     task = model.task_for(known.purpose)
-    if known.effort and model.device.type == "cpu":
-        import torch
+    if known.effort:
+        from vcm.cli.devices import use_one_thread
 
-        # Many small operations: on a busy machine threads wait longer than they work.
-        torch.set_num_threads(1)
+        use_one_thread(model.device.type)
     # What is missing is told before any work.
     if task != RECONSTRUCTION:
         model.features(task)
@@ -93,9 +91,10 @@ def run(arguments: Sequence[str]) -> int:
     def compress(source: Input) -> tuple[int, int]:
         place = source.below(known.output)
         target = one_name or place.with_name(place.name + STREAM_SUFFIX)
-        outputs.claim(target, source.path, lambda: is_own(target, expected, source.path))
+        # Streams do not tell the effort that they were made with: one that is there may be of another.
+        outputs.claim(target, source.path, lambda: not known.effort and is_own(target, expected, source.path))
         image = read_picture(source.path)
-        with StepBar(source.path.name) as bar:
+        with batch.step_bar(source.path.name) as bar:
             data = model.encode(image, task, bar)
         with outputs.write(target) as file:
             file.write(data)

@@ -7,6 +7,16 @@ import torch
 from vcm.errors import ArgumentError
 
 
+def use_one_thread(device: str) -> None:
+    """Have torch compute on one thread, where networks run on the CPU.
+
+    So results do not depend on the number of cores; and a search's many small operations wait for threads
+    longer than they work.
+    """
+    if choose_device(device).type == "cpu":
+        torch.set_num_threads(1)
+
+
 def choose_device(name: str) -> torch.device:
     """The torch device of that name.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vcm.cli.compress import add_output_options
-from vcm.cli.files import Batch, Input, Outputs, StepBar, find_inputs, names_a_file
+from vcm.cli.files import Batch, Input, Outputs, find_inputs, names_a_file
 from vcm.cli.preprocess import output_names
 from vcm.errors import ArgumentError, MissingToolError
 from vcm.weights import QA_NPP_BPG, shipped
@@ -29,6 +29,7 @@ def run(arguments: Sequence[str]) -> int:
 
     codec = _codec(known.codec, known.quality, known.preset)
     importance = _importance(known, codec)
+    _check_for_is_used(known, codec)
     if known.at_reader and known.reader is None:
         raise ArgumentError("--at-reader", expected="with --for TASK, whose size it is", got="no --for")
     search = _search(known, codec)
@@ -45,9 +46,11 @@ def run(arguments: Sequence[str]) -> int:
         return 2
     task: Task | None = None
     if importance is not None or known.at_reader or search is not None:
+        from vcm.cli.devices import use_one_thread
         from vcm.cli.tasks import configured_task
 
         task = configured_task(known.reader, known.device)
+        use_one_thread(known.device)
     encoder = ImageEncoder(
         codec,
         task,
@@ -63,7 +66,7 @@ def run(arguments: Sequence[str]) -> int:
         target = one_name or targets[source]
         outputs.claim(target, source.path)
         image = read_picture(source.path)
-        with StepBar(source.path.name) as bar:
+        with batch.step_bar(source.path.name) as bar:
             data = encoder.encode(image, bar)
         with outputs.write(target) as file:
             file.write(data)
@@ -91,6 +94,23 @@ def _codec(name: str, quality: float | None, preset: str | None) -> Codec:
     if preset is not None and name != "bpg":
         raise ArgumentError("--preset", expected="given with --codec bpg alone", got=name)
     return kind(**options) if quality is None else kind(quality, **options)  # type: ignore[call-arg]
+
+
+def _check_for_is_used(known: argparse.Namespace, codec: Codec) -> None:
+    """Raise ArgumentError if --for or --no-importance has no effect."""
+    from vcm.evaluation.reader import takes_offsets
+
+    if known.reader is None:
+        if known.no_importance:
+            raise ArgumentError("--no-importance", expected="given with --for TASK", got="no --for")
+        return
+    if not (known.at_reader or known.effort or (takes_offsets(codec) and not known.no_importance)):
+        raise ArgumentError(
+            "--for",
+            expected=f"given with --at-reader for {codec.name} without QPs from importance",
+            got=known.reader,
+            remedy="Add --at-reader, or leave --for out.",
+        )
 
 
 def _importance(known: argparse.Namespace, codec: Codec) -> Importance | None:
@@ -125,15 +145,23 @@ def _search(known: argparse.Namespace, codec: Codec) -> ImageSearch | None:
 
 def _preprocessor(known: argparse.Namespace, codec: Codec) -> NPPPreprocessor | None:
     """The filter of --npp; None without it."""
-    if known.npp is None:
-        if known.rate is not None:
-            raise ArgumentError("--rate", expected="given with --npp", got=known.rate)
+    if not known.npp:
+        for option, value in (("--rate", known.rate), ("--model", known.model)):
+            if value is not None:
+                raise ArgumentError(option, expected="given with --npp", got=value)
         return None
     from vcm.cli.devices import choose_device
     from vcm.evaluation.preprocessing import NPPPreprocessor
 
     device = str(choose_device(known.device))
-    return NPPPreprocessor(known.npp, rate=known.rate, codec=codec.name, quality=codec.quality, device=device)
+    path, rate = known.model or shipped(QA_NPP_BPG), known.rate
+    try:
+        return NPPPreprocessor(path, rate=rate, codec=codec.name, quality=codec.quality, device=device)
+    except ArgumentError as error:
+        if error.argument != "rate" or rate is not None:
+            raise
+        noted = f"{path.name} notes none for {codec.name} at {codec.quality:g}"
+        raise ArgumentError("--rate", expected=f"given, a λ: {noted}", got="no --rate") from error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -166,14 +194,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--alpha", type=float, help="QP steps for each doubling of importance")
     parser.add_argument("--block", type=int, help="side of a block with its own QP, in pixels: 16, 32 or 64")
     parser.add_argument("--clip", type=int, help="largest QP offset, 0 to 51")
+    parser.add_argument("--npp", action="store_true", help="filter images by a preprocessor first")
     parser.add_argument(
-        "--npp",
+        "--model",
         type=Path,
-        nargs="?",
-        const=shipped(QA_NPP_BPG),
         metavar="M",
-        help="filter images by a preprocessor first: model.safetensors, as `vcm train` wrote it, or without "
-        "a file the one that comes with vcm, for BPG",
+        help="of --npp: model.safetensors, as `vcm train` wrote it; without it, the one that comes with vcm, "
+        "for BPG",
     )
     parser.add_argument(
         "--rate",

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -17,7 +17,7 @@ from vcm.errors import BitstreamError, OutputError, VCMError
 from vcm.files import MAX_IMAGE_BYTES, open_regular, printable, replacing
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
 VIEWING, RECONSTRUCTION = "viewing", PURPOSES[0]
 """The word for a person, and the word in streams and models, for a picture that people look at."""
@@ -198,35 +198,31 @@ def is_newer(path: Path, source: Path) -> bool:
 
 
 class StepBar:
-    """A bar of one image's search on standard error, once that takes more than two seconds.
+    """A line for one image's search among a batch's bars, once that takes more than two seconds.
 
     Args:
         name: The image's.
+        bars: The batch's; None shows nothing.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name, self._start = name, time.perf_counter()
-        self._bar: Progress | None = None
+    def __init__(self, name: str, bars: Progress | None) -> None:
+        self.name, self._bars, self._start = name, bars, time.perf_counter()
+        self._line: TaskID | None = None
 
     def __enter__(self) -> StepBar:
         return self
 
     def __call__(self, done: int, steps: int) -> None:
         """Show that so many of all steps are done."""
-        if self._bar is None:
-            if time.perf_counter() - self._start < _BAR_AFTER_S or not sys.stderr.isatty():
-                return
-            from rich.console import Console
-            from rich.progress import Progress
-
-            self._bar = Progress(console=Console(stderr=True), transient=True)
-            self._bar.start()
-            self._task = self._bar.add_task(printable(self.name), total=steps)
-        self._bar.update(self._task, completed=done)
+        if self._bars is None or time.perf_counter() - self._start < _BAR_AFTER_S:
+            return
+        if self._line is None:
+            self._line = self._bars.add_task(printable(self.name), total=steps)
+        self._bars.update(self._line, completed=done)
 
     def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        if self._bars is not None and self._line is not None:
+            self._bars.remove_task(self._line)
 
 
 @dataclass
@@ -248,6 +244,11 @@ class Batch:
     num_pixels: int = 0
     num_failures: int = 0
     num_skipped: int = 0
+    _bars: Progress | None = field(default=None, init=False, repr=False)
+
+    def step_bar(self, name: str) -> StepBar:
+        """A line for the search of the image of this name; enter it before the search."""
+        return StepBar(name, self._bars)
 
     def tell(self, problem: str) -> None:
         """Say on standard error what is left out."""
@@ -265,9 +266,10 @@ class Batch:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
         console = Console(stderr=True)
-        columns = (TextColumn(self.command), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bars:
-            for source in bars.track(inputs):
+            self._bars = bars
+            for source in bars.track(inputs, description=self.command):
                 try:
                     num_bytes, num_pixels = work(source)
                 except AlreadyDone:

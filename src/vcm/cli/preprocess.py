@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vcm.cli.compress import add_output_options
-from vcm.cli.files import Batch, Input, Outputs, StepBar, find_inputs, names_a_file
+from vcm.cli.files import Batch, Input, Outputs, find_inputs, names_a_file
 from vcm.cli.marks import bears_mark, content_mark, png_info
 from vcm.errors import ArgumentError, OutputError
 from vcm.files import MAX_IMAGE_BYTES, read_bytes
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from vcm.data.metadata import Metadata
     from vcm.evaluation.preprocessing import NPPPreprocessor
-    from vcm.evaluation.search import OnStep
+    from vcm.evaluation.refinement import OnStep
     from vcm.tasks import Task
 
 FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -62,8 +62,13 @@ def run(arguments: Sequence[str]) -> int:
         return 2
     task = _reader(known.reader, known.size, known.device)
     refine = _refinement(known.effort, known.quality, task)
+    if refine is not None:
+        from vcm.cli.devices import use_one_thread
+
+        use_one_thread(known.device)
     preprocessor, model = _preprocessor(known)
-    settings = [known.size, known.reader, None if preprocessor is None else preprocessor.settings()]
+    settings = [known.size, None if task is None else task.settings()]
+    settings += [None if preprocessor is None else preprocessor.settings()]
     settings += [known.effort, known.quality] if known.effort else []
     targets = output_names(inputs, known.output)
     read = [source.path for source in inputs]
@@ -79,7 +84,7 @@ def run(arguments: Sequence[str]) -> int:
         metadata = read_metadata(source.path, (image.shape[1], image.shape[2]))
         filtered = image if preprocessor is None else preprocessor(image)
         if refine is not None:
-            with StepBar(source.path.name) as bar:
+            with batch.step_bar(source.path.name) as bar:
                 filtered = refine(image, filtered, bar)
         data = encode(filtered, target.suffix, metadata, mark)
         with outputs.write(target) as file:
@@ -165,6 +170,10 @@ def _preprocessor(known: argparse.Namespace) -> tuple[NPPPreprocessor | None, Pa
         if known.rate is not None:
             raise ArgumentError(
                 "--rate", expected="given with a model, not with --model none", got=known.rate
+            )
+        if known.quality is not None and not known.effort:
+            raise ArgumentError(
+                "--quality", expected="given with a model, or with --effort", got=known.quality
             )
         return None, None
     path = known.model or shipped(QA_NPP_BPG)

@@ -43,7 +43,8 @@ def run(arguments: Sequence[str]) -> int:
     codecs = _codecs(known.codec)
     inputs, problems = find_inputs(known.images, find_pictures, "images")
     images: list[Tensor] = []
-    for source in inputs[:: max(1, len(inputs) // known.limit)][: known.limit]:
+    number = min(known.limit, len(inputs))
+    for source in (inputs[place * len(inputs) // number] for place in range(number)):
         try:
             images.append(read_picture(source.path))
         except VCMError as error:

@@ -30,7 +30,9 @@ def configured_task(name: str, device: str = "cpu") -> Task:
             them.
     """
     files = resources.files("vcm.conf").joinpath("task").iterdir()
-    names = sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+    plans = [file for file in files if file.name.endswith(".yaml")]
+    # What has a setting without a value cannot be built by its name alone.
+    names = sorted(file.name.removesuffix(".yaml") for file in plans if "???" not in file.read_text())
     chosen = DEFAULTS.get(name, name)
     if chosen not in names:
         raise ArgumentError("--for", expected=f"one of {', '.join([*DEFAULTS, *names])}", got=name)

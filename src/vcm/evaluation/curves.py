@@ -209,7 +209,8 @@ def _compare(curve: Curve, anchor: Curve, by_envelope: bool) -> Comparison:
     if rate.value is not None and curve.resampled and anchor.resampled and curve.draws == anchor.draws:
         pairs = [facing(*pair) for pair in zip(anchor.resampled, curve.resampled, strict=True)]
         interval = bd_rate_interval([pair[0] for pair in pairs], [pair[1] for pair in pairs], noise=noise)
-    metric = bd_metric(anchor_points, points, noise=noise)
+    whole = upper_envelope(anchor.points) if by_envelope else anchor.points
+    metric = bd_metric(whole, points, noise=noise)
     return Comparison(curve.system, curve.title, rate, metric, interval)
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from vcm.codecs import Codec
 from vcm.errors import ArgumentError
 from vcm.evaluation.reader import Importance, WithOffsets, check_takes_offsets, scale_to_reader
-from vcm.evaluation.search import ImageSearch, OnStep, check_searchable
+from vcm.evaluation.refinement import OnStep
+from vcm.evaluation.search import ImageSearch, check_searchable
 from vcm.tasks import Task
 from vcm.types import Settings
 

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, TypeVar
 
+import torch
 from torch import Tensor
 
 Value = TypeVar("Value")
@@ -50,7 +51,8 @@ class Memory(Generic[Value]):
 
 def _key(image: Tensor, name: str) -> bytes:
     described = f"{tuple(image.shape)} {image.dtype} {image.device} {name}".encode()
-    return hashlib.sha256(described + image.detach().cpu().contiguous().numpy().tobytes()).digest()
+    content = image.detach().cpu().contiguous().flatten().view(torch.uint8)  # NumPy has no bfloat16
+    return hashlib.sha256(described + content.numpy().tobytes()).digest()
 
 
 def _num_bytes(value: object) -> int:

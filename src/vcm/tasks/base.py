@@ -73,8 +73,8 @@ class Task(nn.Module, ABC):
     def reader_size(self, height: int, width: int) -> tuple[int, int]:
         """Return the size at which the network reads an image, never larger than the image.
 
-        An image scaled to it by `resample` carries all that the network reads of it. A task that does not
-        override this reads images as they are.
+        An image scaled to it by `resample` carries what the network reads of it; a network that rounds sizes
+        may scale it again, by a pixel. A task that does not override this reads images as they are.
 
         Args:
             height: The image's height in pixels, from 1.

@@ -21,8 +21,8 @@ Outputs = Mapping[str, Tensor]
 def pixel_importance(task: Task, image: Tensor, directions: int, seed: int) -> Tensor:
     """See `Task.importance`."""
     check_whole("directions", directions)
-    if not is_whole(seed):
-        raise ArgumentError("seed", expected="a whole number", got=seed)
+    if not is_whole(seed) or not -(1 << 63) <= seed < 1 << 63:
+        raise ArgumentError("seed", expected="a whole number of 64 bits", got=seed)
     if not isinstance(image, Tensor) or image.ndim != 3 or not image.is_floating_point():
         came = f"{tuple(image.shape)} {image.dtype}" if isinstance(image, Tensor) else type(image).__name__
         raise ArgumentError("image", expected="a float (3, H, W) RGB tensor in [0, 1]", got=came)

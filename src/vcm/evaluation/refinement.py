@@ -1,0 +1,170 @@
+"""Gradient steps on an image's pixels through BPG."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vcm.codecs import BPGCodec
+from vcm.losses.transform_rate import BLOCK, transform_bits
+from vcm.nn.hardware import cpu_has_bf16
+from vcm.tasks import Task
+from vcm.tasks.distance import image_distance
+
+OnStep = Callable[[int, int], None]
+"""Called with the steps done and all of them."""
+
+_PRESET = "medium"
+"""x265's preset between steps where the codec's own is slower: a third of veryslow's time."""
+_BETAS = (0.8, 0.99)
+_LAST_RATE = 0.1
+"""Of the first learning rate, at the end of its cosine."""
+
+
+@dataclass(frozen=True)
+class _Iterate:
+    """Pixels, (3, H, W) uint8, their bits and their distance, and the distance's gradient."""
+
+    pixels: Tensor
+    bits: int
+    distance: float
+    gradient: Tensor
+
+
+def _learning_rate(effort: int) -> float:
+    """Adam's first, for pixels in [0, 1]: larger for few steps."""
+    return float(min(max(0.0035 * (30 / effort) ** 0.3, 0.0025), 0.006))
+
+
+class Refinement:
+    """One image's search; see `vcm.evaluation.search.ImageSearch`.
+
+    Args:
+        task: Whose features and outputs are kept.
+        codec: Not lossless.
+        image: x, (3, H, W) uint8 RGB.
+        start: x̄₀, of the same shape.
+        offsets: QP offsets of blocks; None for none.
+        block: Side of these blocks in pixels.
+        weight: Of the relative error beside the relative rate.
+        feature_share: As `vcm.tasks.distance.image_distance` takes it.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        codec: BPGCodec,
+        *,
+        image: Tensor,
+        start: Tensor,
+        offsets: Tensor | None,
+        block: int,
+        weight: float,
+        feature_share: float,
+    ) -> None:
+        self.task, self.codec = task, codec
+        self.weight, self.feature_share = weight, feature_share
+        self.image, self.start, self.offsets, self.block = image, start, offsets, block
+        self.device = next(task.parameters()).device
+        self.half = self.device.type == "cuda" or cpu_has_bf16()
+
+    def run(self, effort: int, on_step: OnStep | None = None) -> Tensor:
+        """Refine in so many steps, from 1; returns (3, H, W) uint8."""
+        with torch.inference_mode(False):
+            self.distance = image_distance(self.task, self.feature_share)(self._pixels(self.image)[None])
+            return self._run(effort, on_step)
+
+    def _run(self, effort: int, on_step: OnStep | None) -> Tensor:
+        weight = self.weight
+        fast = self.codec.with_preset_up_to(_PRESET)
+        steps = quantization_steps(
+            self.codec.slice_qp, self.offsets, self.block, self.image.shape[-2:], self.device
+        )
+        first = best = self._measured(self.start, fast)
+        if not (first.distance > 0 and math.isfinite(first.distance)):
+            return self.start
+        objective = best_objective = 1 + weight
+        v = self._pixels(self.start)
+        first_rate = _learning_rate(effort)
+        optimizer = torch.optim.Adam([v.requires_grad_(True)], lr=first_rate, betas=_BETAS)
+        iterate = first
+        for step in range(effort):
+            rate = transform_bits(v, steps)
+            (gradient,) = torch.autograd.grad(rate, v)
+            scale = iterate.bits / max(float(rate.detach()), 1e-9)
+            v.grad = scale * gradient / first.bits + weight * iterate.gradient / first.distance
+            if not v.grad.isfinite().all():
+                break
+            cosine = (1 + math.cos(math.pi * step / effort)) / 2
+            optimizer.param_groups[0]["lr"] = first_rate * (_LAST_RATE + (1 - _LAST_RATE) * cosine)
+            optimizer.step()
+            with torch.no_grad():
+                v.clamp_(0, 1)
+            iterate = self._measured((v.detach() * 255).round().to(torch.uint8).cpu().contiguous(), fast)
+            objective = iterate.bits / first.bits + weight * iterate.distance / first.distance
+            if not math.isfinite(objective):
+                break
+            if objective < best_objective:
+                best, best_objective = iterate, objective
+            if on_step is not None:
+                on_step(step + 1, effort)
+        return self.start if best is first else self._better_of(best.pixels)
+
+    def _better_of(self, found: Tensor) -> Tensor:
+        """The refined pixels, or the start's where those are better by the codec itself, in float32."""
+        bits, distances = [], []
+        for pixels in (found, self.start):
+            data = self.codec.encode(pixels, self.offsets, block=self.block)
+            bits.append(8 * len(data))
+            with torch.no_grad():
+                distances.append(float(self.distance(self._pixels(self.codec.decode(data))[None])))
+        if not distances[1] > 0:
+            return self.start
+        relative = bits[0] / bits[1] + self.weight * distances[0] / distances[1]
+        return found if relative < 1 + self.weight else self.start
+
+    def _measured(self, pixels: Tensor, codec: BPGCodec) -> _Iterate:
+        data = codec.encode(pixels, self.offsets, block=self.block)
+        decoded = self._pixels(codec.decode(data)).requires_grad_(True)
+        with (
+            torch.enable_grad(),
+            torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half),
+        ):
+            distance = self.distance(decoded[None])
+        (gradient,) = torch.autograd.grad(distance, decoded)
+        return _Iterate(pixels, 8 * len(data), float(distance.detach()), gradient)
+
+    def _pixels(self, image: Tensor) -> Tensor:
+        """(3, H, W) in [0, 1], with channels last, as convolutions take it faster."""
+        pixels = image.to(self.device).float() / 255
+        return pixels[None].contiguous(memory_format=torch.channels_last)[0]
+
+
+def quantization_steps(
+    qp: int, offsets: Tensor | None, block: int, size: tuple[int, int] | torch.Size, device: torch.device
+) -> Tensor:
+    """Quantization steps of an image's 8×8 blocks in 8-bit levels: 2^((QP − 4) / 6) of ITU-T H.265.
+
+    Args:
+        qp: The slice's.
+        offsets: (rows, columns) QP offsets of blocks; None for none.
+        block: Side of such a block in pixels, a multiple of 8.
+        size: (height, width) of the image.
+        device: Where the result lies.
+
+    Returns:
+        (⌈height / 8⌉, ⌈width / 8⌉).
+    """
+    rows, columns = (math.ceil(side / BLOCK) for side in size)
+    qps = torch.full((rows, columns), float(qp), device=device)
+    if offsets is not None:
+        spread = F.interpolate(
+            offsets.to(device).float()[None, None], scale_factor=block // BLOCK, mode="nearest"
+        )
+        qps += spread[0, 0, :rows, :columns]
+    return ((qps.clamp(0, 51) - 4) / 6).exp2()
