@@ -38,15 +38,18 @@ def standard_codecs() -> dict[str, type[Codec]]:
 
 
 def installed_codecs() -> Iterator[tuple[str, type[Codec]]]:
-    """Name in conf/codec and class of every codec, once: not again with what comes before it."""
+    """Name in conf/codec and class of every codec, once: not again with what comes before it or an effort."""
     files = [
         file
         for file in resources.files("vcm.conf").joinpath("codec").iterdir()
         if file.name.endswith(".yaml")
     ]
+    found: set[type[Codec]] = set()
     for file in sorted(files, key=lambda file: file.name):
         for name, plan in yaml.safe_load(file.read_text()).items():
-            if {"preprocessor", "at_reader", "importance"} & set(plan) or plan["codec"].get("effort"):
-                continue
             module, _, attribute = plan["codec"]["_target_"].rpartition(".")
-            yield name, getattr(import_module(module), attribute)
+            kind = getattr(import_module(module), attribute)
+            if {"preprocessor", "at_reader", "importance"} & set(plan) or kind in found:
+                continue
+            found.add(kind)
+            yield name, kind
