@@ -134,7 +134,8 @@ class Table:
 
     def print(self) -> None:
         """Print a Markdown table for each kind of stream."""
-        for stream, columns in COLUMNS.items():
+        measured = {row["stream"] for row in self.rows}
+        for stream, columns in [(s, c) for s, c in COLUMNS.items() if s in measured]:
             print(f"| {TITLES[stream]} | effort |", " | ".join(columns), "|")
             print("| --- | ---: |", " | ".join(["---:"] * len(columns)), "|")
             for row in self.rows:

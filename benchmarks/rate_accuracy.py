@@ -20,7 +20,7 @@ The figures go to benchmarks/results/rate_accuracy.json, the plot to docs/. Inte
 stopped.
 
     vcm fetch yolov3-tiny yolov4-tiny mobilenet-v2 coco-sample
-    python benchmarks/rate_accuracy.py [--folder runs/rate_accuracy] [--limit N]
+    python benchmarks/rate_accuracy.py [--folder runs/rate_accuracy] [--tasks yolov3_tiny …] [--limit N]
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from vcm.metrics.bd import CAUTION_OVERLAP, upper_envelope
 ROOT = Path(__file__).resolve().parent.parent
 ANCHORS = ("bpg", "bpg_at_reader")
 TASKS = ("yolov3_tiny", "yolov4_tiny", "mobilenet_v2")
+CLASSIFIER = "mobilenet_v2"
 TRAINED_FOR = "yolov3_tiny"
 """The detector that vcm's models were trained for, and that importance and searches look at."""
 QPS = [50, 45, 40, 35, 30, 25]
@@ -90,9 +91,13 @@ def main() -> int:
         "--folder", type=Path, default=Path("runs/rate_accuracy"), help="of records and reports"
     )
     parser.add_argument("--limit", type=int, help="evaluate on the first so many images, and keep no results")
+    parser.add_argument(
+        "--tasks", nargs="+", choices=TASKS, default=TASKS, help="readers; yolov3_tiny is always one"
+    )
     known = parser.parse_args()
-    sensitive = sensitivity(known.folder, known.limit)
-    found = {task: evaluate(task, known.folder / task, known.limit) for task in TASKS}
+    tasks = [task for task in TASKS if task in {TRAINED_FOR, *known.tasks}]
+    sensitive = sensitivity(tasks, known.folder, known.limit)
+    found = {task: evaluate(task, known.folder / task, known.limit) for task in tasks}
     figures: dict[str, Any] = {
         "bd_rate": bd_rates(found),
         "streams": stream_rates(found),
@@ -114,7 +119,7 @@ def evaluate(
     task: str, folder: Path, limit: int | None, *, pseudo_score: float = 0.3, bootstrap: int = NUM_RESAMPLES
 ) -> Results:
     """What `vcm evaluate` finds for a task; records and reports go to `folder`."""
-    detects = task != "mobilenet_v2"
+    detects = task != CLASSIFIER
     plain = (*PLAIN, *(FILTERED if detects else FILTERED[:1]))
     bpg = [name for name in plain if "bpg" in name]
     others = [name for name in plain if "bpg" not in name]
@@ -203,10 +208,10 @@ def bd_rates(found: dict[str, Results]) -> list[dict[str, Any]]:
     return table
 
 
-def sensitivity(folder: Path, limit: int | None) -> list[dict[str, Any]]:
+def sensitivity(tasks: list[str], folder: Path, limit: int | None) -> list[dict[str, Any]]:
     """BD-rates against BPG by pseudo-labels at other thresholds; records are shared with the main run."""
     rows = []
-    for task in TASKS[:2]:
+    for task in [task for task in tasks if task != CLASSIFIER]:
         for score in SCORES:
             results = evaluate(task, folder / task, limit, pseudo_score=score, bootstrap=0)
             axis = next(axis for axis in axes_of(results) if axis.labels == "pseudo")
@@ -309,11 +314,13 @@ def print_boxes(found: dict[str, float]) -> None:
 
 def print_sensitivity(rows: list[dict[str, Any]]) -> None:
     """BD-rates by the pseudo-labels' threshold, as a Markdown table."""
-    print("| BD-rate against BPG (%) |", " | ".join(f"{t}, {s:g}" for t in TASKS[:2] for s in SCORES), "|")
-    print("| --- |", " | ".join(["---:"] * 2 * len(SCORES)), "|")
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    columns = [f"{task.replace('_', '-')}, {score:g}" for task in tasks for score in SCORES]
+    print("| BD-rate against BPG (%) |", " | ".join(columns), "|")
+    print("| --- |", " | ".join(["---:"] * len(columns)), "|")
     for system in dict.fromkeys(row["system"] for row in rows):
         mine = {(row["task"], row["score"]): row for row in rows if row["system"] == system}
-        found = [mine.get((task, score)) for task in TASKS[:2] for score in SCORES]
+        found = [mine.get((task, score)) for task in tasks for score in SCORES]
         title = next(iter(mine.values()))["title"]
         print(f"| {title} |", " | ".join(_cell(row and {"overlap": 1, **row}) for row in found), "|")
     print()

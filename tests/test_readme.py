@@ -10,18 +10,30 @@ ROOT = Path(__file__).resolve().parent.parent
 def test_the_tables_of_rates_and_accuracies_are_what_the_benchmark_prints(capsys):
     script = runpy.run_path(str(ROOT / "benchmarks/rate_accuracy.py"))
     results = json.loads((ROOT / "benchmarks/results/rate_accuracy.json").read_text())
-    readme = (ROOT / "README.md").read_text()
-    for table, kind in (("print_table", "bd_rate"), ("print_streams", "streams")):
-        script[table](results[kind])
-        assert capsys.readouterr().out.strip() in readme
-    assert "](docs/rate_accuracy.svg)" in readme
-    assert tuple(results["points"]) == script["TASKS"]
+    texts = {name: (ROOT / name).read_text() for name in ("README.md", "docs/benchmarks.md")}
+
+    def printed(table, *arguments):
+        script[table](*arguments)
+        return capsys.readouterr().out.strip()
+
+    assert printed("print_tables", results["bd_rate"], results["seconds"]) in texts["README.md"]
+    assert printed("print_streams", results["streams"]) in texts["README.md"]
+    assert printed("print_boxes", results["boxes"]) in texts["docs/benchmarks.md"].replace("\n", " ")
+    assert printed("print_sensitivity", results["sensitivity"]) in texts["docs/benchmarks.md"]
+    assert "](docs/rate_accuracy.svg)" in texts["README.md"]
+    assert "yolov3_tiny" in results["points"]
+    assert set(results["points"]) <= set(script["TASKS"])
     measured = {(point["system"], point["quality"]) for point in results["points"]["yolov3_tiny"]}
-    expected = {(codec, q) for codec, values in script["QUALITIES"].items() for q in values}
-    expected |= {(f"npp_{codec}", quality) for codec, quality in expected}
-    expected |= {("bpg", quality) for quality in script["ANCHOR_BELOW"]}
-    expected |= {(name, quality) for name, values in script["STREAMS"].items() for quality in values}
+    images = {*script["PLAIN"], *script["FILTERED"], *script["IMPORTANCE"], *script["SEARCHED"]}
+    expected = {(name, q) for name in images for q in script["QPS" if "bpg" in name else "QUALITIES"]}
+    expected |= {
+        (name, q) for name in (*script["STREAMS"], script["FULL"]) for q in script["STREAM_QUALITIES"]
+    }
     assert measured == expected
+    for task in set(results["points"]) - {"yolov3_tiny"}:
+        others = {point["system"] for point in results["points"][task]}
+        assert others >= {"bpg", "bpg_at_reader", *script["IMPORTANCE"], script["FULL"]}, task
+    assert {row["anchor"] for row in results["bd_rate"]} == set(script["ANCHORS"])
 
 
 def test_the_ratios_of_the_pool_are_those_it_printed():
@@ -78,10 +90,13 @@ def test_the_ablations_figures_are_those_they_printed():
     assert f"are {first}, {', '.join(others[:-1])} and {others[-1]} %" in readme
 
 
-def test_the_efforts_figures_are_those_they_printed():
-    rows = json.loads((ROOT / "benchmarks/results/effort.json").read_text())["rows"]
-    readme = (ROOT / "README.md").read_text()
-    assert {row["effort"] for row in rows} == {0, 5, 10, 30}
-    for row in rows:
-        figures = f"{row['bpp']:.4f} | {row['map']:.3f} | {row['map_50']:.3f} | {row['feature_error']:.3f}"
-        assert f"| {row['images']} | {row['effort']} | {figures} |" in readme
+def test_the_efforts_figures_are_those_they_printed(capsys):
+    script = runpy.run_path(str(ROOT / "benchmarks/effort.py"))
+    settings = json.loads(script["RESULTS"].read_text())["settings"]
+    table = script["Table"](script["RESULTS"], settings)
+    table.print()
+    docs = (ROOT / "docs/benchmarks.md").read_text()
+    assert capsys.readouterr().out.strip() in docs
+    measured = {(row["stream"], row["images"], row["effort"]) for row in table.rows}
+    for images in script["SETS"]:
+        assert {effort for s, i, effort in measured if (s, i) == ("narrow", images)} >= {0, 5, 10, 30}

@@ -279,3 +279,15 @@ def test_effort_does_not_depend_on_the_number_of_threads(encode, image, tmp_path
         target = tmp_path / f"{threads}.bpg"
         assert encode(image, *FAST, "--for", "detection", "--at-reader", "--effort", 3, "-o", target)[0] == 0
     assert (tmp_path / "1.bpg").read_bytes() == (tmp_path / "2.bpg").read_bytes()
+
+
+def test_a_stream_that_is_there_may_be_of_another_effort(encode, image, tmp_path):
+    options = (image, "--for", "viewing", "-o", tmp_path / "out.vcm")
+    assert encode(*options, command="compress")[0] == 0
+    status, out, _ = encode(*options, command="compress")
+    assert status == 0
+    assert "1 there already" in out
+    status, _, err = encode(*options, "--effort", 1, command="compress")
+    assert status == 1
+    assert "exists already; --overwrite replaces it" in err
+    assert encode(*options, "--effort", 1, "--overwrite", command="compress")[0] == 0

@@ -6,6 +6,7 @@ import pytest
 
 from vcm.cli.main import main
 from vcm.cli.recommend import parse_size
+from vcm.errors import PictureError
 
 
 @pytest.fixture
@@ -73,3 +74,16 @@ def test_images_in_which_nothing_is_found_are_told(recommend, write_picture, tmp
 
 def test_sizes():
     assert [parse_size(text) for text in ("40kB", "2000", "1.5 MiB", "3b")] == [40_000, 2000, 1.5 * 2**20, 3]
+
+
+def test_the_images_that_are_tried_are_spread_evenly(capsys, coco_pictures, tmp_path, monkeypatch):
+    tried = []
+    monkeypatch.setattr("vcm.data.reading.read_picture", lambda path: tried.append(path) or _stop())
+    for number, picture in enumerate(coco_pictures[:7]):
+        (tmp_path / f"{number}.jpg").write_bytes(picture.read_bytes())
+    assert main(["recommend", str(tmp_path), "--limit", "4"]) == 2
+    assert [path.name for path in tried] == ["0.jpg", "1.jpg", "3.jpg", "5.jpg"]
+
+
+def _stop():
+    raise PictureError("enough")
