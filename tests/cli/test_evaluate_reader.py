@@ -22,6 +22,7 @@ from vcm.evaluation.search import ImageSearch
 from vcm.tasks import YOLOTask
 
 FOLDER = Path(vcm.conf.__file__).parent / "codec"
+FEATURES = ("features", "features_effort10")
 GROUPS = sorted([*FOLDER.glob("*_at_reader*.yaml"), FOLDER / "bpg_importance.yaml"])
 
 
@@ -140,3 +141,10 @@ def test_end_to_end(asset_path, tmp_path, task, asset, file):
     assert len({point["num_pixels"] for point in points.values()}) == 1  # the originals'
     assert points["bpg_at_reader"]["num_bytes"] < points["bpg"]["num_bytes"]
     assert 15 < points["bpg_at_reader"]["psnr"] < points["bpg"]["psnr"]
+
+
+def test_the_narrow_stream_with_an_effort_is_the_plain_one_with_it():
+    plain, searched = (yaml.safe_load((FOLDER / f"{name}.yaml").read_text()) for name in FEATURES)
+    codec = searched["features_effort10"]["codec"]
+    assert codec.pop("effort") == 10
+    assert searched["features_effort10"] == plain["features"]

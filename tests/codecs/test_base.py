@@ -64,9 +64,11 @@ def test_each_configuration_builds_its_codec_with_its_defaults(name: str) -> Non
 
 def test_every_configuration_is_tested() -> None:
     every = {path.stem for path in CONF.glob("*.yaml")}
-    # Those that compose with a preprocessor, the reader's size or importance: tests/cli/test_evaluate_*.py.
+    # Those with a preprocessor, the reader's size, importance or effort: tests/cli/test_evaluate_*.py.
     composed = {
-        name for name in every if name.startswith("npp_") or name.endswith(("_at_reader", "_importance"))
+        name
+        for name in every
+        if name.startswith("npp_") or name.endswith(("_at_reader", "_importance", "_effort10"))
     }
     assert every - composed == {*NAMES, *NEED_A_MODEL}
 
