@@ -20,7 +20,7 @@ class CodecPlan:
             equal QPs.
         effort: Steps of a search of each image's pixels before BPG encodes them; 0 for none. Learned codecs
             have an effort of their own.
-        search: Options of `vcm.evaluation.search.ImageSearch` besides the effort (task, weight,
+        search: Options of `vcm.evaluation.search.ImageSearch` other than the effort (task, weight,
             feature_share, cache); None for its defaults.
     """
 

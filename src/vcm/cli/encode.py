@@ -213,8 +213,8 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=0,
         metavar="N",
-        help="with --for and BPG: refine each image's pixels for TASK in N gradient steps; 0 by default, 10 "
-        "gets most of what 100 do",
+        help="with --for and BPG: refine each image's pixels for TASK in N gradient steps, some "
+        "tenths of a second each; 0 by default",
     )
     add_output_options(parser, "the outputs' folder, which mirrors that of the images, or one output's name")
     return parser

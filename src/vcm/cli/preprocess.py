@@ -248,7 +248,7 @@ def _parser() -> argparse.ArgumentParser:
         default=0,
         metavar="N",
         help="with --for and --quality: refine each image's pixels for TASK in N gradient steps through BPG "
-        "at that QP; 0 by default, 10 get most of what 100 do. `vcm encode --effort` writes BPG itself, with "
+        "at that QP; 0 by default. `vcm encode --effort` writes BPG itself, with "
         "QPs for its blocks",
     )
     add_output_options(

@@ -40,7 +40,7 @@ class ToEncode:
 
 
 class Preprocessor(Protocol):
-    """Changes a picture before a codec encodes it; called from several threads at once.
+    """Changes an image before a codec encodes it; called from several threads at once.
 
     It may have a `name`, such as "npp", and a `title`, such as "NPP", for the names of its curves.
     """

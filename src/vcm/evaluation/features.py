@@ -99,8 +99,8 @@ def encode_for(
     """
     device = next(task.parameters()).device
     prepared = task.prepare([image.to(device).float() / 255])
-    told = () if on_step is None else (on_step,)
-    return codec.encode(prepared.inputs, (image.shape[1], image.shape[2]), *told)
+    listener = () if on_step is None else (on_step,)
+    return codec.encode(prepared.inputs, (image.shape[1], image.shape[2]), *listener)
 
 
 def predict_from(task: Task, decoded: tuple[Tensor, tuple[int, int]]) -> Prediction:

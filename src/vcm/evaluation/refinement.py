@@ -20,7 +20,7 @@ OnStep = Callable[[int, int], None]
 """Called with the steps done and all of them."""
 
 _PRESET = "medium"
-"""x265's preset between steps where the codec's own is slower: a third of veryslow's time."""
+"""x265's preset between steps, where the codec's own is slower."""
 _BETAS = (0.8, 0.99)
 _LAST_RATE = 0.1
 """Of the first learning rate, at the end of its cosine."""
@@ -88,7 +88,7 @@ class Refinement:
         first = best = self._measured(self.start, fast)
         if not (first.distance > 0 and math.isfinite(first.distance)):
             return self.start
-        objective = best_objective = 1 + weight
+        best_objective = 1 + weight
         v = self._pixels(self.start)
         first_rate = _learning_rate(effort)
         optimizer = torch.optim.Adam([v.requires_grad_(True)], lr=first_rate, betas=_BETAS)

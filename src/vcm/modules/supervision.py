@@ -13,7 +13,7 @@ from vcm.errors import ArgumentError
 from vcm.losses.features import relative_errors
 from vcm.modules.checks import check_between
 from vcm.tasks import Task
-from vcm.tasks.distance import HEADS_WEIGHT
+from vcm.tasks.distance import output_error
 from vcm.tasks.pseudo import pseudo_target
 from vcm.types import Target
 
@@ -112,12 +112,9 @@ class TaskSupervision:
             found = self._tensors(decoded)
             maps = [guide for guide in guides if isinstance(guide, dict)]
             true = {name: torch.stack([m[name] for m in maps]) for name in found}
-            (features, outputs), (true_features, true_outputs) = _apart(found), _apart(true)
-            errors = relative_errors(features, true_features)
             if self.supervision == "features":
-                return errors
-            divergence = self.task.output_divergence(outputs, true_outputs)
-            return HEADS_WEIGHT * divergence + self.feature_share * errors
+                return relative_errors(found, true)
+            return output_error(self.task, _apart(found), _apart(true), self.feature_share)
 
     def _tensors(self, images: list[Tensor]) -> dict[str, Tensor]:
         """Features at the cut, and raw outputs where they count, by name."""

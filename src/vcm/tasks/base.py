@@ -281,8 +281,7 @@ class Task(nn.Module, ABC):
     def freeze(self) -> None:
         """Take the parameters out of training; constructors call this last.
 
-        Weights are laid out with channels last, in which convolutions on a CPU take about two thirds of the
-        time.
+        Weights are laid out with channels last, in which convolutions on a CPU take less time.
         """
         self.requires_grad_(False)
         self.train(False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -159,6 +159,24 @@ def _cut_later(task: Task, layer: str) -> Task:
     return later
 
 
+def output_error(
+    task: Task,
+    found: tuple[Mapping[str, Tensor], Mapping[str, Tensor]],
+    true: tuple[Mapping[str, Tensor], Mapping[str, Tensor]],
+    feature_share: float,
+) -> Tensor:
+    """0.1 · divergence of the raw outputs + feature_share · relative error of features, (N,).
+
+    Args:
+        task: Whose they are.
+        found: Features and raw outputs of the decoded images, by name.
+        true: Those of the originals.
+        feature_share: From 0.
+    """
+    errors = feature_share * relative_errors(found[0], true[0])
+    return HEADS_WEIGHT * task.output_divergence(found[1], true[1]) + errors
+
+
 def image_distance(task: Task, feature_share: float = 1.0) -> Callable[[Tensor], Callable[[Tensor], Tensor]]:
     """What an encoder-side search of an image's pixels lowers.
 
@@ -177,7 +195,6 @@ def image_distance(task: Task, feature_share: float = 1.0) -> Callable[[Tensor],
         A function from the original, (1, 3, H, W) in [0, 1], to a function of the decoded image, of the same
         shape, that gives a scalar with a gradient; that may be called under autocast.
     """
-    share = feature_share if task.has_heads else 1.0
     task = _cut_later(task, task.deepest_cut)
 
     def objective(x: Tensor) -> Callable[[Tensor], Tensor]:
@@ -188,10 +205,10 @@ def image_distance(task: Task, feature_share: float = 1.0) -> Callable[[Tensor],
         def distance(decoded: Tensor) -> Tensor:
             found = task.features(decoded)
             tensors = {name: tensor.float() for name, tensor in found.tensors.items()}
-            total = share * relative_errors(tensors, true.tensors)
-            if task.has_heads:
-                total = total + HEADS_WEIGHT * task.output_divergence(task.outputs(found), outputs)
-            return total.mean()
+            if not task.has_heads:
+                return relative_errors(tensors, true.tensors).mean()
+            pair = (tensors, task.outputs(found))
+            return output_error(task, pair, (true.tensors, outputs), feature_share).mean()
 
         return distance
 

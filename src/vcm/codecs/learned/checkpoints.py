@@ -229,7 +229,7 @@ class _CheckedConditional(GaussianConditional, _Checked):  # type: ignore[misc] 
     """A Gaussian conditional kept within bounds."""
 
     def build_indexes(self, scales: Tensor) -> Tensor:
-        """As CompressAI's, by binary search, and told to what `spending` was given."""
+        """As CompressAI's, by binary search, reporting to what `spending` was given."""
         bounded = self.lower_bound_scale(scales).contiguous()
         indexes = torch.bucketize(bounded, self.scale_table[:-1].contiguous(), out_int32=True)
         if (spend := _spend.get()) is not None:

@@ -135,7 +135,7 @@ class CompressAICodec(Codec):
             )
         factor = self.network.downsampling_factor
         places = (-(-height // factor), -(-width // factor))
-        # What each section needs at least is told before memory and time are taken for its symbols.
+        # What each section needs at least is reported before memory and time are taken for its symbols.
         bottleneck = CodingTable.of(self.network.entropy_bottleneck)
         fewest = float(bottleneck.fewest_bits.sum())
         self._check_length(stream.sections[-1], fewest * places[0] * places[1], header.size)
