@@ -13,13 +13,16 @@ from vcm.errors import ArgumentError
 from vcm.losses.transform_rate import transform_bits
 
 
-def test_equals_the_formula_by_scipys_dct():
-    image = torch.rand(3, 16, 32, generator=torch.Generator().manual_seed(0))
-    steps = torch.tensor([[4.0, 8, 16, 32], [10, 20, 30, 40]])
+@pytest.mark.parametrize(("rows", "columns"), [(2, 4), (3, 5), (1, 1)])
+def test_equals_the_formula_by_scipys_dct(rows, columns):
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(3, 8 * rows, 8 * columns, generator=generator)
+    steps = 4 + 40 * torch.rand(rows, columns, generator=generator)
     red, green, blue = (255 * image).double().numpy()
     luma = 0.299 * red + 0.587 * green + 0.114 * blue
     chroma = (0.564 * (blue - luma), 0.713 * (red - luma))
-    planes = [luma, *(plane.reshape(8, 2, 16, 2).mean(axis=(1, 3)) for plane in chroma)]
+    halved = [plane.reshape(4 * rows, 2, 4 * columns, 2).mean(axis=(1, 3)) for plane in chroma]
+    planes = [luma, *(np.pad(plane, [(0, -side % 8) for side in plane.shape], "edge") for plane in halved)]
     expected = 0.0
     for plane in planes:
         for top in range(0, plane.shape[0], 8):

@@ -70,6 +70,24 @@ def test_a_step_that_is_not_finite_ends_the_search_with_the_best_so_far():
     assert torch.equal(refine(point, lambda s: s.sum() * float("nan"), 5), point.round())
 
 
+def test_a_search_keeps_the_best_of_what_it_rounds_on_its_way():
+    calls, rounded = [], []
+
+    def worsens(s):
+        """Pulls towards 5 at first, and harder away from it after half of the steps."""
+        if s.requires_grad:
+            calls.append(s)
+            return ((s - 5) if len(calls) <= 50 else 10 * (s + 5)).square().sum()
+        rounded.append(s)
+        return (s - 5).square().sum()
+
+    found = refine(torch.zeros(4), worsens, 100)
+    assert len(rounded) == 4  # rounding alone, half, three quarters, the end
+    errors = [float((s - 5).square().sum()) for s in rounded]
+    assert errors[1] < min(errors[0], *errors[2:])
+    assert torch.equal(found, rounded[1])
+
+
 def test_a_search_tells_its_steps_and_runs_where_gradients_are_off():
     point, objective = coupled()
     told = []

@@ -28,6 +28,8 @@ from vcm.types import Settings, is_number
 MAX_EFFORT = 10_000
 MAX_PIXELS = 1 << 24
 """Largest image that is refined; it takes some 120 bytes of memory a pixel."""
+_VERSION = 2
+"""Raised when a search finds other pixels; records and the cache's names hold it."""
 _MAX_CACHED_BYTES = 1 << 30
 
 
@@ -97,6 +99,7 @@ class ImageSearch:
     def settings(self) -> Settings:
         """What decides the outcome, as plain JSON values; the system's own task is in its records anyway."""
         return {
+            "version": _VERSION,
             "effort": self.effort,
             "weight": float(self.weight),
             "feature_share": float(self.feature_share),

@@ -45,9 +45,7 @@ def transform_bits(image: Tensor, steps: Tensor) -> Tensor:
     chroma = torch.stack([0.564 * (blue - luma), 0.713 * (red - luma)])
     halved = F.avg_pool2d(chroma, 2, ceil_mode=True, count_include_pad=False)
     bits = _bits(luma[None], steps)
-    rows, columns = (math.ceil(side / BLOCK) for side in halved.shape[1:])
-    coarser = F.interpolate(steps[None, None], size=(rows, columns), mode="nearest")[0, 0]
-    return bits + _bits(halved, coarser)
+    return bits + _bits(halved, steps[::2, ::2])
 
 
 def _bits(planes: Tensor, steps: Tensor) -> Tensor:

@@ -8,11 +8,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+VERSION = 2
+"""Raised when a search finds other symbols; records of searches hold it."""
 _EDGE = 1e-4
 """Distance from a whole number below which a value stays what it is: its logit would have no bound."""
 _HOTTEST, _COLDEST = 0.3, 0.05
 _LEARNING_RATE, _LAST_RATE = 0.15, 0.1
 _BETAS = (0.8, 0.99)
+_JUDGED = (0.5, 0.75)
+"""Shares of the steps after which the latent is a candidate, rounded; the last one always is."""
 
 
 def annealed_round(v: Tensor, temperature: float) -> Tensor:
@@ -46,9 +50,9 @@ def refine(
 ) -> Tensor:
     """Search whole symbols near `start` whose objective is lower than that of `start` rounded.
 
-    Adam moves the latent under annealed rounding; the learning rate falls along a cosine. What the search
-    ends with is compared with rounding alone, in float32, so that the result is never worse. A step that is
-    not finite ends the search. Nothing is random.
+    Adam moves the latent under annealed rounding; the learning rate falls along a cosine. The latent at half
+    and three quarters of the steps and at the end is rounded and compared with rounding alone, in float32, so
+    that the result is never worse. A step that is not finite ends the search. Nothing is random.
 
     Args:
         start: The latent that effort 0 rounds, any shape, float32.
@@ -60,13 +64,14 @@ def refine(
     Returns:
         Whole numbers as float32, in the shape of `start`.
     """
-    best = start.detach().round()
     if steps == 0:
-        return best
+        return start.detach().round()
     with torch.inference_mode(False), torch.enable_grad():
         v = start.detach().clone().requires_grad_(True)
         optimizer = torch.optim.Adam([v], lr=_LEARNING_RATE, betas=_BETAS)
-        last = v.detach().clone()
+        candidates = [start.detach()]
+        judged = {math.ceil(share * steps) for share in _JUDGED}
+        last = candidates[0]
         for step in range(steps):
             progress = step / max(1, steps - 1)
             temperature = _HOTTEST * (_COLDEST / _HOTTEST) ** progress
@@ -80,8 +85,15 @@ def refine(
                 break
             optimizer.step()
             last = v.detach().clone()
+            if step + 1 in judged and step + 1 < steps:
+                candidates.append(last)
             if on_step is not None:
                 on_step(step + 1, steps)
+    best, lowest = candidates[0].round(), math.inf
     with torch.no_grad():
-        found = last.round()
-        return found if bool(objective(found) < objective(best)) else best
+        for candidate in (*candidates, last):
+            found = candidate.round()
+            value = float(objective(found))
+            if value < lowest:
+                best, lowest = found, value
+    return best

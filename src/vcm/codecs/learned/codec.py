@@ -118,7 +118,10 @@ class ModelStreams:
         """What of the search decides the bytes; nothing without one, so that such records keep their keys."""
         if not self.effort:
             return {}
-        return {"effort": self.effort, "lmbda": self._effort.lmbda(self._coded_with)}
+        from vcm.nn.annealing import VERSION
+
+        lmbda = self._effort.lmbda(self._coded_with)
+        return {"effort": self.effort, "lmbda": lmbda, "search_version": VERSION}
 
     def implementation(self) -> str:
         """Version of the entropy coder."""
