@@ -132,21 +132,21 @@ def _row(name: str, search: Search, found: Measured | None, *, smallest: bool) -
 
 def table(rows: Sequence[dict[str, Any]], num_images: int, wanted: float, target: float | None) -> str:
     """The rows for a person, and a sentence that says what to do."""
-    asked = f"{wanted:.0%} of what it finds" if target is None else f"at most {target:,.0f} bytes an image"
+    asked = f"{wanted:.1%} of what it finds" if target is None else f"at most {target:,.0f} bytes an image"
     lines = [f"{'CODEC':8} {'QUALITY':>14} {'KEPT':>6} {'BYTES':>10}   {num_images} images, {asked}"]
     for row in rows:
         quality = f"{row['scale']} {row['quality']:g}"
         note = "" if row["reached"] else "   out of reach; the nearest that it has"
-        cells = f"{row['codec']:8} {quality:>14} {row['agreement']:>6.0%} {row['bytes']:>10,}{note}"
+        cells = f"{row['codec']:8} {quality:>14} {row['agreement']:>6.1%} {row['bytes']:>10,}{note}"
         lines.append(cells)
     best = rows[0]
     if best["reached"]:
         lines.append(
             f"Recommended: {best['codec']} at {best['scale']} {best['quality']:g}, about {best['bytes']:,} "
-            f"bytes an image, keeps {best['agreement']:.0%}."
+            f"bytes an image, keeps {best['agreement']:.1%}."
         )
     else:
-        reach = f"{max(row['agreement'] for row in rows):.0%} is the most that one keeps"
+        reach = f"{max(row['agreement'] for row in rows):.1%} is the most that one keeps"
         if target is not None:
             reach = f"{min(row['bytes'] for row in rows):,} bytes are the fewest that one takes"
         lines.append(f"None of these codecs reaches that; {reach} here.")
