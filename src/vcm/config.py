@@ -82,6 +82,11 @@ class TrainConfig:
         tasks: How to build the frozen tasks, by name; likewise.
         loop: How to build the codec in the loop; likewise.
         proxy: How to build the proxy of that codec; likewise.
+        optimizer: How to build the optimizer, as a `_partial_`; likewise.
+        scheduler: How to build the learning rate scheduler, as a `_partial_` or a `vcm.modules.LRSchedule`;
+            likewise. None for what the module's `schedule` says.
+        callbacks: How to build callbacks besides vcm's own, by name.
+        logger: How to build loggers, by name.
         name: The run's name.
         run_dir: Folder of its checkpoints, figures and model.
         seed: Of every random generator.
@@ -95,6 +100,10 @@ class TrainConfig:
     network: dict[str, Any] | None = None
     loop: dict[str, Any] | None = None
     proxy: dict[str, Any] | None = None
+    optimizer: dict[str, Any] | None = None
+    scheduler: dict[str, Any] | None = None
+    callbacks: dict[str, Any] | None = None
+    logger: dict[str, Any] | None = None
     name: str = "train"
     run_dir: str = "runs/train"
     seed: int = 1

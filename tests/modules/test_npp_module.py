@@ -191,15 +191,13 @@ def test_a_batch_on_which_the_codec_fails_altogether_changes_nothing(pictures, t
                 raise CodecError("no more")
             return super().encode_array(pixels)
 
-    module = make(Later, max_failures=1.0)
-    plain, weights = module.take_step, []
+    module, weights = make(Later, max_failures=1.0), []
 
-    def step(batch):
-        plain(batch)
+    def keep(*_):
         weights.append([p.detach().clone() for p in module.network.parameters()])
         Later.broken = True  # Adam has seen gradients by now
 
-    module.take_step = step
+    module.on_train_batch_end = keep
     trainer(tmp_path, limit_train_batches=3, limit_val_batches=0).fit(module, pictures())
     first, *others = weights
     assert len(others) == 2
@@ -227,13 +225,14 @@ def fit(folder, data, epochs, resume=None):
     torch.manual_seed(0)
     module = make(proxy=LearnedProxy("jpeg", (10, 90), channels=4))
     losses = []
-    plain = module.descend
+    plain = module.training_step
 
-    def kept(loss, batch):
+    def kept(batch, batch_idx):
+        loss = plain(batch, batch_idx)
         losses.append(float(loss.detach()))
-        plain(loss, batch)
+        return loss
 
-    module.descend = kept
+    module.training_step = kept
     checkpoints = ModelCheckpoint(folder / "checkpoints", save_last=True, save_top_k=0)
     run = trainer(folder, max_epochs=epochs, enable_checkpointing=True, callbacks=[checkpoints])
     run.fit(module, data(), ckpt_path=resume, weights_only=True)
@@ -330,7 +329,6 @@ def test_pairs_are_all_drawn(drawing, monkeypatch):
     module = make(drawing=drawing)
     seen = []
     plain = module.loop.start
-    monkeypatch.setattr(module, "descend", lambda *_: None)
     monkeypatch.setattr(module, "log_dict", lambda *_, **__: None)
     monkeypatch.setattr(module.loop, "start", lambda x, q, ids: seen.append(q) or plain(x, q, ids))
     for index in range(12):
@@ -342,12 +340,10 @@ def test_pairs_are_all_drawn(drawing, monkeypatch):
 @pytest.mark.parametrize("supervision", ["features", "pseudo"])
 def test_each_pictures_loss_has_its_own_rate_and_quality(supervision, monkeypatch):
     module = make(drawing="per_picture", supervision=supervision, workers=1)
-    given = []
-    monkeypatch.setattr(module, "descend", lambda loss, _: given.append(loss.detach()))
     monkeypatch.setattr(module, "log_dict", lambda *_, **__: None)
     monkeypatch.setattr(module, "_draw", lambda count: [PAIRS[place] for place in (1, 0, 1)])
     x = crops()
-    module.training_step(Batch(x, [None] * 3, ["a", "b", "c"]), 0)
+    loss = module.training_step(Batch(x, [None] * 3, ["a", "b", "c"]), 0)
     expected = torch.zeros(())
     for image, place in zip(x, (1, 0, 1), strict=True):
         rate, quality = PAIRS[place]
@@ -357,4 +353,4 @@ def test_each_pictures_loss_has_its_own_rate_and_quality(supervision, monkeypatc
         guides = module.guide.guides([image], [None])
         task_loss = module.guide.loss([decoded], guides)
         expected += (8 * len(data) / 40**2 + 10 * rate * task_loss) / 3
-    torch.testing.assert_close(given[0], expected)
+    torch.testing.assert_close(loss.detach(), expected)

@@ -120,14 +120,14 @@ def test_a_batch_without_any_outcome_has_gradients_of_as_many_parameters(picture
             return super().encode_array(pixels)
 
     module = ProxyImitationModule(proxy(), CodecLoop(Sometimes, max_failures=1))
-    plain, known = module.take_step, []
+    plain, known = module.configure_gradient_clipping, []
 
-    def step(batch):
+    def clipping(*arguments, **options):
         known.append({n for n, p in module.network.named_parameters() if p.grad is not None})
         Sometimes.broken = True
-        plain(batch)
+        plain(*arguments, **options)
 
-    module.take_step = step
+    module.configure_gradient_clipping = clipping
     trainer(tmp_path, limit_train_batches=2, limit_val_batches=0).fit(module, pictures())
     assert len(known) == 2
     assert known[0] == known[1]  # else processes would send each other different numbers

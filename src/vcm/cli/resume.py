@@ -30,7 +30,7 @@ from vcm.files import (
 LOCK_FILE, CONFIG_FILE, INPUTS_FILE = ".lock", "config.yaml", "inputs.json"
 _CHECKPOINT_KEYS = ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step", "loops")
 _IRRELEVANT = (
-    *("trainer", "name", "run_dir", "start_from", "hydra"),
+    *("trainer", "callbacks", "logger", "name", "run_dir", "start_from", "hydra"),
     *("data.num_workers", "data.keep_in_memory", "loop.workers", "module.compile"),
 )
 """Settings that may change when a run is resumed: how long, on which devices, with how many helpers."""

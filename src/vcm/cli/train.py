@@ -9,14 +9,21 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from lightning import LightningDataModule, Trainer, seed_everything
+from lightning import LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.fabric.utilities.rank_zero import rank_zero_only
-from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks import (
+    Callback,
+    Checkpoint,
+    LearningRateMonitor,
+    ProgressBar,
+    RichProgressBar,
+)
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from vcm.cli.job import run_job
@@ -25,10 +32,10 @@ from vcm.cli.resume import check_checkpoint, check_same_settings, locked, save_s
 from vcm.config import TrainConfig
 from vcm.errors import ArgumentError, WeightsError
 from vcm.files import printable
-from vcm.modules.base import NetworkModule
-from vcm.modules.progress import LastCheckpoint, MetricsFile
+from vcm.modules.progress import FinalValidation, LastCheckpoint, MetricsFile
 
 MODEL_FILE = "model.safetensors"
+T = TypeVar("T")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -71,7 +78,7 @@ def _train(config: DictConfig, composed: DictConfig, folder: Path, *, is_main: b
     if trainer.is_global_zero and not resumes:
         save_settings(composed, folder)
     if config.start_from is not None and not resumes:
-        module.start_from(config.start_from)
+        _start_from(module, config.start_from)
     if trainer.is_global_zero and "cpu_precision" in _unresolved(config.trainer, "precision"):
         print(f"precision: {trainer.precision}, for this CPU; trainer.precision=… chooses another")
     try:
@@ -86,17 +93,28 @@ def _train(config: DictConfig, composed: DictConfig, folder: Path, *, is_main: b
                 f"nothing left to train: {folder} has done its {trainer.current_epoch} epochs; a larger "
                 "trainer.max_epochs, max_steps or max_time goes on"
             )
-        if not model.is_file():
-            raise WeightsError(f"{model} was not written: the training ended before its first step.")
-        print(f"the model: {printable(model)}")
+        written = model if hasattr(module, "save_model") else last
+        if not written.is_file():
+            raise WeightsError(f"{written} was not written: the training ended before its first step.")
+        print(f"the {'model' if written is model else 'checkpoint'}: {printable(written)}")
     return 0
+
+
+def _start_from(module: LightningModule, path: str) -> None:
+    if not callable(start_from := getattr(module, "start_from", None)):
+        raise ArgumentError(
+            "start_from",
+            expected=f"null for {type(module).__name__}, which has no start_from(path)",
+            got=path,
+        )
+    start_from(path)
 
 
 def _try_out(config: DictConfig, folder: Path) -> int:
     """A few batches through everything, from the start, that leave nothing behind."""
     module, data, trainer = _build(config, [MetricsFile(None, print)], folder)
     if config.start_from is not None:
-        module.start_from(config.start_from)
+        _start_from(module, config.start_from)
     _fit(trainer, module, data, None)
     if trainer.is_global_zero:
         with suppress(OSError):
@@ -107,13 +125,27 @@ def _try_out(config: DictConfig, folder: Path) -> int:
 
 def _build(
     config: DictConfig, callbacks: list[Callback], folder: Path
-) -> tuple[NetworkModule, LightningDataModule, Trainer]:
-    """The module, the data and the trainer, which has the user's callbacks besides vcm's."""
+) -> tuple[LightningModule, LightningDataModule, Trainer]:
+    """The module, the data and the trainer, which has the user's callbacks and loggers beside vcm's.
+
+    Raises:
+        ArgumentError: If one of them is something else, or the module cannot train as the trainer says.
+    """
     seed_everything(config.seed, workers=True, verbose=False)
-    data: LightningDataModule = instantiate(config.data)
-    module: NetworkModule = instantiate(config.module)
-    callbacks += _user_callbacks(config.trainer)
+    data = instantiate(config.data)
+    if not isinstance(data, LightningDataModule):
+        raise ArgumentError("data", expected="a lightning.LightningDataModule", got=data)
+    module = instantiate(config.module)
+    _check_module(module, config.trainer)
+    loggers = [
+        _instance(f"logger.{name}", Logger, part)  # type: ignore[type-abstract]  # any subclass
+        for name, part in (config.logger or {}).items()
+        if part is not None
+    ]
+    callbacks += _user_callbacks(config, has_logger=bool(loggers or config.trainer.get("logger")))
     settings: dict[str, Any] = {"callbacks": callbacks}
+    if loggers:
+        settings["logger"] = loggers
     settings["default_root_dir"] = config.trainer.get("default_root_dir") or str(folder)
     bars = any(isinstance(callback, ProgressBar) for callback in callbacks)
     shows = bars or config.trainer.get("enable_progress_bar", sys.stderr.isatty())
@@ -125,7 +157,35 @@ def _build(
     plan = config.trainer.copy()
     with open_dict(plan):
         plan.pop("callbacks", None)
-    return module, data, instantiate(plan, **settings)
+    trainer: Trainer = instantiate(plan, **settings)
+    trainer.callbacks.append(FinalValidation())  # type: ignore[attr-defined]  # after Lightning's own Timer
+    return module, data, trainer
+
+
+def _check_module(module: object, plan: DictConfig) -> None:
+    """Raise ArgumentError unless Lightning can train the module with these settings."""
+    if not isinstance(module, LightningModule):
+        raise ArgumentError("module", expected="a lightning.LightningModule", got=module)
+    missing = [
+        name
+        for name in ("training_step", "configure_optimizers")
+        if getattr(type(module), name) is getattr(LightningModule, name)
+    ]
+    if missing:
+        raise ArgumentError(
+            "module", expected=f"one that defines {' and '.join(missing)}", got=type(module).__name__
+        )
+    if not module.automatic_optimization:
+        for name, default in (("gradient_clip_val", None), ("accumulate_grad_batches", 1)):
+            if (given := plan.get(name, default)) not in (None, default):
+                raise ArgumentError(
+                    f"trainer.{name}",
+                    expected=f"{default} for {type(module).__name__}, which steps each width by itself"
+                    if default
+                    else f"null for {type(module).__name__}, which uses manual optimization",
+                    got=given,
+                    remedy="Use module.max_norm." if default is None else "Use data.batch_size.",
+                )
 
 
 def _unresolved(plan: DictConfig, key: str) -> str:
@@ -134,31 +194,44 @@ def _unresolved(plan: DictConfig, key: str) -> str:
     return str(content.get(key)) if isinstance(content, dict) else ""
 
 
-def _user_callbacks(plan: DictConfig) -> list[Callback]:
-    """The callbacks that trainer.callbacks names: a list, a mapping by name, or one.
+def _user_callbacks(config: DictConfig, *, has_logger: bool) -> list[Callback]:
+    """The callbacks that the group `callbacks` and `trainer.callbacks` (a list, a mapping, or one) name.
 
     Raises:
         ArgumentError: If one of them is no Lightning callback.
     """
-    wanted = plan.get("callbacks")
+    made = []
+    for name, part in (config.callbacks or {}).items():
+        callback = None if part is None else _instance(f"callbacks.{name}", Callback, part)
+        if isinstance(callback, LearningRateMonitor) and not has_logger:
+            print(f"callbacks.{name}: skipped, for there is no logger; logger=csv adds one")
+        elif callback is not None:
+            made.append(callback)
+    wanted = config.trainer.get("callbacks")
     if wanted is None:
-        return []
+        return made
     if isinstance(wanted, DictConfig):
         wanted = [wanted] if "_target_" in wanted else [part for part in wanted.values() if part is not None]
     elif not isinstance(wanted, ListConfig):
         raise ArgumentError("trainer.callbacks", expected="a list of {_target_: …}", got=wanted)
-    made = [instantiate(part) for part in wanted]
-    for callback in made:
-        if not isinstance(callback, Callback):
-            raise ArgumentError(
-                "trainer.callbacks",
-                expected="a list of {_target_: …} that give lightning.pytorch.callbacks.Callback objects",
-                got=callback,
-            )
+    return [*made, *(_instance("trainer.callbacks", Callback, part) for part in wanted)]
+
+
+def _instance(name: str, kind: type[T], plan: object) -> T:
+    """Build an object of a kind."""
+    made = instantiate(plan) if isinstance(plan, DictConfig) and "_target_" in plan else plan
+    if not isinstance(made, kind):
+        raise ArgumentError(
+            name,
+            expected=f"{{_target_: …}} that gives a {kind.__module__.rpartition('.')[0]}.{kind.__name__}",
+            got=made,
+        )
     return made
 
 
-def _fit(trainer: Trainer, module: NetworkModule, data: LightningDataModule, checkpoint: Path | None) -> None:
+def _fit(
+    trainer: Trainer, module: LightningModule, data: LightningDataModule, checkpoint: Path | None
+) -> None:
     """Call `trainer.fit`, with tensors alone from the checkpoint where Lightning offers that (from 2.6 on).
 
     Raises:

@@ -3,11 +3,13 @@
 from vcm.modules.codec_loop import CodecLoop
 from vcm.modules.preprocessor import NPPModule
 from vcm.modules.proxy import ProxyCodecModule, ProxyImitationModule
+from vcm.modules.schedules import LRSchedule
 from vcm.modules.slimmable import SlimmableModule
 from vcm.modules.task import TaskModule
 
 __all__ = [
     "CodecLoop",
+    "LRSchedule",
     "NPPModule",
     "ProxyCodecModule",
     "ProxyImitationModule",

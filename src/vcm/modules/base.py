@@ -13,9 +13,11 @@ import torch
 from lightning import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ParallelStrategy
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Adam, Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from vcm.data import Batch
 from vcm.errors import ArgumentError
@@ -24,33 +26,43 @@ from vcm.modules.checks import check_between
 from vcm.modules.codec_loop import CodecLoop
 from vcm.modules.processes import average_over_processes
 from vcm.modules.randomness import RandomState, random_state, restore_random_state
+from vcm.modules.schedules import LRSchedule, OptimizerFactory, SchedulerFactory, checked_schedule
 from vcm.nn.content import state_sha256
 
 Schedule = Literal["plateau", "cosine"]
 _PRECISIONS = ("32-true", "bf16-mixed")
+_NEVER = 1 << 62
+"""Epochs between Lightning's own steps of the default plateau schedule, which `end_validation` steps."""
+_SCALED_PRECISION = "16-mixed"
+"""Works with automatic optimization only, where Lightning unscales gradients before they are clipped."""
 
 
 class NetworkModule(LightningModule, ABC):
-    """Trains a network with Adam, whose steps are taken by hand.
+    """Base of vcm's LightningModules: optimizer, learning rate schedule, gradient checks, exact resuming.
 
-    Gradients are averaged over processes here, so that DDP needs no search for unused parameters, and are
-    clipped before each step. Works in float32 and "bf16-mixed", on one device or under DDP. Random numbers
-    are part of checkpoints: a resumed run takes the same next step. Frozen networks are not; a run is resumed
-    with the same ones only.
+    Uses automatic optimization unless a subclass sets `automatic_optimization = False`, so that Lightning's
+    `gradient_clip_val`, `gradient_clip_algorithm`, `accumulate_grad_batches` and precision plugins apply.
+    Gradients are averaged over processes here, so that DDP needs no search for unused parameters. A step
+    whose gradients are all 0 is skipped, and one that is not finite ends the training before any weight
+    changes. Random states are part of checkpoints: a resumed run takes the same next step. Frozen networks
+    are not part of them, and a resumed run must have the same ones.
 
     Args:
-        network: What is trained.
-        frozen: Networks that training only uses.
-        learning_rate: Of Adam.
-        max_norm: Largest gradient norm; larger gradients are scaled down to it.
-        schedule: "plateau" lowers the learning rate where validation stops improving; "cosine" brings it to
-            nothing over the trainer's epochs, of which there must then be a largest number; a run that goes
-            on with another number goes on at its place in the new course.
-        plateau_epochs: Validations without improvement of the loss after which the learning rate is lowered.
-        plateau_factor: By what it is multiplied then.
+        network: The network to train.
+        frozen: Networks that training uses without changing them.
+        learning_rate: Learning rate of the optimizer, above 0.
+        max_norm: Largest norm of the gradient, above 0; larger ones are scaled down to it. The trainer's
+            `gradient_clip_val` takes its place where it is set.
+        schedule: "plateau" lowers the learning rate when the validation loss stops improving; "cosine"
+            lowers it to 0 over the trainer's `max_epochs`. Ignored with a `scheduler`.
+        plateau_epochs: Number of validations without improvement before the learning rate is lowered.
+        plateau_factor: Factor by which it is lowered, from 0 to below 1.
+        optimizer: Called with parameters and `lr`; returns the optimizer. None for `torch.optim.Adam`.
+        scheduler: Called with the optimizer; returns the learning rate scheduler, which is stepped once an
+            epoch. An `LRSchedule` says more. None for what `schedule` says.
 
     Raises:
-        ArgumentError: If a number is out of its range.
+        ArgumentError: If an argument is out of its range.
     """
 
     loop: CodecLoop | None = None
@@ -66,9 +78,10 @@ class NetworkModule(LightningModule, ABC):
         schedule: Schedule = "plateau",
         plateau_epochs: int = 20,
         plateau_factor: float = 0.5,
+        optimizer: OptimizerFactory | None = None,
+        scheduler: SchedulerFactory | LRSchedule | None = None,
     ) -> None:
         super().__init__()
-        self.automatic_optimization = False
         self.network = network
         self.learning_rate = check_weight("learning_rate", learning_rate)
         self.max_norm = check_weight("max_norm", max_norm)
@@ -78,9 +91,18 @@ class NetworkModule(LightningModule, ABC):
             raise ArgumentError("schedule", expected=" or ".join(get_args(Schedule)), got=schedule)
         self.schedule = schedule
         self.plateau = (plateau_epochs, plateau_factor)
+        if optimizer is not None and not callable(optimizer):
+            raise ArgumentError(
+                "optimizer", expected="null or a class or _partial_ of torch.optim", got=optimizer
+            )
+        self._make_optimizer: OptimizerFactory = Adam if optimizer is None else optimizer
+        self._scheduler = checked_schedule(scheduler)
         self._frozen = list(frozen)  # no part of this module's checkpoints
         self._frozen_sha256: list[str] = []
         self._random_state: RandomState | None = None
+        self._image_ids: list[str] = []
+        self._stepped_by = ("epoch", 1)
+        self._validates_every = 1
 
     @abstractmethod
     def save_model(self, path: Path, **notes: str) -> None:
@@ -101,23 +123,61 @@ class NetworkModule(LightningModule, ABC):
 
     # --- steps --------------------------------------------------------------------------------------------
 
-    def configure_optimizers(self) -> tuple[list[Optimizer], list[ReduceLROnPlateau]]:
-        """Adam for each group of parameters, and a plateau schedule for the first.
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Build the optimizer and its scheduler; groups of parameters after the first have Adam.
+
+        Returns:
+            Optimizers and schedulers, as Lightning takes them.
 
         Raises:
-            ArgumentError: If a cosine schedule does not know where it ends.
+            ArgumentError: If a cosine schedule does not know where it ends, or what `optimizer` or
+                `scheduler` builds is no optimizer or scheduler.
         """
-        optimizers: list[Optimizer] = [Adam(part, lr=rate) for part, rate in self.parameter_groups()]
-        if self.schedule == "plateau":
-            epochs, factor = self.plateau
-            return optimizers, [ReduceLROnPlateau(optimizers[0], patience=epochs, factor=factor)]
-        self._max_epochs()
-        return optimizers, []
+        self._validates_every = self.trainer.check_val_every_n_epoch or 1
+        (main, learning_rate), *others = self.parameter_groups()
+        optimizers = [self._optimizer(main, learning_rate), *(Adam(part, lr=rate) for part, rate in others)]
+        if self._scheduler is None and self.schedule == "cosine":
+            self._max_epochs()
+            return optimizers, []
+        if self._scheduler is None:
+            patience, factor = self.plateau
+            plateau = ReduceLROnPlateau(optimizers[0], patience=patience, factor=factor)
+            built: dict[str, Any] = {"scheduler": plateau, "monitor": "val/loss", "frequency": _NEVER}
+        else:
+            built = self._scheduler.build(optimizers[0], self._num_steps)
+        if not self.automatic_optimization:
+            self._stepped_by = built.get("interval", "epoch"), built.get("frequency", 1)
+            return optimizers, [built["scheduler"]]
+        return optimizers, [built]  # type: ignore[return-value]  # as documented
+
+    def _optimizer(self, parameters: list[nn.Parameter], learning_rate: float) -> Optimizer:
+        try:
+            optimizer = self._make_optimizer(parameters, lr=learning_rate)
+        except (TypeError, ValueError) as error:
+            raise ArgumentError(
+                "optimizer", expected="one that takes parameters and lr", got=f"{error}"
+            ) from error
+        if not isinstance(optimizer, Optimizer):
+            raise ArgumentError(
+                "optimizer", expected="one that builds a torch.optim.Optimizer", got=optimizer
+            )
+        return optimizer
+
+    def _num_steps(self) -> int:
+        """Number of times that a scheduler of every step is stepped in the whole training."""
+        number = self.trainer.estimated_stepping_batches
+        if not math.isfinite(number) or number < 1:
+            raise ArgumentError(
+                "trainer.max_steps",
+                expected="a limit, or trainer.max_epochs, for a scheduler that is stepped with each batch",
+                got=self.trainer.max_steps,
+            )
+        return int(number)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Set the first group's learning rate, in a cosine schedule, by how much of the training is done."""
-        del batch
-        if self.schedule == "cosine":
+        self._image_ids = list(batch.image_ids)
+        if self._scheduler is None and self.schedule == "cosine":
             epochs = self.trainer.current_epoch + batch_idx / self.trainer.num_training_batches
             factor = (1 + math.cos(math.pi * epochs / self._max_epochs())) / 2
             for group in self._every_optimizer()[0].param_groups:
@@ -135,50 +195,100 @@ class NetworkModule(LightningModule, ABC):
         """Parameters with their learning rate; gradients of the first group are clipped."""
         return [([p for p in self.network.parameters() if p.requires_grad], self.learning_rate)]
 
-    def descend(self, loss: Tensor, batch: Batch) -> None:
-        """Work out gradients and take a step."""
-        with self.without_sync():
-            self.manual_backward(loss)
-        self.take_step(batch)
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer | LightningOptimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Average gradients over processes, check and clip them; drop them if all are 0.
 
-    def take_step(self, batch: Batch) -> None:
-        """Average gradients over processes, clip them, step every optimizer; nothing if all gradients are 0.
+        Args:
+            optimizer: Whose gradients.
+            gradient_clip_val: The trainer's; None clips the norm to `max_norm`.
+            gradient_clip_algorithm: The trainer's, "norm" or "value".
 
         Raises:
             ArgumentError: If a gradient is not finite, in every process alike and before any weight changes.
         """
-        optimizers = self._every_optimizer()
-        parameters = [
-            p for group in optimizers[0].param_groups for p in group["params"] if p.grad is not None
-        ]
-        average_over_processes([p.grad for p in parameters if p.grad is not None])
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_norm)
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        average_over_processes(gradients)
+        norms = [torch.linalg.vector_norm(gradient) for gradient in gradients]
+        norm = torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
         if not norm.isfinite():
+            if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+                return  # the scaler skips this step and lowers its scale
             raise ArgumentError(
                 "gradient norm",
                 expected="finite",
                 got=float(norm),
-                remedy=f"Lower learning_rate; the batch was {', '.join(batch.image_ids)}.",
+                remedy=f"Lower learning_rate; the batch was {', '.join(self._image_ids)}.",
             )
+        if norm == 0:  # else Adam would go on with the steps before
+            optimizer.zero_grad(set_to_none=True)
+        elif gradient_clip_val is None:
+            torch.nn.utils.clip_grad_norm_(parameters, self.max_norm)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)  # type: ignore[arg-type]  # either
+
+    def take_step(self) -> None:
+        """With manual optimization: clip gradients as above and step every optimizer."""
+        optimizers = self._every_optimizer()
+        self.configure_gradient_clipping(optimizers[0])
+        has_gradient = any(p.grad is not None for g in optimizers[0].param_groups for p in g["params"])
         for optimizer in optimizers:
-            if norm > 0:  # else Adam would go on with the steps before
+            if has_gradient:
                 optimizer.step()
             optimizer.zero_grad()
 
     def without_sync(self) -> AbstractContextManager[None]:
-        """Keep DDP from averaging gradients; `take_step` does."""
+        """With manual optimization: keep DDP from averaging gradients; `take_step` does."""
         strategy = self.trainer.strategy
         return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
+
+    def step_schedulers(self, interval: str) -> None:
+        """With manual optimization: step a scheduler that is not driven by the validation loss.
+
+        Args:
+            interval: "step" after a batch, "epoch" after an epoch.
+        """
+        scheduler = self.lr_schedulers()
+        if self._scheduler is None or isinstance(scheduler, ReduceLROnPlateau):
+            return
+        assert isinstance(scheduler, LRScheduler)
+        wanted, frequency = self._stepped_by
+        number = self.trainer.fit_loop.total_batch_idx if interval == "step" else self.trainer.current_epoch
+        if wanted == interval and (number + 1) % frequency == 0:
+            scheduler.step()
+
+    def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
+        """With manual optimization, step a scheduler of every batch."""
+        del outputs, batch, batch_idx
+        if not self.automatic_optimization:
+            self.step_schedulers("step")
+
+    def on_train_epoch_end(self) -> None:
+        """With manual optimization, step a scheduler of every epoch."""
+        if not self.automatic_optimization:
+            self.step_schedulers("epoch")
 
     def _every_optimizer(self) -> Sequence[LightningOptimizer]:
         optimizers = self.optimizers()
         return optimizers if isinstance(optimizers, list) else [optimizers]
 
     def end_validation(self, total: float) -> None:
-        """Log the loss of a validation and step a plateau schedule with it."""
+        """Log the loss of a validation, and step a plateau schedule with it unless Lightning does.
+
+        Args:
+            total: The loss.
+        """
         self.log("val/loss", total, prog_bar=True, sync_dist=True)
+        if self.automatic_optimization and self._scheduler is not None:
+            return
         schedule = self.lr_schedulers()
-        if isinstance(schedule, ReduceLROnPlateau) and not self.trainer.sanity_checking:
+        is_due = (self.trainer.current_epoch + 1) % self._validates_every == 0
+        if isinstance(schedule, ReduceLROnPlateau) and is_due and not self.trainer.sanity_checking:
             schedule.step(total)
 
     # --- Lightning's plumbing -----------------------------------------------------------------------------
@@ -192,9 +302,10 @@ class NetworkModule(LightningModule, ABC):
             ArgumentError: If the trainer's precision is one in which gradients would be clipped wrongly, or
                 weights too coarse to learn.
         """
-        if stage == "fit" and self.trainer.precision not in _PRECISIONS:
+        precisions = (*_PRECISIONS, *([_SCALED_PRECISION] if self.automatic_optimization else []))
+        if stage == "fit" and self.trainer.precision not in precisions:
             raise ArgumentError(
-                "trainer.precision", expected=f"one of {', '.join(_PRECISIONS)}", got=self.trainer.precision
+                "trainer.precision", expected=f"one of {', '.join(precisions)}", got=self.trainer.precision
             )
         device = self.trainer.strategy.root_device  # self.device still is the CPU
         for network in self._frozen:
@@ -232,6 +343,16 @@ class NetworkModule(LightningModule, ABC):
                 expected=f"the folder of a run with the same weights of what is frozen ({names})",
                 got="one with others",
                 remedy="Choose another run_dir= or name=, or remove the folder to begin anew.",
+            )
+        strategy = self.trainer.strategy
+        if isinstance(strategy.model, DistributedDataParallel):
+            if self.automatic_optimization:  # Lightning sets the flag itself otherwise; see without_sync
+                strategy.model.require_backward_grad_sync = False  # configure_gradient_clipping averages
+        elif isinstance(strategy, ParallelStrategy) and self.trainer.world_size > 1:
+            raise ArgumentError(
+                "trainer.strategy",
+                expected="ddp, which averages whole gradients",
+                got=type(strategy).__name__,
             )
         if self._random_state is not None:
             restore_random_state(self._random_state)

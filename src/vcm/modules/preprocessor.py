@@ -22,6 +22,7 @@ from vcm.modules.codec_loop import CodecLoop, check_stands_in
 from vcm.modules.figures import Figures
 from vcm.modules.memory import Memory
 from vcm.modules.processes import is_repeated
+from vcm.modules.schedules import LRSchedule, OptimizerFactory, SchedulerFactory
 from vcm.modules.supervision import Guide, Supervision, TaskSupervision
 from vcm.nn.preprocessor import NPP, QuantizationAdaptiveNPP, load_preprocessor, save_preprocessor
 from vcm.nn.proxy import Proxy
@@ -83,6 +84,8 @@ class NPPModule(NetworkModule):
         schedule: See `NetworkModule`.
         plateau_epochs: See `NetworkModule`.
         plateau_factor: See `NetworkModule`.
+        optimizer: See `NetworkModule`.
+        scheduler: See `NetworkModule`.
 
     Raises:
         ArgumentError: If the proxy is of another codec or not for a pair's quality, the network not for a
@@ -112,6 +115,8 @@ class NPPModule(NetworkModule):
         schedule: Schedule = "plateau",
         plateau_epochs: int = 20,
         plateau_factor: float = 0.5,
+        optimizer: OptimizerFactory | None = None,
+        scheduler: SchedulerFactory | LRSchedule | None = None,
     ) -> None:
         check_stands_in(proxy, loop)
         # In training mode, but with nothing to train: noisy symbols tell more of the rate.
@@ -124,8 +129,10 @@ class NPPModule(NetworkModule):
             schedule=schedule,
             plateau_epochs=plateau_epochs,
             plateau_factor=plateau_factor,
+            optimizer=optimizer,
+            scheduler=scheduler,
         )
-        self.save_hyperparameters(ignore=["network", "proxy", "task", "loop"])
+        self.save_hyperparameters(ignore=["network", "proxy", "task", "loop", "optimizer", "scheduler"])
         self.pairs = _check_pairs(pairs, network, proxy, loop)
         self.weights = {
             name: check_between(name, value, 0, math.inf)
@@ -144,15 +151,15 @@ class NPPModule(NetworkModule):
         self.figures = nn.ModuleList(PairFigures(task) for _ in self.pairs)
         self._memory: Memory[tuple[Sequence[Guide], list[Target]]] = Memory()
 
-    def training_step(self, batch: Batch, batch_index: int) -> None:
-        """One step on crops, at one of the pairs or one each."""
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """Loss of crops, at one of the pairs or one each; 0 if the codec fails on all of them."""
         del batch_index
         x = crops_of(batch)
         _check_can_normalize(x, self.network.stride)
         pairs = self._draw(len(x))
         rates, qualities = x.new_tensor(pairs).unbind(dim=1)
         proxy, _ = self._parts
-        filtered = self.network(x, rates).float()
+        filtered: Tensor = self.network(x, rates).float()
         coded = self.loop.start(filtered, [quality for _, quality in pairs], batch.image_ids)
         proxied = proxy(filtered, qualities)
         guides = self.guide.guides(list(x), batch.targets)
@@ -160,8 +167,7 @@ class NPPModule(NetworkModule):
         kept = outcome.kept
         self.log_dict({"train/codec_failures": float(self.loop.num_failures)}, prog_bar=True)
         if len(kept) == 0:
-            self.descend(0 * filtered.sum(), batch)  # other processes wait for gradients
-            return
+            return 0 * filtered.sum()  # other processes wait for gradients
         decoded = straight_through(outcome.decoded, proxied.decoded.float()[kept])
         bpp = straight_through(outcome.bpp, proxied.bpp.float()[kept]).mean()
         distortion = (filtered - x)[kept].pow(2).mean()
@@ -173,7 +179,6 @@ class NPPModule(NetworkModule):
             losses = self.guide.losses(list(decoded), kept_guides)
             task_loss, weighted = losses.mean(), (rates[kept] * losses).mean()
         loss = self._loss(bpp, distortion, weighted)
-        self.descend(loss, batch)
         self.log_dict(
             {
                 "train/loss": loss.detach(),
@@ -182,6 +187,7 @@ class NPPModule(NetworkModule):
             },
             prog_bar=True,
         )
+        return loss
 
     def _draw(self, count: int) -> list[tuple[float, float]]:
         """The pairs of a batch's pictures."""

@@ -13,7 +13,6 @@ from lightning.pytorch.callbacks import Callback
 
 from vcm.errors import OutputError
 from vcm.files import read_text, temporary_path, write_text
-from vcm.modules.base import NetworkModule
 
 
 class MetricsFile(Callback):
@@ -79,7 +78,7 @@ class LastCheckpoint(Callback):
 
     Args:
         checkpoint: The checkpoint's path; its folder is made.
-        model: The model file's path.
+        model: The model file's path; it is written if the module has `save_model(path, **notes)`.
         notes: Metadata of the model file.
 
     Attributes:
@@ -119,9 +118,39 @@ class LastCheckpoint(Callback):
             self._save_model(pl_module)
 
     def _save_model(self, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, NetworkModule)
-        with _output(self.model):
-            pl_module.save_model(self.model, **self.notes)
+        if callable(save_model := getattr(pl_module, "save_model", None)):
+            with _output(self.model):
+                save_model(self.model, **self.notes)
+
+
+class FinalValidation(Callback):
+    """Validates after the last step of a training, so that its final weights have figures.
+
+    Lightning validates every `check_val_every_n_epoch` epochs only, and a training may end between two such
+    epochs: by `max_steps`, `max_epochs`, `max_time`, or a callback. Must be the last callback.
+    """
+
+    def __init__(self) -> None:
+        self._every: int | None = None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        """Let Lightning validate after this batch if no other follows."""
+        del pl_module, outputs, batch, batch_idx
+        reached = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
+        last_epoch = trainer.max_epochs not in (None, -1) and trainer.current_epoch + 1 == trainer.max_epochs
+        if (reached or trainer.should_stop or (last_epoch and trainer.is_last_batch)) and self._every is None:
+            self._every = trainer.check_val_every_n_epoch
+            if self._every is not None:
+                trainer.check_val_every_n_epoch = 1
+            trainer.should_stop = trainer.should_stop or reached
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Restore the trainer's setting, which a `ModelCheckpoint` looks at until here."""
+        del pl_module
+        if self._every is not None:
+            trainer.check_val_every_n_epoch, self._every = self._every, None
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from vcm.modules.base import NetworkModule, Schedule, crops_of
 from vcm.modules.checks import check_between
 from vcm.modules.codec_loop import CodecLoop, check_stands_in
 from vcm.modules.processes import is_repeated
+from vcm.modules.schedules import LRSchedule, OptimizerFactory, SchedulerFactory
 from vcm.nn.proxy import LearnedProxy, Proxy, load_proxy, save_proxy
 
 _NUM_VALIDATED = 3
@@ -60,6 +61,8 @@ class ProxyCodecModule(_ProxyModule):
         schedule: See `NetworkModule`.
         plateau_epochs: See `NetworkModule`.
         plateau_factor: See `NetworkModule`.
+        optimizer: See `NetworkModule`.
+        scheduler: See `NetworkModule`.
 
     Raises:
         ArgumentError: If a number is out of its range.
@@ -77,6 +80,8 @@ class ProxyCodecModule(_ProxyModule):
         schedule: Schedule = "plateau",
         plateau_epochs: int = 20,
         plateau_factor: float = 0.5,
+        optimizer: OptimizerFactory | None = None,
+        scheduler: SchedulerFactory | LRSchedule | None = None,
     ) -> None:
         super().__init__(
             network,
@@ -85,8 +90,10 @@ class ProxyCodecModule(_ProxyModule):
             schedule=schedule,
             plateau_epochs=plateau_epochs,
             plateau_factor=plateau_factor,
+            optimizer=optimizer,
+            scheduler=scheduler,
         )
-        self.save_hyperparameters(ignore=["network"])
+        self.save_hyperparameters(ignore=["network", "optimizer", "scheduler"])
         if not isinstance(network, LearnedProxy):
             raise ArgumentError(
                 "network",
@@ -106,14 +113,14 @@ class ProxyCodecModule(_ProxyModule):
         ((parameters, rate),) = super().parameter_groups()
         return [([p for p in parameters if p is not self.network.calibration], rate)]
 
-    def training_step(self, batch: Batch, batch_index: int) -> None:
-        """One step on crops, each at a quality of its own."""
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """Loss of crops, each at a quality of its own."""
         del batch_index
         x = crops_of(batch)
         low, high = self.network.qualities
         bpp, _, loss = self._outcome(x, low + (high - low) * torch.rand(len(x), device=x.device))
-        self.descend(loss.mean(), batch)
         self.log_dict({"train/bpp": bpp.detach().mean(), "train/loss": loss.detach().mean()}, prog_bar=True)
+        return loss.mean()
 
     def _outcome(self, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """bpp, MSE and loss of each picture."""
@@ -173,6 +180,8 @@ class ProxyImitationModule(_ProxyModule):
         schedule: See `NetworkModule`.
         plateau_epochs: See `NetworkModule`.
         plateau_factor: See `NetworkModule`.
+        optimizer: See `NetworkModule`.
+        scheduler: See `NetworkModule`.
 
     Raises:
         ArgumentError: If the proxy is of another codec or for qualities that it has not, or a number is out
@@ -193,6 +202,8 @@ class ProxyImitationModule(_ProxyModule):
         schedule: Schedule = "plateau",
         plateau_epochs: int = 20,
         plateau_factor: float = 0.5,
+        optimizer: OptimizerFactory | None = None,
+        scheduler: SchedulerFactory | LRSchedule | None = None,
     ) -> None:
         super().__init__(
             network,
@@ -201,8 +212,10 @@ class ProxyImitationModule(_ProxyModule):
             schedule=schedule,
             plateau_epochs=plateau_epochs,
             plateau_factor=plateau_factor,
+            optimizer=optimizer,
+            scheduler=scheduler,
         )
-        self.save_hyperparameters(ignore=["network", "loop"])
+        self.save_hyperparameters(ignore=["network", "loop", "optimizer", "scheduler"])
         check_stands_in(network, loop)
         if not any(parameter.requires_grad for parameter in network.parameters()):
             raise ArgumentError(
@@ -226,8 +239,8 @@ class ProxyImitationModule(_ProxyModule):
         """Write the proxy, and for which settings of the codec it is; see `load_proxy`."""
         super().save_model(path, **notes, codec_settings=json.dumps(self.loop.conventions))
 
-    def training_step(self, batch: Batch, batch_index: int) -> None:
-        """One step on crops, each at a quality of its own; every other one with rounded symbols."""
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """Loss of crops, each at a quality of its own; for every other batch with rounded symbols."""
         self.network.train(batch_index % 2 == 0)
         x = crops_of(batch)
         quality = self._draw(len(x))
@@ -236,14 +249,12 @@ class ProxyImitationModule(_ProxyModule):
         outcome = coded()
         self.log_dict({"train/codec_failures": float(self.loop.num_failures)}, prog_bar=True)
         if len(outcome.kept) == 0:
-            # other processes wait for gradients, of as many parameters
-            self.descend(0 * (output.bpp.sum() + output.decoded.sum()), batch)
-            return
+            nothing: Tensor = 0 * (output.bpp.sum() + output.decoded.sum())
+            return nothing  # other processes wait for gradients, of as many parameters
         decoded, bpp = output.decoded[outcome.kept], output.bpp[outcome.kept]
         loss = imitation(
             decoded, bpp, outcome.decoded, outcome.bpp, x=x[outcome.kept], rate_weight=self.rate_weight
         )
-        self.descend(loss.loss, batch)
         self.log_dict(
             {
                 "train/loss": loss.loss.detach(),
@@ -252,6 +263,7 @@ class ProxyImitationModule(_ProxyModule):
             },
             prog_bar=True,
         )
+        return loss.loss
 
     def _draw(self, number: int) -> Tensor:
         """Qualities over the proxy's range, on the codec's scale."""

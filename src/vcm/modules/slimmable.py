@@ -18,6 +18,7 @@ from vcm.modules.base import NetworkModule, Schedule, crops_of
 from vcm.modules.checks import check_between
 from vcm.modules.figures import PictureFigures, TaskFigures, WidthFigures
 from vcm.modules.processes import is_repeated
+from vcm.modules.schedules import LRSchedule, OptimizerFactory, SchedulerFactory
 from vcm.nn.padding import pad_to_multiple
 from vcm.nn.slimmable import RECONSTRUCTION, CodecOutput, MultiTaskNetwork, load_network, save_network
 from vcm.tasks import Task
@@ -39,7 +40,8 @@ class SlimmableModule(NetworkModule):
     For each batch and each width: backward, gradients averaged over processes, clipped, a step; then a step
     of the auxiliary optimizer for that width's own quantiles. (The published code clips after the narrow
     width's step, and steps every width's quantiles each time.) With `stepping="accumulated"`, gradients of
-    all widths go into one step.
+    all widths go into one step. This is manual optimization in Lightning's terms: the trainer's
+    `gradient_clip_val` and `accumulate_grad_batches` cannot be used; use `max_norm` and larger batches.
 
     Training batches are crops, of which the task's features are taken as they are: crops must have sides that
     are multiples of the task network's stride. In validation, pictures are prepared as the task prepares
@@ -70,6 +72,8 @@ class SlimmableModule(NetworkModule):
         schedule: "plateau" or "cosine"; see `NetworkModule`.
         plateau_epochs: Validations without improvement of the loss after which the learning rate is lowered.
         plateau_factor: By what it is multiplied then.
+        optimizer: See `NetworkModule`; of the quantiles it stays Adam.
+        scheduler: See `NetworkModule`.
         pseudo_score: Boxes at or above this score are pseudo-labels in validation.
         compile: Whether to run the network through torch.compile.
 
@@ -97,6 +101,8 @@ class SlimmableModule(NetworkModule):
         plateau_factor: float = 0.5,
         pseudo_score: float = 0.3,
         compile: bool = False,
+        optimizer: OptimizerFactory | None = None,
+        scheduler: SchedulerFactory | LRSchedule | None = None,
     ) -> None:
         super().__init__(
             network,
@@ -106,8 +112,11 @@ class SlimmableModule(NetworkModule):
             schedule=schedule,
             plateau_epochs=plateau_epochs,
             plateau_factor=plateau_factor,
+            optimizer=optimizer,
+            scheduler=scheduler,
         )
-        self.save_hyperparameters(ignore=["network", "tasks"])
+        self.automatic_optimization = False  # a step for each width
+        self.save_hyperparameters(ignore=["network", "tasks", "optimizer", "scheduler"])
         self.network: MultiTaskNetwork = network
         needed = [task for task in network.tasks if task != RECONSTRUCTION]
         if set(tasks) != set(needed):
@@ -171,7 +180,7 @@ class SlimmableModule(NetworkModule):
                 self.manual_backward(outcome.loss)
                 self.manual_backward(self.network.auxiliary_loss(task))
             if self.stepping == "per_width":
-                self.take_step(batch)
+                self.take_step()
             total += outcome.loss.detach()
             name = "mse" if task == RECONSTRUCTION else "feature_error"
             self.log_dict(
@@ -181,7 +190,7 @@ class SlimmableModule(NetworkModule):
                 }
             )
         if self.stepping == "accumulated":
-            self.take_step(batch)
+            self.take_step()
         self.log("train/loss", total, prog_bar=True)
 
     def _draw(self) -> int:

@@ -17,6 +17,7 @@ from vcm.modules.codec_loop import CodecLoop
 from vcm.modules.figures import Figures
 from vcm.modules.memory import Memory
 from vcm.modules.processes import is_repeated
+from vcm.modules.schedules import LRSchedule, OptimizerFactory, SchedulerFactory
 from vcm.modules.supervision import Guide, Supervision, TaskSupervision
 from vcm.nn.preprocessor import NPP, QuantizationAdaptiveNPP
 from vcm.tasks import Task, fine_tuned
@@ -64,6 +65,8 @@ class TaskModule(NetworkModule):
         schedule: See `NetworkModule`.
         plateau_epochs: See `NetworkModule`.
         plateau_factor: See `NetworkModule`.
+        optimizer: See `NetworkModule`.
+        scheduler: See `NetworkModule`.
 
     Raises:
         ArgumentError: If a quality is not on the codec's scale, the rates do not go with the preprocessor, or
@@ -89,6 +92,8 @@ class TaskModule(NetworkModule):
         schedule: Schedule = "plateau",
         plateau_epochs: int = 20,
         plateau_factor: float = 0.5,
+        optimizer: OptimizerFactory | None = None,
+        scheduler: SchedulerFactory | LRSchedule | None = None,
     ) -> None:
         frozen = [] if preprocessor is None else [preprocessor.requires_grad_(False).eval()]
         super().__init__(
@@ -99,8 +104,10 @@ class TaskModule(NetworkModule):
             schedule=schedule,
             plateau_epochs=plateau_epochs,
             plateau_factor=plateau_factor,
+            optimizer=optimizer,
+            scheduler=scheduler,
         )
-        self.save_hyperparameters(ignore=["task", "loop", "preprocessor"])
+        self.save_hyperparameters(ignore=["task", "loop", "preprocessor", "optimizer", "scheduler"])
         if not qualities:
             raise ArgumentError("qualities", expected="a list of at least one quality", got=qualities)
         checked = [loop.scale.check(quality) for quality in qualities]
@@ -112,8 +119,8 @@ class TaskModule(NetworkModule):
         self.figures = torch.nn.ModuleList(QualityFigures(task) for _ in self.points)
         self._memory: Memory[tuple[Sequence[Guide], Sequence[Target]]] = Memory()
 
-    def training_step(self, batch: Batch, batch_index: int) -> None:
-        """One step on crops, at one of the qualities."""
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """Loss of crops, at one of the qualities; 0 if the codec fails on all of them."""
         del batch_index
         x = crops_of(batch)
         rate, quality = self.points[int(torch.randint(len(self.points), ()))]
@@ -122,12 +129,11 @@ class TaskModule(NetworkModule):
         outcome = coded()
         self.log_dict({"train/codec_failures": float(self.loop.num_failures)}, prog_bar=True)
         if len(outcome.kept) == 0:
-            self.descend(0 * self.learner.loss(list(x), guides), batch)  # other processes wait for gradients
-            return
+            return 0 * self.learner.loss(list(x), guides)  # other processes wait for gradients
         kept = [guides[place] for place in outcome.kept.tolist()]
         loss = self.learner.loss(list(outcome.decoded), kept)
-        self.descend(loss, batch)
         self.log("train/loss", loss.detach(), prog_bar=True)
+        return loss
 
     @torch.no_grad()
     def _filtered(self, x: Tensor, rate: float | None) -> Tensor:

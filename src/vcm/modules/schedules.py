@@ -1,0 +1,132 @@
+"""Optimizers and learning rate schedulers as configurations give them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    LinearLR,
+    LRScheduler,
+    ReduceLROnPlateau,
+    SequentialLR,
+)
+
+from vcm.codecs.options import check_whole
+from vcm.errors import ArgumentError
+
+OptimizerFactory = Callable[..., Optimizer]
+"""Called with parameters and `lr`."""
+SchedulerFactory = Callable[..., LRScheduler | ReduceLROnPlateau]
+"""Called with the optimizer, and with `total_steps` if it takes that and has none."""
+Interval = Literal["epoch", "step"]
+_FIRST_SHARE = 1e-3
+"""Of the learning rate, at the first step of a warm-up."""
+
+
+@dataclass(frozen=True)
+class LRSchedule:
+    """A learning rate scheduler, and when Lightning steps it.
+
+    A scheduler that takes `total_steps` and was given none, such as `torch.optim.lr_scheduler.OneCycleLR` or
+    `cosine`, gets the number of steps of the whole training, and is stepped with every batch.
+
+    Args:
+        scheduler: Called with the optimizer; returns a scheduler of torch.
+        interval: "epoch" or "step"; None for "step" if the scheduler takes `total_steps`, else "epoch".
+        frequency: Number of intervals between two steps, from 1.
+        monitor: Name of the metric that `ReduceLROnPlateau` follows.
+
+    Raises:
+        ArgumentError: If an argument is out of its range.
+    """
+
+    scheduler: SchedulerFactory
+    interval: Interval | None = None
+    frequency: int = 1
+    monitor: str = "val/loss"
+
+    def __post_init__(self) -> None:
+        if not callable(self.scheduler):
+            raise ArgumentError(
+                "scheduler",
+                expected="null or a class or _partial_ of torch.optim.lr_scheduler",
+                got=self.scheduler,
+            )
+        if self.interval is not None and self.interval not in get_args(Interval):
+            raise ArgumentError("scheduler.interval", expected="epoch or step", got=self.interval)
+        check_whole("scheduler.frequency", self.frequency, 1, 1 << 31)
+
+    def build(self, optimizer: Optimizer, num_steps: Callable[[], int]) -> dict[str, Any]:
+        """Build the scheduler.
+
+        Args:
+            optimizer: Whose learning rates it sets.
+            num_steps: Gives the number of steps of the whole training.
+
+        Returns:
+            Lightning's `lr_scheduler_config`.
+
+        Raises:
+            ArgumentError: If the scheduler refuses its options, or is none.
+        """
+        per_step = _lacks_total_steps(self.scheduler)
+        options = {"total_steps": num_steps()} if per_step else {}
+        try:
+            scheduler = self.scheduler(optimizer, **options)
+        except (TypeError, ValueError) as error:
+            raise ArgumentError(
+                "scheduler", expected="one that takes an optimizer", got=str(error)
+            ) from error
+        if not isinstance(scheduler, (LRScheduler, ReduceLROnPlateau)):
+            raise ArgumentError(
+                "scheduler", expected="one that builds a scheduler of torch.optim.lr_scheduler", got=scheduler
+            )
+        return {
+            "scheduler": scheduler,
+            "interval": self.interval or ("step" if per_step else "epoch"),
+            "frequency": self.frequency,
+            **(
+                {"monitor": self.monitor, "strict": False} if isinstance(scheduler, ReduceLROnPlateau) else {}
+            ),
+        }
+
+
+def checked_schedule(scheduler: SchedulerFactory | LRSchedule | None) -> LRSchedule | None:
+    """Wrap a plain factory."""
+    return scheduler if scheduler is None or isinstance(scheduler, LRSchedule) else LRSchedule(scheduler)
+
+
+def cosine(optimizer: Optimizer, total_steps: int, warmup_steps: int = 0) -> LRScheduler:
+    """Raise the learning rate linearly from a thousandth of it, then lower it to 0 along a cosine.
+
+    Args:
+        optimizer: Whose learning rates are set.
+        total_steps: Number of steps of the whole training.
+        warmup_steps: Number of them in which the learning rate rises, from 0 to below `total_steps`.
+
+    Raises:
+        ArgumentError: If a number is out of its range.
+    """
+    check_whole("total_steps", total_steps, 1, 1 << 31)
+    check_whole("warmup_steps", warmup_steps, 0, total_steps - 1)
+    falling = CosineAnnealingLR(optimizer, T_max=total_steps - warmup_steps)
+    if warmup_steps == 0:
+        return falling
+    rising = LinearLR(optimizer, start_factor=_FIRST_SHARE, total_iters=warmup_steps)
+    return SequentialLR(optimizer, [rising, falling], milestones=[warmup_steps])
+
+
+def _lacks_total_steps(scheduler: SchedulerFactory) -> bool:
+    """Whether the number of steps must come from the trainer."""
+    try:
+        parameters = inspect.signature(scheduler).parameters
+    except (TypeError, ValueError):
+        return False
+    parameter = parameters.get("total_steps")
+    # A partial shows what it has as a keyword-only parameter with a default.
+    return parameter is not None and parameter.default in (None, inspect.Parameter.empty)
