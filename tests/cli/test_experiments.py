@@ -126,6 +126,22 @@ def test_small_ones_take_a_step(name, settings, tmp_path, capsys):
     assert "tasks" in read_notes(file)
 
 
+@pytest.mark.parametrize("name", TRAINED)
+def test_every_one_runs_for_a_batch(name, settings, tmp_path, capsys):
+    given = [*settings(name), "trainer.fast_dev_run=true", "data.num_workers=0"]
+    given += ["data.crop_size=64", "data.batch_size=2"]
+    for task, plan in composed(name).tasks.items():  # large inputs take a minute
+        given += [f"tasks.{task}.min_size=128"] if "min_size" in plan else []
+        given += [f"tasks.{task}.input_size=128"] if plan.get("cfg") == "yolov3" else []
+    if composed(name).start_from is not None:
+        save_proxy(instantiate(composed(name).network), tmp_path / "start.safetensors")
+        given.append(f"start_from={tmp_path}/start.safetensors")
+    given += ["trainer.accelerator=cpu", "trainer.devices=1", "trainer.strategy=auto"]
+    assert main(["train", f"experiment={name}", *given]) == 0, capsys.readouterr()
+    assert "fast_dev_run: training and validation ran" in capsys.readouterr().out
+    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").rglob("*.*"))
+
+
 def test_a_fine_tuned_task_is_what_the_files_say_of_it(settings, tmp_path):
     save_preprocessor(QuantizationAdaptiveNPP((2, 2, 2, 2)), tmp_path / "npp.safetensors")
     text = (FOLDER / "npp/finetune_task_small.yaml").read_text()

@@ -72,7 +72,10 @@ def test_lightnings_own_checkpoints_can_be_had_too(training):
     ("given", "message"),
     [
         ("+trainer.callbacks=3", "trainer.callbacks must be a list of {_target_: …}; got 3"),
-        ("+trainer.callbacks=[{_target_: pathlib.Path}]", "Callback objects; got PosixPath"),
+        (
+            "+trainer.callbacks=[{_target_: pathlib.Path}]",
+            "that gives a lightning.pytorch.callbacks.Callback; got PosixPath",
+        ),
         (
             "+trainer.callbacks=[{_target_: lightning.pytorch.callbacks.LearningRateMonitor}]",
             "trainer: Cannot use `LearningRateMonitor` callback with `Trainer` that has no logger.",

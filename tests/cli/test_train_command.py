@@ -71,11 +71,11 @@ def test_a_model_notes_its_tasks_without_folders_of_this_machine(training):
             "There is no setting module.wieghts. Did you mean module.weights?",
         ),
         (["trainer.limt_val_batches=1"], "Did you mean trainer.limit_val_batches?"),
-        (["trainer.limit_train_batches=1"], "Add it with +trainer.limit_train_batches=…"),
+        (["trainer.detect_anomaly=true"], "Add it with +trainer.detect_anomaly=…"),
         (["+trainer.limt_val_batches=1"], "Did you mean limit_val_batches?"),
         (
             ["trainer=cpuu"],
-            "cpu, ddp, default, half_hour; got cpuu. Did you mean cpu?",
+            "cpu, ddp, ddp_cpu, default, gpu, half_hour, slurm; got cpuu. Did you mean cpu?",
         ),
         (["data.val.root=it's=1"], """'data.val.root="it'"'"'s=1"'"""),
         (["experiment=slimable/two_task_small"], "Did you mean slimmable/two_task_small?"),

@@ -56,6 +56,8 @@ def run_job(command: str, arguments: Sequence[str], job: Callable[[DictConfig], 
         return None
 
     register_resolvers()
+    # A "+" was needed once for settings of the trainer that conf/ has now; Hydra refuses it where they are.
+    arguments = [f"+{a}" if a.startswith("+trainer.") else a for a in arguments]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints its errors itself, and exits with 1
     sys.argv = [f"vcm {command}", *arguments]
     SweepFolder.current = None

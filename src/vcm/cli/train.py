@@ -6,6 +6,7 @@ import inspect
 import json
 import logging
 import sys
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -36,6 +37,12 @@ from vcm.modules.progress import FinalValidation, LastCheckpoint, MetricsFile
 
 MODEL_FILE = "model.safetensors"
 T = TypeVar("T")
+_EXPECTED_WARNINGS = (
+    "Precision .* is not supported by the model summary",
+    "Checkpoint directory .* exists and is not empty",
+    "You requested to overfit but enabled train dataloader shuffling",
+)
+"""Of Lightning, on what vcm's own configurations ask for."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -180,9 +187,8 @@ def _check_module(module: object, plan: DictConfig) -> None:
             if (given := plan.get(name, default)) not in (None, default):
                 raise ArgumentError(
                     f"trainer.{name}",
-                    expected=f"{default} for {type(module).__name__}, which steps each width by itself"
-                    if default
-                    else f"null for {type(module).__name__}, which uses manual optimization",
+                    expected=f"{default or 'null'} for {type(module).__name__}, "
+                    "which uses manual optimization",
                     got=given,
                     remedy="Use module.max_norm." if default is None else "Use data.batch_size.",
                 )
@@ -241,7 +247,10 @@ def _fit(
     if "weights_only" in inspect.signature(trainer.fit).parameters:
         options["weights_only"] = True
     try:
-        trainer.fit(module, data, **options)
+        with warnings.catch_warnings():
+            for message in _EXPECTED_WARNINGS:
+                warnings.filterwarnings("ignore", message)
+            trainer.fit(module, data, **options)
     except RuntimeError as error:
         if "Early stopping conditioned on metric" not in str(error):
             raise

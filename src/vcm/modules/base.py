@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -32,7 +33,8 @@ from vcm.nn.content import state_sha256
 Schedule = Literal["plateau", "cosine"]
 _PRECISIONS = ("32-true", "bf16-mixed")
 _NEVER = 1 << 62
-"""Epochs between Lightning's own steps of the default plateau schedule, which `end_validation` steps."""
+"""Epochs between Lightning's own steps of a plateau schedule: `on_validation_end` steps it, since Lightning
+does so only after checkpoints of that epoch are written."""
 _SCALED_PRECISION = "16-mixed"
 """Works with automatic optimization only, where Lightning unscales gradients before they are clipped."""
 
@@ -101,7 +103,6 @@ class NetworkModule(LightningModule, ABC):
         self._frozen_sha256: list[str] = []
         self._random_state: RandomState | None = None
         self._image_ids: list[str] = []
-        self._stepped_by = ("epoch", 1)
         self._validates_every = 1
 
     @abstractmethod
@@ -133,21 +134,21 @@ class NetworkModule(LightningModule, ABC):
             ArgumentError: If a cosine schedule does not know where it ends, or what `optimizer` or
                 `scheduler` builds is no optimizer or scheduler.
         """
-        self._validates_every = self.trainer.check_val_every_n_epoch or 1
         (main, learning_rate), *others = self.parameter_groups()
         optimizers = [self._optimizer(main, learning_rate), *(Adam(part, lr=rate) for part, rate in others)]
+        self._validates_every = self.trainer.check_val_every_n_epoch or 1
         if self._scheduler is None and self.schedule == "cosine":
             self._max_epochs()
             return optimizers, []
         if self._scheduler is None:
             patience, factor = self.plateau
-            plateau = ReduceLROnPlateau(optimizers[0], patience=patience, factor=factor)
-            built: dict[str, Any] = {"scheduler": plateau, "monitor": "val/loss", "frequency": _NEVER}
-        else:
-            built = self._scheduler.build(optimizers[0], self._num_steps)
+            plateau = partial(ReduceLROnPlateau, patience=patience, factor=factor)
+            self._scheduler = LRSchedule(plateau)
+        built = self._scheduler.build(optimizers[0], self._num_steps)
         if not self.automatic_optimization:
-            self._stepped_by = built.get("interval", "epoch"), built.get("frequency", 1)
             return optimizers, [built["scheduler"]]
+        if isinstance(built["scheduler"], ReduceLROnPlateau):
+            built["frequency"] = _NEVER
         return optimizers, [built]  # type: ignore[return-value]  # as documented
 
     def _optimizer(self, parameters: list[nn.Parameter], learning_rate: float) -> Optimizer:
@@ -163,8 +164,13 @@ class NetworkModule(LightningModule, ABC):
             )
         return optimizer
 
+    @property
+    def steps_per_batch(self) -> int:
+        """Number of optimizer steps that `trainer.max_steps` counts for a batch."""
+        return 1
+
     def _num_steps(self) -> int:
-        """Number of times that a scheduler of every step is stepped in the whole training."""
+        """Number of times that a scheduler of every batch is stepped in the whole training."""
         number = self.trainer.estimated_stepping_batches
         if not math.isfinite(number) or number < 1:
             raise ArgumentError(
@@ -172,7 +178,12 @@ class NetworkModule(LightningModule, ABC):
                 expected="a limit, or trainer.max_epochs, for a scheduler that is stepped with each batch",
                 got=self.trainer.max_steps,
             )
-        return int(number)
+        if self.automatic_optimization or self.trainer.max_steps == -1:
+            return int(number)
+        number = math.ceil(self.trainer.max_steps / self.steps_per_batch)
+        epochs = self.trainer.max_epochs
+        batches = self.trainer.num_training_batches * epochs if epochs not in (None, -1) else math.inf
+        return int(min(number, batches))
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Set the first group's learning rate, in a cosine schedule, by how much of the training is done."""
@@ -247,49 +258,40 @@ class NetworkModule(LightningModule, ABC):
         strategy = self.trainer.strategy
         return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
 
-    def step_schedulers(self, interval: str) -> None:
-        """With manual optimization: step a scheduler that is not driven by the validation loss.
-
-        Args:
-            interval: "step" after a batch, "epoch" after an epoch.
-        """
-        scheduler = self.lr_schedulers()
-        if self._scheduler is None or isinstance(scheduler, ReduceLROnPlateau):
-            return
-        assert isinstance(scheduler, LRScheduler)
-        wanted, frequency = self._stepped_by
-        number = self.trainer.fit_loop.total_batch_idx if interval == "step" else self.trainer.current_epoch
-        if wanted == interval and (number + 1) % frequency == 0:
-            scheduler.step()
-
     def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
-        """With manual optimization, step a scheduler of every batch."""
+        """With manual optimization, step a scheduler of batches or epochs, before checkpoints are written."""
         del outputs, batch, batch_idx
-        if not self.automatic_optimization:
-            self.step_schedulers("step")
-
-    def on_train_epoch_end(self) -> None:
-        """With manual optimization, step a scheduler of every epoch."""
-        if not self.automatic_optimization:
-            self.step_schedulers("epoch")
+        scheduler = None if self.automatic_optimization else self.lr_schedulers()
+        if not isinstance(scheduler, LRScheduler) or isinstance(scheduler, ReduceLROnPlateau):
+            return
+        assert self._scheduler is not None
+        per_batch = self._scheduler.steps_each_batch
+        number = self.trainer.fit_loop.total_batch_idx if per_batch else self.trainer.current_epoch
+        if (per_batch or self.trainer.is_last_batch) and (number + 1) % self._scheduler.frequency == 0:
+            scheduler.step()
 
     def _every_optimizer(self) -> Sequence[LightningOptimizer]:
         optimizers = self.optimizers()
         return optimizers if isinstance(optimizers, list) else [optimizers]
 
-    def end_validation(self, total: float) -> None:
-        """Log the loss of a validation, and step a plateau schedule with it unless Lightning does.
+    def on_validation_end(self) -> None:
+        """Step a plateau schedule with the metric that it follows.
 
-        Args:
-            total: The loss.
+        Raises:
+            ArgumentError: If no such metric was logged.
         """
-        self.log("val/loss", total, prog_bar=True, sync_dist=True)
-        if self.automatic_optimization and self._scheduler is not None:
+        if self.trainer.sanity_checking or self._scheduler is None:
             return
-        schedule = self.lr_schedulers()
+        scheduler = self.lr_schedulers()
         is_due = (self.trainer.current_epoch + 1) % self._validates_every == 0
-        if isinstance(schedule, ReduceLROnPlateau) and is_due and not self.trainer.sanity_checking:
-            schedule.step(total)
+        if not isinstance(scheduler, ReduceLROnPlateau) or not is_due:
+            return
+        metrics = self.trainer.callback_metrics
+        if self._scheduler.monitor not in metrics:
+            raise ArgumentError(
+                "scheduler.monitor", expected=f"one of {', '.join(metrics)}", got=self._scheduler.monitor
+            )
+        scheduler.step(metrics[self._scheduler.monitor])
 
     # --- Lightning's plumbing -----------------------------------------------------------------------------
 

@@ -245,7 +245,7 @@ class NPPModule(NetworkModule):
                 figures.accuracy.update(self._parts[1].predict(list(outcome.decoded)), label)
 
     def on_validation_epoch_end(self) -> None:
-        """Log every figure and step the plateau schedule."""
+        """Log every figure."""
         total = 0.0
         for (rate, quality), figures in zip(self.pairs, self.figures, strict=True):
             assert isinstance(figures, PairFigures)
@@ -253,7 +253,7 @@ class NPPModule(NetworkModule):
             total += float(values["loss"]) / len(self.pairs)
             name = f"val/{rate:g}@{quality:g}"
             self.log_dict({f"{name}/{key}": value for key, value in values.items()}, sync_dist=True)
-        self.end_validation(total)
+        self.log("val/loss", total, prog_bar=True, sync_dist=True)
 
     def save_model(self, path: Path, **notes: str) -> None:
         """Write the network, and the pairs it was trained with, to a file that `load_preprocessor` reads."""

@@ -151,11 +151,11 @@ class ProxyCodecModule(_ProxyModule):
         return torch.linspace(low, high, _NUM_VALIDATED)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the figures and step the plateau schedule."""
+        """Log the figures."""
         total = float(self.loss.compute())
         psnr = -10 * self.mse.compute().log10()
         self.log_dict({"val/bpp": self.bpp.compute(), "val/psnr": psnr}, sync_dist=True)
-        self.end_validation(total)
+        self.log("val/loss", total, prog_bar=True, sync_dist=True)
 
 
 class ProxyImitationModule(_ProxyModule):
@@ -300,9 +300,9 @@ class ProxyImitationModule(_ProxyModule):
                 self.loss.update(imitation(*pair, *codec, x=x, rate_weight=self.rate_weight).loss)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the figures and step the plateau schedule."""
+        """Log the figures."""
         self.log_dict(
             {f"val/{name}": value for name, value in self.fidelity.compute().items()}, sync_dist=True
         )
         total = float(self.loss.compute())
-        self.end_validation(total)
+        self.log("val/loss", total, prog_bar=True, sync_dist=True)

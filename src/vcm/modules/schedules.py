@@ -32,8 +32,9 @@ _FIRST_SHARE = 1e-3
 class LRSchedule:
     """A learning rate scheduler, and when Lightning steps it.
 
-    A scheduler that takes `total_steps` and was given none, such as `torch.optim.lr_scheduler.OneCycleLR` or
-    `cosine`, gets the number of steps of the whole training, and is stepped with every batch.
+    A `ReduceLROnPlateau` is stepped with each validation. A scheduler that takes `total_steps` and was given
+    none, such as `torch.optim.lr_scheduler.OneCycleLR` or `cosine`, gets the number of batches of the whole
+    training, and is stepped with every batch.
 
     Args:
         scheduler: Called with the optimizer; returns a scheduler of torch.
@@ -74,8 +75,7 @@ class LRSchedule:
         Raises:
             ArgumentError: If the scheduler refuses its options, or is none.
         """
-        per_step = _lacks_total_steps(self.scheduler)
-        options = {"total_steps": num_steps()} if per_step else {}
+        options = {"total_steps": num_steps()} if _lacks_total_steps(self.scheduler) else {}
         try:
             scheduler = self.scheduler(optimizer, **options)
         except (TypeError, ValueError) as error:
@@ -86,14 +86,16 @@ class LRSchedule:
             raise ArgumentError(
                 "scheduler", expected="one that builds a scheduler of torch.optim.lr_scheduler", got=scheduler
             )
-        return {
-            "scheduler": scheduler,
-            "interval": self.interval or ("step" if per_step else "epoch"),
-            "frequency": self.frequency,
-            **(
-                {"monitor": self.monitor, "strict": False} if isinstance(scheduler, ReduceLROnPlateau) else {}
-            ),
-        }
+        interval = "step" if self.steps_each_batch else "epoch"
+        built = {"scheduler": scheduler, "interval": interval, "frequency": self.frequency}
+        return built | ({"monitor": self.monitor} if isinstance(scheduler, ReduceLROnPlateau) else {})
+
+    @property
+    def steps_each_batch(self) -> bool:
+        """Whether the scheduler is stepped with each batch, and not with each epoch."""
+        if self.interval is None:
+            return _lacks_total_steps(self.scheduler)
+        return self.interval == "step"
 
 
 def checked_schedule(scheduler: SchedulerFactory | LRSchedule | None) -> LRSchedule | None:

@@ -169,6 +169,11 @@ class SlimmableModule(NetworkModule):
         auxiliary = [p for p in self.network.parameters() if id(p) in quantiles]
         return [(main, self.learning_rate), (auxiliary, self.auxiliary_learning_rate)]
 
+    @property
+    def steps_per_batch(self) -> int:
+        """Two optimizers' steps, for each width with `stepping="per_width"`."""
+        return 2 * (len(self.network.tasks) if self.stepping == "per_width" else 1)
+
     def training_step(self, batch: Batch, batch_index: int) -> None:
         """One step a width, or one step for all of them."""
         del batch_index
@@ -230,13 +235,13 @@ class SlimmableModule(NetworkModule):
                     figures.add(self.network, image)
 
     def on_validation_epoch_end(self) -> None:
-        """Log every figure and step the plateau schedule."""
+        """Log every figure."""
         total = 0.0
         for task, figures in self._every_figures().items():
             values = figures.compute()
             total += float(values["loss"])
             self.log_dict({f"val/{task}/{name}": value for name, value in values.items()}, sync_dist=True)
-        self.end_validation(total)
+        self.log("val/loss", total, prog_bar=True, sync_dist=True)
 
     def _figures(self, name: str) -> WidthFigures:
         scales = self.quality_scales  # validation is at the middle of them

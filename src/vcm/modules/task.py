@@ -181,14 +181,14 @@ class TaskModule(NetworkModule):
         return guide, labels or self.guide.pseudo_labels([image])
 
     def on_validation_epoch_end(self) -> None:
-        """Log every figure and step the plateau schedule."""
+        """Log every figure."""
         total = 0.0
         for (_, quality), figures in zip(self.points, self.figures, strict=True):
             assert isinstance(figures, QualityFigures)
             values = figures.compute()
             total += float(values["loss"]) / len(self.points)
             self.log_dict({f"val/{quality:g}/{k}": value for k, value in values.items()}, sync_dist=True)
-        self.end_validation(total)
+        self.log("val/loss", total, prog_bar=True, sync_dist=True)
 
     # --- files --------------------------------------------------------------------------------------------
 
