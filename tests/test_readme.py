@@ -100,3 +100,13 @@ def test_the_efforts_figures_are_those_they_printed(capsys):
     measured = {(row["stream"], row["images"], row["effort"]) for row in table.rows}
     for images in script["SETS"]:
         assert {effort for s, i, effort in measured if (s, i) == ("narrow", images)} >= {0, 5, 10, 30}
+
+
+def test_the_seconds_of_start_up_are_those_it_printed():
+    found = json.loads((ROOT / "benchmarks/results/startup.json").read_text())
+    docs = " ".join((ROOT / "docs/benchmarks.md").read_text().split())
+    assert f"{found['compress_over_torch']:.2f} s after what `import torch` takes" in docs
+    assert f"{found['info_over_python']:.2f} s after what bare Python takes" in docs
+    assert found["avoided_but_imported"] == []
+    assert found["compress_over_torch"] < 1.5
+    assert found["info_over_python"] < 0.5

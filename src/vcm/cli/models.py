@@ -26,10 +26,7 @@ from vcm.tasks import Task
 from vcm.types import Prediction
 from vcm.weights import SLIMMABLE_YOLOV3_TINY, shipped
 
-_KINDS = {
-    f"vcm.tasks.{kind.__name__}": kind
-    for kind in (tasks.ClassificationTask, tasks.TorchvisionDetectionTask, tasks.YOLOTask)
-}
+_KINDS = tuple(f"vcm.tasks.{kind}" for kind in ("ClassificationTask", "TorchvisionDetectionTask", "YOLOTask"))
 """What a model file may name: whoever sends one must not choose what runs here."""
 
 
@@ -46,14 +43,14 @@ def load_task(path: str | Path, name: str) -> Task:
             f"{path} does not say which network its width for {name} serves. `vcm train` notes it; from "
             "Python, use vcm.codecs.FeatureCodec with a task of your own."
         )
-    kind = _KINDS.get(plan.pop("_target_", None))
-    if kind is None:
+    kind = plan.pop("_target_", None)
+    if kind not in _KINDS:
         raise WeightsError(
             f"{path}: its width for {name} serves a network that is not vcm's own; only "
             f"{', '.join(_KINDS)} are built from model files. Use vcm.codecs.FeatureCodec from Python."
         )
     try:
-        task: Task = kind(**_resolved(plan))
+        task: Task = getattr(tasks, kind.rpartition(".")[2])(**_resolved(plan))
     except Exception as error:
         # Whatever stands in the file: it may be anybody's.
         cause = told_error(error) or f"{type(error).__name__}: {error}"

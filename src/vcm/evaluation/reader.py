@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.ops import clip_boxes_to_image
 
 from vcm.codecs import Codec, qp_offsets
 from vcm.errors import ArgumentError
@@ -150,5 +149,7 @@ def scale_prediction(prediction: Prediction, before: Sequence[int], after: Seque
     if not isinstance(prediction, Detections) or tuple(before) == tuple(after):
         return prediction
     y, x = (new / old for new, old in zip(after, before, strict=True))
+    from torchvision.ops import clip_boxes_to_image
+
     boxes = clip_boxes_to_image(prediction.boxes * prediction.boxes.new_tensor([x, y, x, y]), tuple(after))
     return Detections(boxes, prediction.scores, prediction.labels)

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from torch import Tensor
-from torchvision.ops import clip_boxes_to_image
 
 from vcm.errors import ArgumentError, WeightsError
 from vcm.types import BoxTarget, ClassTarget, Features, Target, is_number, is_whole
@@ -149,6 +148,8 @@ def trainable_boxes(target: BoxTarget, height: int, width: int) -> tuple[Tensor,
     Returns:
         (M, 4) x1 y1 x2 y2 in pixels, and (M,) labels.
     """
+    from torchvision.ops import clip_boxes_to_image
+
     boxes = clip_boxes_to_image(target.boxes.reshape(-1, 4), (height, width))
     keep = ((boxes[:, 2:] - boxes[:, :2]) >= MIN_BOX_SIDE).all(dim=1) & ~target.is_crowd
     return boxes[keep], target.labels[keep]

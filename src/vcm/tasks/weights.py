@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from torchvision.models import get_model_weights
 
 from vcm.errors import ArgumentError, WeightsError
 from vcm.files import MAX_WEIGHTS_BYTES, open_regular, printable
@@ -25,6 +24,7 @@ _SHOWN = 3
 
 def torchvision_weights(builder: str) -> Published:
     """The published weights of a torchvision model, by the names of their enum."""
+    from torchvision.models import get_model_weights
 
     def getter(member: Any) -> Callable[[], Mapping[str, Tensor]]:  # noqa: ANN401  # torchvision is untyped
         return partial(member.get_state_dict, progress=False, check_hash=True, weights_only=True)

@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import clip_boxes_to_image, nms
 
 from vcm.categories import COCO_CATEGORIES, read_names
 from vcm.errors import ArgumentError
 from vcm.losses.outputs import yolo_divergence
-from vcm.losses.yolo import yolo_loss
 from vcm.nn.content import state_sha256
 from vcm.nn.darknet import IMAGE, Darknet, decode_head, parse_cfg, read_cfg, read_weights, yolov3_cfg
 from vcm.nn.darknet.layers import Shortcut
@@ -203,6 +201,8 @@ class YOLOTask(Task):
 
         Boxes are clipped to their picture; crowd regions and boxes without area are left out.
         """
+        from vcm.losses.yolo import yolo_loss
+
         raw = self.raw_outputs(images)
         device = raw[0].device
         boxes, labels = [], []
@@ -265,6 +265,8 @@ class YOLOTask(Task):
 
     def _suppress(self, boxes: Tensor, scores: Tensor, size: tuple[int, int]) -> Detections:
         """One picture's (K, 4) boxes, as fractions of the input, and (K, C) scores → its detections."""
+        from torchvision.ops import clip_boxes_to_image, nms
+
         corners = Letterbox(size, self.input_size).boxes_to_picture(boxes)
         box, label = (scores > self.score_threshold).nonzero(as_tuple=True)
         score, corners = scores[box, label], corners[box]
