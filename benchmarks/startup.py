@@ -31,7 +31,7 @@ AVOIDED = (
     *("compressai.models", "compressai.datasets", "torch_geometric", "scipy.stats._stats_py", "pandas"),
     *("torchvision", "torch._dynamo", "lightning", "torchmetrics", "matplotlib"),
 )
-"""Of what these take seconds, `vcm compress` needs nothing."""
+"""Slow imports that `vcm compress` must not make."""
 
 
 def main() -> int:

@@ -82,10 +82,10 @@ class TrainConfig:
         tasks: How to build the frozen tasks, by name; likewise.
         loop: How to build the codec in the loop; likewise.
         proxy: How to build the proxy of that codec; likewise.
-        optimizer: How to build the optimizer, as a `_partial_`; likewise.
+        optimizer: How to build the optimizer, as a `_partial_`; the module takes it by interpolation.
         scheduler: How to build the learning rate scheduler, as a `_partial_` or a `vcm.modules.LRSchedule`;
-            likewise. None for what the module's `schedule` says.
-        callbacks: How to build callbacks besides vcm's own, by name.
+            the module takes it by interpolation. None for what the module's `schedule` says.
+        callbacks: How to build callbacks in addition to vcm's own, by name.
         logger: How to build loggers, by name.
         name: The run's name.
         run_dir: Folder of its checkpoints, figures and model.

@@ -78,6 +78,11 @@ def test_short_plain_overrides_are_their_own_names(overrides, name):
     assert sweep_name(overrides) == name
 
 
+def test_a_folder_keeps_its_name_where_a_plus_became_two():
+    for override in ("+trainer.limit_train_batches=1", "+trainer.x={a: 1}"):
+        assert sweep_name([f"+{override}"]) == sweep_name([override])
+
+
 def test_names_are_short_safe_and_different():
     overrides = [
         ["a=1/2"],

@@ -185,9 +185,37 @@ def test_what_cannot_train_is_refused_before_the_first_step(training, target, me
     assert "Traceback" not in said
 
 
+def test_a_training_that_its_time_ends_is_validated(npp):
+    arguments = [a for a in npp if "max_epochs" not in a]
+    limits = ["trainer.max_time=00:00:00:01", "trainer.check_val_every_n_epoch=1000000"]
+    assert main([*arguments, *limits]) == 0
+    assert len(metrics()) == 1
+    assert metrics()[0]["val/loss"] > 0
+
+
+def test_a_longer_training_goes_on_along_its_cosine(npp):
+    rates = []
+    for epochs in (2, 4):
+        arguments = [a.replace("max_epochs=1", f"max_epochs={epochs}") for a in npp]
+        assert main([*arguments, "scheduler=cosine", "module.learning_rate=1e-3"]) == 0
+        state = torch.load(FOLDER / "checkpoints/last.ckpt", weights_only=True)
+        rates.append(state["optimizer_states"][0]["param_groups"][0]["lr"])
+    assert rates == pytest.approx([0, 0], abs=1e-12)
+    # 2 batches an epoch: after 5 or 6 of the 8 steps
+    assert metrics()[2]["lr0"] < 1e-3 * 0.35
+
+
 @pytest.mark.parametrize("name", options("optimizer"))
-def test_every_optimizer_takes_steps(npp, name):
-    assert main([*npp, f"optimizer={name}"]) == 0
+def test_every_optimizer_has_its_options_and_takes_steps(npp, name):
+    assert main([*npp, f"optimizer={name}", "module.learning_rate=3e-4"]) == 0
+    state = torch.load(FOLDER / "checkpoints/last.ckpt", weights_only=True)["optimizer_states"][0]
+    expected = OmegaConf.to_container(composed(f"optimizer={name}").optimizer)
+    target = expected.pop("_target_"), expected.pop("_partial_")
+    assert target == (f"torch.optim.{ {'adam': 'Adam', 'adamw': 'AdamW', 'sgd': 'SGD'}[name] }", True)
+    (group,) = state["param_groups"]
+    assert group["lr"] == 3e-4
+    assert {key: list(v) if isinstance(v := group[key], tuple) else v for key in expected} == expected
+    assert state["state"]
 
 
 @pytest.mark.parametrize("name", options("scheduler"))

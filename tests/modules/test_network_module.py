@@ -5,8 +5,9 @@ from functools import partial
 import pytest
 import torch
 from lightning import Trainer
+from lightning.pytorch.plugins.precision import MixedPrecision
 from torch.optim import SGD, AdamW
-from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
+from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau, StepLR
 from torch.utils.data import DataLoader
 
 from vcm.data import Batch
@@ -136,6 +137,61 @@ def test_a_scheduler_of_epochs_is_stepped_once_each():
     module = Brightness(optimizer=SGD, learning_rate=1.0, scheduler=partial(StepLR, step_size=1, gamma=0.5))
     trainer = fit(module, max_epochs=3)
     assert trainer.optimizers[0].param_groups[0]["lr"] == 0.125
+
+
+class ByHand(Brightness):
+    """The same by manual optimization."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        with self.without_sync():
+            self.manual_backward(super().training_step(batch, batch_idx))
+        self.take_step()
+
+
+@pytest.mark.parametrize("kind", [Brightness, ByHand])
+@pytest.mark.parametrize(("interval", "steps"), [("step", 6), ("epoch", 3)])
+@pytest.mark.parametrize("frequency", [1, 2])
+def test_a_scheduler_is_stepped_as_often_as_it_says(kind, interval, steps, frequency):
+    halving = partial(StepLR, step_size=1, gamma=0.5)
+    scheduler = LRSchedule(halving, interval=interval, frequency=frequency)
+    trainer = fit(kind(optimizer=SGD, learning_rate=1.0, scheduler=scheduler), max_epochs=3)
+    assert trainer.optimizers[0].param_groups[0]["lr"] == 0.5 ** (steps // frequency)
+
+
+@pytest.mark.parametrize("kind", [Brightness, ByHand])
+def test_a_course_that_is_over_is_told(kind):
+    short = LRSchedule(partial(OneCycleLR, max_lr=1.0, total_steps=3), interval="step")
+    with pytest.raises(ArgumentError, match=r"scheduler must be one that goes on .*got 'Tried to step 4"):
+        fit(kind(optimizer=SGD, scheduler=short), max_epochs=3)
+
+
+@pytest.mark.parametrize("kind", [Brightness, ByHand])
+def test_both_kinds_of_optimization_take_the_same_steps(kind):
+    module, reference = kind(max_norm=0.3, learning_rate=0.1), Brightness(max_norm=0.3, learning_rate=0.1)
+    fit(module, max_epochs=2)
+    network = torch.nn.Conv2d(3, 3, 1, bias=False)
+    network.load_state_dict(reference.network.state_dict())
+    optimizer = torch.optim.Adam(network.parameters(), 0.1)
+    for _ in range(2):
+        for batch in loader(4):
+            optimizer.zero_grad()
+            (network(batch.images) - 1).pow(2).mean().backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 0.3)
+            optimizer.step()
+    torch.testing.assert_close(module.network.weight, network.weight)
+
+
+def test_a_scaler_skips_a_step_whose_gradient_overflows():
+    plugin = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu", init_scale=4.0))
+    module = Brightness((1.0, float("inf")))
+    fit(module, plugins=[plugin])
+    first, second = module.history
+    assert torch.equal(first, second)
+    assert plugin.scaler.get_scale() == 2.0
 
 
 @pytest.mark.parametrize("optimizer", [3, lambda *_, **__: None, partial(SGD, nothing=1)])

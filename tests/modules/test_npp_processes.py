@@ -25,7 +25,7 @@ from vcm.codecs import JPEGCodec
 from vcm.data import PictureDataModule, PictureFolderDataset
 from vcm.data.datamodule import collate
 from vcm.errors import CodecError
-from vcm.modules import CodecLoop, NPPModule, TaskModule, base
+from vcm.modules import CodecLoop, NPPModule, TaskModule, optimization
 from vcm.nn.preprocessor import QuantizationAdaptiveNPP
 from vcm.nn.proxy import JPEGProxy
 from vcm.tasks import YOLOTask
@@ -69,7 +69,7 @@ def task(loop):
 
 
 # or steps of a gradient that is next to 0 would be steps of its rounding errors
-base.Adam = partial(base.Adam, eps=1e-4)
+optimization.Adam = partial(optimization.Adam, eps=1e-4)
 seed_everything(0, verbose=False)
 codec = JPEGCodec if fails == "never" else FailingThere
 loop = CodecLoop(codec, max_failures=0.0 if fails == "often" else 1.0)

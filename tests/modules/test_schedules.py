@@ -33,12 +33,20 @@ def test_cosine_falls_to_zero(optimizer):
     assert found == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.filterwarnings("ignore:The epoch parameter in `scheduler.step")  # torch's own SequentialLR
 def test_cosine_rises_first(optimizer):
     found = rates(optimizer, cosine(optimizer, 10, warmup_steps=4), 10)
     rising = [0.1 * (0.001 + 0.999 * step / 4) for step in range(4)]
     falling = [0.1 * (1 + math.cos(math.pi * step / 6)) / 2 for step in range(7)]
     assert found == pytest.approx([*rising, *falling], abs=1e-12)
+
+
+def test_cosine_goes_on_at_its_place_in_a_longer_course(optimizer):
+    rates(optimizer, first := cosine(optimizer, 6), 6)
+    longer = cosine(optimizer, 12)
+    longer.load_state_dict(first.state_dict())
+    optimizer.step()
+    longer.step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * (1 + math.cos(math.pi * 7 / 12)) / 2)
 
 
 @pytest.mark.parametrize(("total", "warmup"), [(0, 0), (10, 10), (10, -1), (10, 0.5), (2.5, 0)])
@@ -55,6 +63,8 @@ def test_total_steps_come_from_the_trainer_where_a_scheduler_lacks_them(optimize
     own = LRSchedule(partial(OneCycleLR, max_lr=0.1, total_steps=5)).build(optimizer, lambda: 7)
     assert own["scheduler"].total_steps == 5
     assert own["interval"] == "epoch"
+    epochs = partial(OneCycleLR, max_lr=0.1, epochs=3, steps_per_epoch=4)
+    assert LRSchedule(epochs).build(optimizer, lambda: 7)["scheduler"].total_steps == 12
     each_batch = LRSchedule(partial(OneCycleLR, max_lr=0.1, total_steps=5), interval="step")
     assert each_batch.build(optimizer, lambda: 7)["interval"] == "step"
 

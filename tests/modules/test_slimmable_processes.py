@@ -22,7 +22,7 @@ sys.path.insert(0, {here!r})
 from mean_task import MeanTask
 from vcm.data import PictureDataModule, PictureFolderDataset
 from vcm.data.datamodule import collate
-from vcm.modules import SlimmableModule, base
+from vcm.modules import SlimmableModule, optimization
 from vcm.nn.slimmable import FeatureMap, SlimmableFactorized
 
 folder, processes = Path(sys.argv[1]), int(sys.argv[2])
@@ -44,7 +44,7 @@ class Data(PictureDataModule):
 
 EntropyModel.quantize = quantize
 # or steps of a gradient that is next to 0 would be steps of its rounding errors
-base.Adam = partial(base.Adam, eps=1e-4)
+optimization.Adam = partial(optimization.Adam, eps=1e-4)
 seed_everything(0, verbose=False)
 network = SlimmableFactorized(
     {{"detection": 6, "reconstruction": 10}}, features={{"detection": FeatureMap(3, 8)}}

@@ -29,7 +29,9 @@ def sweep_name(overrides: Sequence[str]) -> str:
     Args:
         overrides: Such as ["module.weight_scale=2", "seed=1"], which gives "module.weight_scale-2_seed-1".
     """
-    parts = [str(override).lstrip("+").partition("=") for override in overrides]
+    # "++" is how Hydra is given a "+" of a setting that conf/ has gained: the folder stays the same.
+    overrides = [re.sub(r"^\++", "+", str(override)) for override in overrides]
+    parts = [override.lstrip("+").partition("=") for override in overrides]
     plain = "_".join(f"{key}-{value}" if value else key for key, _, value in parts)
     name = re.sub(r"[^A-Za-z0-9._+-]+", "_", plain)
     if len(name) > MAX_NAME:
@@ -37,7 +39,7 @@ def sweep_name(overrides: Sequence[str]) -> str:
         name = re.sub(r"[^A-Za-z0-9._+-]+", "_", short)[:MAX_NAME]
     if name == plain and name.strip("."):
         return name
-    digest = hashlib.sha256("\0".join(map(str, overrides)).encode(errors="backslashreplace")).hexdigest()
+    digest = hashlib.sha256("\0".join(overrides).encode(errors="backslashreplace")).hexdigest()
     return f"{name.strip('.')}-{digest[:8]}"
 
 

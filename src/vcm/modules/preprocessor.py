@@ -16,11 +16,12 @@ from vcm.data import Batch
 from vcm.errors import ArgumentError, WeightsError
 from vcm.losses.rate_distortion import check_weight
 from vcm.losses.straight_through import straight_through
-from vcm.modules.base import NetworkModule, Schedule, crops_of
+from vcm.modules.base import NetworkModule, crops_of
 from vcm.modules.checks import check_between
 from vcm.modules.codec_loop import CodecLoop, check_stands_in
 from vcm.modules.figures import Figures
 from vcm.modules.memory import Memory
+from vcm.modules.optimization import Schedule
 from vcm.modules.processes import is_repeated
 from vcm.modules.schedules import LRSchedule, OptimizerFactory, SchedulerFactory
 from vcm.modules.supervision import Guide, Supervision, TaskSupervision

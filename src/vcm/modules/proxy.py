@@ -16,9 +16,10 @@ from vcm.errors import ArgumentError, WeightsError
 from vcm.losses.imitation import imitation
 from vcm.losses.rate_distortion import check_weight
 from vcm.metrics.fidelity import ProxyFidelity
-from vcm.modules.base import NetworkModule, Schedule, crops_of
+from vcm.modules.base import NetworkModule, crops_of
 from vcm.modules.checks import check_between
 from vcm.modules.codec_loop import CodecLoop, check_stands_in
+from vcm.modules.optimization import Schedule
 from vcm.modules.processes import is_repeated
 from vcm.modules.schedules import LRSchedule, OptimizerFactory, SchedulerFactory
 from vcm.nn.proxy import LearnedProxy, Proxy, load_proxy, save_proxy

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import (
-    CosineAnnealingLR,
-    LinearLR,
-    LRScheduler,
-    ReduceLROnPlateau,
-    SequentialLR,
-)
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from vcm.codecs.options import check_whole
 from vcm.errors import ArgumentError
@@ -98,6 +94,25 @@ class LRSchedule:
         return self.interval == "step"
 
 
+def build_optimizer(
+    optimizer: OptimizerFactory, parameters: list[nn.Parameter], learning_rate: float
+) -> Optimizer:
+    """Build an optimizer.
+
+    Raises:
+        ArgumentError: If it refuses its options, or is none.
+    """
+    try:
+        built = optimizer(parameters, lr=learning_rate)
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(
+            "optimizer", expected="one that takes parameters and lr", got=str(error)
+        ) from error
+    if not isinstance(built, Optimizer):
+        raise ArgumentError("optimizer", expected="one that builds a torch.optim.Optimizer", got=built)
+    return built
+
+
 def checked_schedule(scheduler: SchedulerFactory | LRSchedule | None) -> LRSchedule | None:
     """Wrap a plain factory."""
     return scheduler if scheduler is None or isinstance(scheduler, LRSchedule) else LRSchedule(scheduler)
@@ -105,6 +120,8 @@ def checked_schedule(scheduler: SchedulerFactory | LRSchedule | None) -> LRSched
 
 def cosine(optimizer: Optimizer, total_steps: int, warmup_steps: int = 0) -> LRScheduler:
     """Raise the learning rate linearly from a thousandth of it, then lower it to 0 along a cosine.
+
+    A resumed training with another number of steps goes on at its place in the new course.
 
     Args:
         optimizer: Whose learning rates are set.
@@ -116,15 +133,20 @@ def cosine(optimizer: Optimizer, total_steps: int, warmup_steps: int = 0) -> LRS
     """
     check_whole("total_steps", total_steps, 1, 1 << 31)
     check_whole("warmup_steps", warmup_steps, 0, total_steps - 1)
-    falling = CosineAnnealingLR(optimizer, T_max=total_steps - warmup_steps)
-    if warmup_steps == 0:
-        return falling
-    rising = LinearLR(optimizer, start_factor=_FIRST_SHARE, total_iters=warmup_steps)
-    return SequentialLR(optimizer, [rising, falling], milestones=[warmup_steps])
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return _FIRST_SHARE + (1 - _FIRST_SHARE) * step / warmup_steps
+        done = (step - warmup_steps) / (total_steps - warmup_steps)
+        return (1 + math.cos(math.pi * min(1.0, done))) / 2
+
+    return LambdaLR(optimizer, factor)  # whose checkpoints hold the step alone
 
 
 def _lacks_total_steps(scheduler: SchedulerFactory) -> bool:
     """Whether the number of steps must come from the trainer."""
+    if "steps_per_epoch" in getattr(scheduler, "keywords", {}):
+        return False  # OneCycleLR's other way to say it
     try:
         parameters = inspect.signature(scheduler).parameters
     except (TypeError, ValueError):

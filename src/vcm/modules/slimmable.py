@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from vcm.data import Batch
 from vcm.errors import ArgumentError, WeightsError
 from vcm.losses.rate_distortion import RateDistortion, check_weight, rate_distortion, squared_error
-from vcm.modules.base import NetworkModule, Schedule, crops_of
+from vcm.modules.base import NetworkModule, crops_of
 from vcm.modules.checks import check_between
 from vcm.modules.figures import PictureFigures, TaskFigures, WidthFigures
+from vcm.modules.optimization import Schedule
 from vcm.modules.processes import is_repeated
 from vcm.modules.schedules import LRSchedule, OptimizerFactory, SchedulerFactory
 from vcm.nn.padding import pad_to_multiple

@@ -12,10 +12,11 @@ from torchmetrics import MeanMetric
 
 from vcm.data import Batch
 from vcm.errors import ArgumentError
-from vcm.modules.base import NetworkModule, Schedule, crops_of
+from vcm.modules.base import NetworkModule, crops_of
 from vcm.modules.codec_loop import CodecLoop
 from vcm.modules.figures import Figures
 from vcm.modules.memory import Memory
+from vcm.modules.optimization import Schedule
 from vcm.modules.processes import is_repeated
 from vcm.modules.schedules import LRSchedule, OptimizerFactory, SchedulerFactory
 from vcm.modules.supervision import Guide, Supervision, TaskSupervision
