@@ -17,10 +17,10 @@ seconds an image; the slimmable codec's streams beside the anchors; BD-rates by 
 and all points.
 
 The figures go to benchmarks/results/rate_accuracy.json, the plot to docs/. Interrupted, it goes on where it
-stopped.
+stopped. With --tasks only these readers are evaluated, and the others' figures are those already in the file.
 
     vcm fetch yolov3-tiny yolov4-tiny mobilenet-v2 coco-sample
-    python benchmarks/rate_accuracy.py [--folder runs/rate_accuracy] [--tasks yolov3_tiny …] [--limit N]
+    python benchmarks/rate_accuracy.py [--folder runs/rate_accuracy] [--tasks yolov4_tiny …] [--limit N]
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ from vcm.evaluation.results import Results, write_json
 from vcm.metrics.bd import CAUTION_OVERLAP, upper_envelope
 
 ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks/results/rate_accuracy.json"
+PLOT = ROOT / "docs/rate_accuracy.svg"
 ANCHORS = ("bpg", "bpg_at_reader")
 TASKS = ("yolov3_tiny", "yolov4_tiny", "mobilenet_v2")
 CLASSIFIER = "mobilenet_v2"
@@ -91,28 +93,46 @@ def main() -> int:
         "--folder", type=Path, default=Path("runs/rate_accuracy"), help="of records and reports"
     )
     parser.add_argument("--limit", type=int, help="evaluate on the first so many images, and keep no results")
-    parser.add_argument(
-        "--tasks", nargs="+", choices=TASKS, default=TASKS, help="readers; yolov3_tiny is always one"
-    )
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS, help="readers to evaluate")
     known = parser.parse_args()
-    tasks = [task for task in TASKS if task in {TRAINED_FOR, *known.tasks}]
+    tasks = [task for task in TASKS if task in known.tasks]
     sensitive = sensitivity(tasks, known.folder, known.limit)
     found = {task: evaluate(task, known.folder / task, known.limit) for task in tasks}
     figures: dict[str, Any] = {
         "bd_rate": bd_rates(found),
-        "streams": stream_rates(found),
-        "seconds": encoder_seconds(known.folder / TRAINED_FOR),
-        "boxes": boxes(known.folder / TRAINED_FOR),
         "sensitivity": sensitive,
+        "points": {task: [point.to_json() for point in results.points] for task, results in found.items()},
+        "originals": {task: results.originals for task, results in found.items()},
+        "measured": {task: measured(known.folder / task) for task in tasks},
     }
-    print_tables(figures["bd_rate"], figures["seconds"])
-    print_streams(figures["streams"])
-    print_boxes(figures["boxes"])
+    if TRAINED_FOR in found:
+        figures["streams"] = stream_rates(found[TRAINED_FOR])
+        figures["seconds"] = encoder_seconds(known.folder / TRAINED_FOR)
+        figures["boxes"] = boxes(known.folder / TRAINED_FOR)
+    if not known.limit:
+        figures = merged(json.loads(RESULTS.read_text()) if RESULTS.exists() else {}, figures)
+        write_json(RESULTS, figures)
+        if TRAINED_FOR in found:
+            PLOT.write_text(plot(found[TRAINED_FOR]))
+    print_tables(figures["bd_rate"], figures.get("seconds", {}))
+    print_streams(figures.get("streams", []))
+    if "boxes" in figures:
+        print_boxes(figures["boxes"])
     print_sensitivity(figures["sensitivity"])
     print_points(found)
-    if not known.limit:
-        keep(figures, found, known.folder)
     return 0
+
+
+def merged(earlier: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """New figures, and the earlier ones of tasks that were not evaluated."""
+    figures = {**earlier, **new}
+    for key in ("bd_rate", "sensitivity"):
+        rows = [row for row in earlier.get(key, []) if row["task"] not in new["points"]] + new[key]
+        figures[key] = sorted(rows, key=lambda row: TASKS.index(row["task"]))
+    for key in ("points", "originals", "measured"):
+        found = {**earlier.get(key, {}), **new[key]}
+        figures[key] = {task: found[task] for task in TASKS if task in found}
+    return figures
 
 
 def evaluate(
@@ -154,21 +174,18 @@ def _listed(values: list[Any]) -> str:
     return str(values).replace(" ", "")
 
 
-def keep(figures: dict[str, Any], found: dict[str, Results], folder: Path) -> None:
-    """Write the figures to benchmarks/results, and a plot of the first task's to docs."""
-    first = folder / TRAINED_FOR
-    results = found[TRAINED_FOR]
+def plot(results: Results) -> str:
+    """The README's plot, as SVG."""
     axis = next(axis for axis in axes_of(results) if axis.labels == "pseudo")
-    drawn = [curve for curve in curves(results.points, axis) if curve.system in DRAWN]
-    (ROOT / "docs/rate_accuracy.svg").write_text(as_svg(draw(drawn, axis, None)))
-    provenance = json.loads((first / "provenance.json").read_text())
-    kept = {key: provenance[key] for key in ("packages", "processor", "num_cores", "started")}
-    points = {task: [point.to_json() for point in results.points] for task, results in found.items()}
-    originals = {task: results.originals for task, results in found.items()}
-    write_json(
-        ROOT / "benchmarks/results/rate_accuracy.json",
-        {**figures, "originals": originals, "points": points, **kept},
+    return as_svg(
+        draw([curve for curve in curves(results.points, axis) if curve.system in DRAWN], axis, None)
     )
+
+
+def measured(folder: Path) -> dict[str, Any]:
+    """With what versions, on what processor, and when a task was evaluated."""
+    provenance = json.loads((folder / "provenance.json").read_text())
+    return {key: provenance[key] for key in ("packages", "processor", "num_cores", "started")}
 
 
 def encoder_seconds(folder: Path) -> dict[str, float]:
@@ -197,7 +214,7 @@ def bd_rates(found: dict[str, Results]) -> list[dict[str, Any]]:
                 continue  # distortions do not depend on the reader
             for anchor in ANCHORS:
                 for comparison in compare(curves(results.points, axis), anchor, by_envelope=True):
-                    row: dict[str, Any] = {"anchor": anchor, "system": comparison.system}
+                    row: dict[str, Any] = {"task": task, "anchor": anchor, "system": comparison.system}
                     row["title"] = NAMES.get(comparison.system, comparison.title)
                     row |= {"column": _column(task, axis), "bd_rate": comparison.rate.value}
                     row["overlap"] = comparison.rate.overlap
@@ -222,10 +239,9 @@ def sensitivity(tasks: list[str], folder: Path, limit: int | None) -> list[dict[
     return rows
 
 
-def stream_rates(found: dict[str, Results]) -> list[dict[str, Any]]:
+def stream_rates(results: Results) -> list[dict[str, Any]]:
     """One row a stream of the slimmable codec: its rate beside the anchors' for as much."""
     rows = []
-    results = found[TRAINED_FOR]
     for axis in axes_of(results):
         drawn = {curve.system: curve for curve in curves(results.points, axis)}
         judged = [FULL] if axis.key == "ms_ssim_db" else STREAMS if axis.labels else []
@@ -265,10 +281,11 @@ def print_tables(table: list[dict[str, Any]], seconds: dict[str, float]) -> None
         print(f"| BD-rate against {ANCHOR_NAMES[anchor]} (%) |", " | ".join(columns), "| encoder, s |")
         print("| --- |", " | ".join(["---:"] * (len(columns) + 1)), "|")
         for system in dict.fromkeys(row["system"] for row in rows):
-            measured = {row["column"]: row for row in rows if row["system"] == system}
-            cells = [_cell(measured.get(column)) for column in columns]
-            title = next(iter(measured.values()))["title"]
-            print(f"| {title} |", " | ".join(cells), f"| {seconds[system]:.2f} |")
+            mine = {row["column"]: row for row in rows if row["system"] == system}
+            cells = [_cell(mine.get(column)) for column in columns]
+            title = next(iter(mine.values()))["title"]
+            time = f"{seconds[system]:.2f}" if system in seconds else "–"
+            print(f"| {title} |", " | ".join(cells), f"| {time} |")
         print()
     print(
         "In parentheses 95 % intervals over resamples of the images. n/a: the curves overlap by less than "
