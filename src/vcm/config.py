@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -35,6 +35,36 @@ class CodecPlan:
 
 
 @dataclass
+class BDRateObjective:
+    """The BD-rate that a job of a sweep over evaluations returns; lower is better.
+
+    Attributes:
+        codec: Curve whose rate it is, by name; None for the last that is not the anchor.
+        anchor: Curve to compare it with; None for "bpg" where it is there, else the first.
+        labels: "truth" or "pseudo"; None for the first kind that was evaluated.
+        accuracy: Name of the accuracy, such as "map_50"; None for the task's main one.
+    """
+
+    codec: str | None = None
+    anchor: str | None = None
+    labels: str | None = None
+    accuracy: str | None = None
+
+
+@dataclass
+class MetricObjective:
+    """The logged metric that a job of a sweep over trainings returns.
+
+    Attributes:
+        metric: Its name, such as "val/loss"; the last value counts.
+        direction: "minimize" or "maximize".
+    """
+
+    metric: str = "val/loss"
+    direction: str = "minimize"
+
+
+@dataclass
 class EvaluateConfig:
     """conf/evaluate.yaml.
 
@@ -53,6 +83,7 @@ class EvaluateConfig:
         bootstrap: Resamples of the pictures that confidence intervals are from; 0 for none.
         workers: Threads of the codecs; None for one a core.
         device: Of the task; "auto" takes CUDA where there is any.
+        objective: What a job of a sweep returns.
     """
 
     codecs: dict[str, CodecPlan]
@@ -68,6 +99,7 @@ class EvaluateConfig:
     bootstrap: int = 200
     workers: int | None = None
     device: str = "auto"
+    objective: BDRateObjective = field(default_factory=BDRateObjective)
 
 
 @dataclass
@@ -91,6 +123,7 @@ class TrainConfig:
         run_dir: Folder of its checkpoints, figures and model.
         seed: Of every random generator.
         start_from: A model file whose weights a new run starts with; None for random ones.
+        objective: What a job of a sweep returns.
     """
 
     module: dict[str, Any]
@@ -108,3 +141,4 @@ class TrainConfig:
     run_dir: str = "runs/train"
     seed: int = 1
     start_from: str | None = None
+    objective: MetricObjective = field(default_factory=MetricObjective)

@@ -34,6 +34,15 @@ if TYPE_CHECKING:
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """What the system says of a disk that takes no more."""
+_OTHERS = {
+    "No trials are completed": "The objective is undefined for every trial. Choose another objective or more "
+    "images.",
+    "Config group override must be": "A config group cannot be null. Use GROUP=OPTION, or ~GROUP to remove "
+    "it.",
+}
+"""What Optuna's and Hydra's own ValueErrors contain, and what to say instead."""
+_PLUGIN_EXTRAS = ("joblib", "submitit", "ray", "optuna")
+"""Hydra plugins that extras of vcm bring, by the beginning of their options' names."""
 
 
 def told_error(error: BaseException, command: str = "evaluate") -> str | None:
@@ -52,9 +61,7 @@ def told_error(error: BaseException, command: str = "evaluate") -> str | None:
         return _told_os_error(error)
     if type(error).__name__ == "MisconfigurationException":  # Lightning's, which is slow to import
         return f"trainer: {_first_lines(error)}"
-    if isinstance(error, ValueError) and "Config group override must be" in str(error):  # Hydra's
-        return "A config group cannot be null. Use GROUP=OPTION, or ~GROUP to remove it."
-    return None
+    return next((told for said, told in _OTHERS.items() if said in str(error)), None)
 
 
 def _told_os_error(error: OSError) -> str | None:
@@ -144,6 +151,14 @@ def _unparsed(override: str) -> str:
 
 def _unknown_option(missing: str) -> str:
     """For "codec/nope": what codec may be; empty where there is no such group."""
+    if (plugin := missing.rpartition("/"))[0] in ("hydra/launcher", "hydra/sweeper"):
+        extra = next((name for name in _PLUGIN_EXTRAS if plugin[2].startswith(name)), None)
+        return (
+            f"{missing.replace('/' + plugin[2], '=' + plugin[2])} needs a package that is not installed: "
+            f"pip install 'vcm[{extra}]'"
+            if extra
+            else ""
+        )
     conf = resources.files("vcm.conf")
     group, _, option = missing.rpartition("/")
     first, _, rest = missing.partition("/")

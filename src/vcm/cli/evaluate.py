@@ -20,8 +20,10 @@ from rich.table import Table
 from vcm.cli.composition import told_error
 from vcm.cli.devices import choose_device
 from vcm.cli.job import run_job
+from vcm.cli.objectives import bd_objective, check_bd_objective
+from vcm.cli.sweeps import JobResult
 from vcm.codecs import Codec, CodecPool, FeatureCodec
-from vcm.config import CodecPlan, EvaluateConfig
+from vcm.config import BDRateObjective, CodecPlan, EvaluateConfig
 from vcm.data import PictureDataModule
 from vcm.data.datasets import PictureDataset
 from vcm.errors import ArgumentError, EvaluationError, MissingToolError
@@ -29,8 +31,9 @@ from vcm.evaluation.encoder import Preprocessor
 from vcm.evaluation.evaluate import Evaluation
 from vcm.evaluation.features import FeatureSystem
 from vcm.evaluation.preprocessing import NPPPreprocessor
+from vcm.evaluation.provenance import deciding_versions
 from vcm.evaluation.reader import Importance
-from vcm.evaluation.results import Results
+from vcm.evaluation.results import RESULTS_JSON, Results
 from vcm.evaluation.search import ImageSearch
 from vcm.evaluation.systems import PictureSystem, System
 from vcm.files import printable
@@ -43,7 +46,14 @@ NPP_TARGET = f"{NPPPreprocessor.__module__}.{NPPPreprocessor.__qualname__}"
 
 def run(arguments: Sequence[str]) -> int:
     """Evaluate; with `--multirun`, once for every combination. Returns the worst exit status of them all."""
-    return run_job("evaluate", arguments, lambda composed: 0 if evaluate(composed).complete else 1)
+    return run_job("evaluate", arguments, _run_once, deciding_versions())
+
+
+def _run_once(composed: DictConfig) -> JobResult:
+    plan = dict(OmegaConf.merge(OmegaConf.structured(BDRateObjective), composed.get("objective", {})))
+    check_bd_objective(plan, composed.codecs)
+    results = evaluate(composed)
+    return JobResult(0 if results.complete else 1, bd_objective(results, plan), (RESULTS_JSON,))
 
 
 def evaluate(composed: DictConfig) -> Results:

@@ -6,7 +6,10 @@ import os
 import secrets
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -14,7 +17,19 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from vcm.cli.composition import told_error
-from vcm.cli.sweeps import JobRecord, SweepFolder, collect_records, record_job, sweep_name
+from vcm.cli.sweeps import (
+    JOB_FILE,
+    JobRecord,
+    JobResult,
+    SweepFolder,
+    best_record,
+    collect_records,
+    finished_job,
+    job_key,
+    job_record,
+    keep_record,
+    sweep_name,
+)
 from vcm.data.assets import asset_file
 from vcm.errors import VCMError
 from vcm.evaluation.names import file_name
@@ -25,11 +40,17 @@ from vcm.weights import shipped
 _INTERRUPTED = 130
 
 
-def run_job(command: str, arguments: Sequence[str], job: Callable[[DictConfig], int]) -> int:
+def run_job(
+    command: str,
+    arguments: Sequence[str],
+    job: Callable[[DictConfig], JobResult],
+    versions: Mapping[str, str] | None = None,
+) -> int:
     """Compose conf/<command>.yaml with the arguments and run the job; once for every combination of a sweep.
 
-    An error that is the user's to fix is printed without a traceback, unless HYDRA_FULL_ERROR=1. A failed job
-    of a sweep does not stop the others; under every launcher it is named at the end.
+    A job of a sweep that was done before, with the same settings and `versions`, is not run again. An error
+    that is the user's to fix is printed without a traceback, unless HYDRA_FULL_ERROR=1. A failed job of a
+    sweep does not stop the others; under every launcher it is named at the end.
 
     Returns:
         The worst exit status of them all; 2 for such an error.
@@ -41,12 +62,12 @@ def run_job(command: str, arguments: Sequence[str], job: Callable[[DictConfig], 
     statuses: list[int] = []
 
     @hydra.main(version_base="1.3", config_path="pkg://vcm.conf", config_name=command)
-    def main(composed: DictConfig) -> None:
+    def main(composed: DictConfig) -> float | None:
         sys.argv = [started_as[0], command, *arguments]  # Lightning starts processes for more devices with it
         if HydraConfig.get().mode is RunMode.MULTIRUN:
-            return _run_swept(command, token, lambda: job(composed))
+            return _run_swept(command, token, composed, job, versions or {})
         try:
-            statuses.append(job(composed))
+            statuses.append(job(composed).status)
         except Exception as error:  # here, or Hydra adds a line of its own
             cause = told_error(error, command)
             if cause is None or show_tracebacks:
@@ -83,40 +104,74 @@ def run_job(command: str, arguments: Sequence[str], job: Callable[[DictConfig], 
     return max(statuses, default=0)
 
 
-def _run_swept(command: str, token: str, work: Callable[[], int]) -> None:
+def _run_swept(
+    command: str,
+    token: str,
+    composed: DictConfig,
+    job: Callable[[DictConfig], JobResult],
+    versions: Mapping[str, str],
+) -> float | None:
     """Run one job of a sweep, perhaps in a process or on a machine of its own, and record how it ended.
+
+    Returns:
+        The job's objective, which Hydra hands to the sweeper.
 
     Raises:
         VCMError: If it failed on something that is the user's to fix; a sweeper must know. Any other error as
             it is.
         KeyboardInterrupt: If it was interrupted, which ends the sweep.
     """
-    record_job(token, 2, "it did not end")
+    keep_record(token, job_record(2, "it did not end"))
     try:
-        status = work()
+        key = job_key(command, composed, versions)
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        if record := finished_job(folder, key):
+            print(f"vcm {command}: {printable(folder)} was done before; remove {JOB_FILE} to run it again")
+            record = replace(record, number=int(HydraConfig.get().job.num), folder=str(folder))
+        else:
+            (folder / JOB_FILE).unlink(missing_ok=True)
+            result = job(composed)
+            error = {0: "", 1: "done, with images or labels left out"}.get(result.status, "interrupted")
+            record = job_record(result.status, error, result=result, key=key)
+            if result.status in (0, 1):
+                record.write(folder / JOB_FILE)
     except Exception as error:
         cause = told_error(error, command)
-        record_job(token, 2, cause or f"{type(error).__name__}: {error}")
+        failed = job_record(2, cause or f"{type(error).__name__}: {error}")
+        keep_record(token, failed)
+        with suppress(OSError):
+            failed.write(Path(failed.folder) / JOB_FILE)
         if cause is None:
             traceback.print_exc()
             raise
         _print_error(command, cause)
         raise VCMError(cause) from None  # of a kind that every launcher can send
-    record_job(token, status, {0: "", 1: "done, with images or labels left out"}.get(status, "interrupted"))
-    if status == _INTERRUPTED:
+    keep_record(token, record)
+    if record.status == _INTERRUPTED:
         raise KeyboardInterrupt
+    return None if record.objective is None else record.objective.value
 
 
 def _tell_records(command: str, records: Sequence[JobRecord], statuses: list[int]) -> bool:
-    """Print which jobs of a sweep failed; returns whether there are any."""
+    """Print a sweep's best job and its failed ones; returns whether any failed."""
     statuses += [record.status for record in records]
+    if (best := best_record(records)) and best.objective and best.objective.value is not None:
+        print(
+            printable(
+                f"vcm {command}: best of {len(records)} jobs: {best.objective.name} "
+                f"{best.objective.value:.6g} with {_overrides(best)} ({best.folder})"
+            )
+        )
     failed = [record for record in records if record.status]
     if failed:
         print(f"vcm {command}: {len(failed)} of {len(records)} jobs failed:", file=sys.stderr)
     for record in failed:
-        what = " ".join(record.overrides) or f"job {record.number}"
-        print(printable(f"  {what}: {record.error} ({record.folder})"), file=sys.stderr)
+        print(printable(f"  {_overrides(record)}: {record.error} ({record.folder})"), file=sys.stderr)
     return bool(failed)
+
+
+def _overrides(record: JobRecord) -> str:
+    return " ".join(record.overrides) or f"job {record.number}"
 
 
 def _print_error(command: str, cause: str) -> None:

@@ -26,6 +26,7 @@ COMMANDS = {
     "encode": "turn images into BPG, JPEG, … for a known detector or classifier",
     "preprocess": "filter pictures by a trained model, for an encoder of your own",
     "info": "describe streams, without any model",
+    "collect": "join the jobs of sweeps into one report and one CSV, and name missing jobs",
     "report": "turn an evaluation's results into one HTML file with curves, BD-rates and example pictures",
 }
 

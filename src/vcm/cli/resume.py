@@ -30,7 +30,7 @@ from vcm.files import (
 LOCK_FILE, CONFIG_FILE, INPUTS_FILE = ".lock", "config.yaml", "inputs.json"
 _CHECKPOINT_KEYS = ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step", "loops")
 _IRRELEVANT = (
-    *("trainer", "callbacks", "logger", "name", "run_dir", "start_from", "hydra"),
+    *("trainer", "callbacks", "logger", "name", "run_dir", "start_from", "objective", "hydra"),
     *("data.num_workers", "data.keep_in_memory", "loop.workers", "module.compile"),
 )
 """Settings that may change when a run is resumed: how long, on which devices, with how many helpers."""
@@ -104,7 +104,7 @@ def check_same_settings(composed: DictConfig, folder: Path, overrides: Sequence[
     saved = folder / CONFIG_FILE
     if not saved.exists():
         return
-    before, now = _flat(_read_config(saved)), _flat(OmegaConf.to_container(composed))
+    before, now = flat(_read_config(saved)), flat(OmegaConf.to_container(composed))
     contents = _read_inputs(folder / INPUTS_FILE)
     given = {override.lstrip("+~").partition("=")[0] for override in overrides}
     changed = []
@@ -135,10 +135,15 @@ def save_settings(composed: DictConfig, folder: Path) -> None:
     if not (folder / INPUTS_FILE).exists():
         found = {
             key: content
-            for key, value in _flat(OmegaConf.to_container(composed)).items()
-            if not key.startswith(_IRRELEVANT) and (content := content_of(value))
+            for key, value in flat(OmegaConf.to_container(composed)).items()
+            if is_input(key) and (content := content_of(value))
         }
         write_text(folder / INPUTS_FILE, json.dumps(found, indent=1) + "\n")
+
+
+def is_input(key: str) -> bool:
+    """Whether a setting may name files that a run reads, not ones that it writes."""
+    return not key.startswith(_IRRELEVANT) and not key.endswith(".cache")
 
 
 def content_of(value: object) -> str | None:
@@ -177,14 +182,14 @@ def _same_content(key: str, new: object, contents: Mapping[str, str]) -> bool:
     return key in contents and contents[key] == content_of(new)
 
 
-def _flat(content: object, prefix: str = "") -> dict[str, Any]:
+def flat(content: object, prefix: str = "") -> dict[str, Any]:
     """Nested mappings as one, by dotted keys; lists are values."""
     if not isinstance(content, dict) or not content:
         return {prefix: content} if prefix else {}
-    flat: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for key, value in content.items():
-        flat.update(_flat(value, f"{prefix}.{key}" if prefix else str(key)))
-    return flat
+        found.update(flat(value, f"{prefix}.{key}" if prefix else str(key)))
+    return found
 
 
 def _read_config(path: Path) -> object:

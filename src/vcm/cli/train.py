@@ -29,13 +29,17 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from vcm.cli.job import run_job
 from vcm.cli.memory import keep_freed_memory
+from vcm.cli.objectives import check_metric_objective, metric_objective
 from vcm.cli.resume import check_checkpoint, check_same_settings, locked, save_settings
-from vcm.config import TrainConfig
+from vcm.cli.sweeps import JobResult
+from vcm.config import MetricObjective, TrainConfig
 from vcm.errors import ArgumentError, WeightsError
 from vcm.files import printable
 from vcm.modules.progress import FinalValidation, LastCheckpoint, MetricsFile
 
 MODEL_FILE = "model.safetensors"
+LAST_CHECKPOINT = "checkpoints/last.ckpt"
+METRICS_FILE = "metrics.jsonl"
 T = TypeVar("T")
 _EXPECTED_WARNINGS = (
     "Precision .* is not supported by the model summary",
@@ -47,7 +51,17 @@ _EXPECTED_WARNINGS = (
 
 def run(arguments: Sequence[str]) -> int:
     """Train; with `--multirun`, once for every combination."""
-    return run_job("train", arguments, train)
+    return run_job("train", arguments, _run_once)
+
+
+def _run_once(composed: DictConfig) -> JobResult:
+    plan = dict(OmegaConf.merge(OmegaConf.structured(MetricObjective), composed.get("objective", {})))
+    check_metric_objective(plan)
+    status = train(composed)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    written = [name for name in (MODEL_FILE, LAST_CHECKPOINT) if (folder / name).is_file()]
+    objective = metric_objective(folder / METRICS_FILE, plan) if status == 0 else None
+    return JobResult(status, objective, tuple(written))
 
 
 def train(composed: DictConfig) -> int:
@@ -66,7 +80,7 @@ def train(composed: DictConfig) -> int:
 
 
 def _train(config: DictConfig, composed: DictConfig, folder: Path, *, is_main: bool) -> int:
-    last, model = folder / "checkpoints" / "last.ckpt", folder / MODEL_FILE
+    last, model = folder / LAST_CHECKPOINT, folder / MODEL_FILE
     resumes = last.exists()
     if is_main and resumes:
         check_checkpoint(last)
@@ -74,7 +88,7 @@ def _train(config: DictConfig, composed: DictConfig, folder: Path, *, is_main: b
     # Before `instantiate` puts this machine's folders for ${asset:…}.
     tasks = json.dumps(OmegaConf.to_container(config.tasks, resolve=False))
     keeper = LastCheckpoint(last, model, tasks=tasks)
-    module, data, trainer = _build(config, [MetricsFile(folder / "metrics.jsonl", print), keeper], folder)
+    module, data, trainer = _build(config, [MetricsFile(folder / METRICS_FILE, print), keeper], folder)
     if trainer.world_size > 1 and HydraConfig.get().mode is RunMode.MULTIRUN:
         raise ArgumentError(
             "trainer.devices",

@@ -84,7 +84,7 @@ class Results:
             write_text(folder / BOOTSTRAP_JSON, canonical_json(resamples) + "\n")
         else:
             (folder / BOOTSTRAP_JSON).unlink(missing_ok=True)
-        write_csv(folder / RESULTS_CSV, [_row(point) for point in self.points])
+        write_csv(folder / RESULTS_CSV, [point_row(point) for point in self.points])
         write_json(folder / RESULTS_JSON, {**asdict(self), "points": [p.to_json() for p in self.points]})
 
     @classmethod
@@ -197,8 +197,8 @@ def _key(point: Point) -> str:
     return f"{point_name(point.system, point.quality)} {point.labels}"
 
 
-def _row(point: Point) -> dict[str, Any]:
-    """A point's line in results.csv; the ends of its intervals at the end."""
+def point_row(point: Point) -> dict[str, Any]:
+    """A point as a row of a CSV file: figures, accuracies, and the ends of intervals."""
     content = point.to_json()
     row = {key: content[key] for key in content if key not in ("accuracy", "title", "intervals")}
     ends = {

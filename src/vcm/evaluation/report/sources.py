@@ -25,6 +25,8 @@ class Source:
         label: What its systems are told apart by from those of other runs.
         is_named: Whether the label was asked for; else it is for systems that other runs have too.
         systems: New names of its systems, by their own.
+        joined: The quality in the run and on a curve over several runs, by the names of systems that have one
+            quality in each run.
     """
 
     folder: Path
@@ -32,6 +34,7 @@ class Source:
     label: str
     is_named: bool
     systems: dict[str, str] = field(default_factory=dict)
+    joined: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def read_sources(folders: Sequence[str | Path], names: Mapping[str, str] | None = None) -> list[Source]:
@@ -86,20 +89,20 @@ def name_systems(sources: Sequence[Source]) -> list[Source]:
     A run's label replaces the name of its only other system, and follows the names of several.
     """
     if not any(source.label for source in sources):
-        return [replace(source, systems={name: name for name in _systems(source)}) for source in sources]
+        return [replace(source, systems={name: name for name in systems_of(source)}) for source in sources]
     measured: dict[str, list[object]] = {}
     for source in sources:
-        for system in _systems(source):
-            measured.setdefault(system, []).append(_signature(source, system))
+        for system in systems_of(source):
+            measured.setdefault(system, []).append(signature(source, system))
     shared = {
         name for name, all_of in measured.items() if len(all_of) > 1 and all(a == all_of[0] for a in all_of)
     }
     named: list[Source] = []
     taken: set[str] = set()
     for source in sources:
-        own = [system for system in _systems(source) if system not in shared]
+        own = [system for system in systems_of(source) if system not in shared]
         renamed = [s for s in own if source.label and (source.is_named or len(measured[s]) > 1)]
-        names = {system: system for system in _systems(source)}
+        names = {system: system for system in systems_of(source)}
         titles = {point.system: point.title for point in source.results.points}
         for system in renamed:
             names[system] = source.label if len(own) == 1 else f"{system} ({source.label})"
@@ -114,11 +117,12 @@ def name_systems(sources: Sequence[Source]) -> list[Source]:
     return named
 
 
-def _systems(source: Source) -> list[str]:
+def systems_of(source: Source) -> list[str]:
+    """The systems that a run measured, in order."""
     return list(dict.fromkeys(point.system for point in source.results.points))
 
 
-def _signature(source: Source, system: str) -> object:
+def signature(source: Source, system: str) -> object:
     """What a run measured of a system, comparable with other runs'."""
     own = [point for point in source.results.points if point.system == system]
     return sorted((p.quality, p.labels, p.num_bytes, p.num_pixels, sorted(p.accuracy.items())) for p in own)

@@ -93,6 +93,24 @@ def read_study(
         ArgumentError: If there is no folder, or no such anchor, accuracy or run.
     """
     sources = name_systems(read_sources(folders, names))
+    return make_study(sources, Path(folders[0]), anchor=anchor, accuracy=accuracy)
+
+
+def make_study(
+    sources: list[Source], home: Path, *, anchor: str | None = None, accuracy: str | None = None
+) -> Study:
+    """Compare what runs measured, whose systems have their final names.
+
+    Args:
+        sources: The runs.
+        home: Where the report goes by default.
+        anchor: As in `read_study`.
+        accuracy: As in `read_study`.
+
+    Raises:
+        EvaluationError: If the runs do not belong together.
+        ArgumentError: If there is no such anchor or accuracy.
+    """
     results = merge(sources)
     titles = {point.system: point.title for point in results.points}
     if anchor is None:
@@ -105,7 +123,7 @@ def read_study(
     every = [(axis, curves(results.points, axis)) for axis in axes_of(results, accuracy)]
     drawn = [(axis, found) for axis, found in every if found]
     comparisons = [(axis, _compared(found, anchor)) for axis, found in drawn]
-    return Study(results, sources, Path(folders[0]), anchor, accuracy, drawn, comparisons)
+    return Study(results, sources, home, anchor, accuracy, drawn, comparisons)
 
 
 def _chosen(argument: str, given: str, titles: Mapping[str, str]) -> str:

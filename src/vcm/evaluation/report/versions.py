@@ -72,6 +72,7 @@ def read_versions(source: Source, results: Results, notes: list[str]) -> dict[st
         for point in results.points
         if point.system == new
     }
+    points |= {point_name(own, there): (own, here) for own, (there, here) in source.joined.items()}
     found: dict[str, list[Version]] = {}
     for image_id, versions in listed.items():
         for name, version in versions.items():
