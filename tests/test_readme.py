@@ -98,8 +98,10 @@ def test_the_efforts_figures_are_those_they_printed(capsys):
     docs = (ROOT / "docs/benchmarks.md").read_text()
     assert capsys.readouterr().out.strip() in docs
     measured = {(row["stream"], row["images"], row["effort"]) for row in table.rows}
-    for images in script["SETS"]:
-        assert {effort for s, i, effort in measured if (s, i) == ("narrow", images)} >= {0, 5, 10, 30}
+    efforts = (0, 5, 10, 30, 100)
+    assert measured == {(s, i, e) for s in script["COLUMNS"] for i in script["SETS"] for e in efforts}
+    assert f"--images {settings['images']} --full-images {settings['full_images']}`" in docs
+    assert "](effort.svg)" in docs
 
 
 def test_the_seconds_of_start_up_are_those_it_printed():
