@@ -249,9 +249,12 @@ def plot(rows: list[dict[str, Any]]) -> str:
             for row, x, y in zip(line, xs, ys, strict=True):
                 if by_effort:
                     axis.annotate(
-                        str(row["effort"]), (x, y), textcoords="offset points", xytext=(4, -9), fontsize=8
+                        str(row["effort"]), (x, y), textcoords="offset points", xytext=(5, -3), fontsize=8
                     )
         axis.set(title=name, xlabel="bits per pixel", xscale="log")
+        axis.set_xticks([0.02, 0.05, 0.1, 0.2, 0.5])
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter("")
         axis.grid(visible=True, which="both", alpha=0.3)
     axes[0].set_ylabel("mAP@50:95 of yolov3-tiny, pseudo-labels (%)")
     axes[1].legend(fontsize=8)

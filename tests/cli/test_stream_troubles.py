@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from vcm.cli.files import Outputs
+from vcm.cli.files import writing
 from vcm.codecs.learned.container import read_stream
 from vcm.nn.files import read_notes
 from vcm.nn.preprocessor import NPP, save_preprocessor
@@ -459,7 +459,7 @@ def test_a_folder_that_takes_no_files(vcm, tmp_path, monkeypatch, write_picture)
 def test_an_interrupted_write_leaves_what_was_there(tmp_path, files_below):
     path = tmp_path / "a.json"
     path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), Outputs([], overwrite=True).write(path) as file:
+    with pytest.raises(KeyboardInterrupt), writing(path) as file:
         file.write(b"ne")
         raise KeyboardInterrupt
     assert path.read_text() == "old"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from vcm.cli.bulk import Bulk, add_bulk_options
 from vcm.cli.files import (
     RECONSTRUCTION,
     STREAM_SUFFIX,
@@ -17,8 +19,13 @@ from vcm.cli.files import (
     is_newer,
     names_a_file,
     read_stream_file,
+    writing,
 )
+from vcm.cli.work import Item, Outcome
 from vcm.errors import BitstreamError, PictureError
+
+if TYPE_CHECKING:
+    from vcm.cli.models import Model
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -62,8 +69,10 @@ def run(arguments: Sequence[str]) -> int:
     add_output_options(
         parser, "the streams' folder, which mirrors that of the pictures, or one stream's name"
     )
+    add_bulk_options(parser)
     known = parser.parse_args(arguments)
-    from vcm.data.reading import find_pictures, read_picture
+    bulk = Bulk(known, known.pictures)
+    from vcm.data.reading import find_pictures
 
     batch = Batch("compress")
     inputs, problems = find_inputs(known.pictures, find_pictures, "pictures")
@@ -71,37 +80,76 @@ def run(arguments: Sequence[str]) -> int:
         batch.tell(problem)
     if not inputs:
         return 2
+    from vcm.cli.devices import use_one_thread
     from vcm.cli.models import Model
 
     model = Model(known.model, known.device, known.quality, effort=known.effort)
+    use_one_thread(known.device)  # streams do not depend on the number of cores
     task = model.task_for(known.purpose)
-    if known.effort:
-        from vcm.cli.devices import use_one_thread
-
-        use_one_thread(model.device.type)
+    work = Compression(known.model, known.device, known.quality, known.effort, task)
     # What is missing is told before any work.
     if task != RECONSTRUCTION:
         model.features(task)
     else:
         model.pictures  # noqa: B018  loads
+    work.model = model
     outputs = Outputs([model.path, *(source.path for source in inputs)], overwrite=known.overwrite)
     expected = model.header_key(task)
     one_name = known.output if names_a_file(known.output, known.pictures) else None
 
-    def compress(source: Input) -> tuple[int, int]:
-        place = source.below(known.output)
-        target = one_name or place.with_name(place.name + STREAM_SUFFIX)
-        # Streams do not tell the effort that they were made with: one that is there may be of another.
-        outputs.claim(target, source.path, lambda: not known.effort and is_own(target, expected, source.path))
-        image = read_picture(source.path)
-        with batch.step_bar(source.path.name) as bar:
-            data = model.encode(image, task, bar)
-        with outputs.write(target) as file:
-            file.write(data)
-        return len(data), image.shape[1] * image.shape[2]
+    def place(source: Input) -> Item:
+        below = source.below(known.output)
+        return Item(source.path, one_name or below.with_name(below.name + STREAM_SUFFIX))
 
-    batch.run(inputs, compress)
+    def claim(item: Item, goes_on: bool) -> Item:
+        def is_current() -> bool:
+            return is_own(item.target, expected, item.source)
+
+        # Streams do not tell the effort that they were made with: one that is there may be of another.
+        if known.effort and goes_on:
+            outputs.claim(item.target, item.source, replaceable=is_current)
+        else:
+            outputs.claim(item.target, item.source, lambda: not known.effort and is_current())
+        return item
+
+    settings = {"command": "compress", "stream": [task, expected[1].hex(), expected[2]]}
+    settings |= {"effort": known.effort}
+    bulk.run(batch, inputs, place, claim, work, settings=settings, is_slow=bool(known.effort))
     return batch.finish()
+
+
+class Compression:
+    """Compress one image after the other with a model that is loaded once in each process.
+
+    Args:
+        path: Of the model file; None for vcm's own.
+        device: Where networks run.
+        quality: Of the streams; None for the middle one.
+        effort: Steps of a search for each image.
+        task: One of the model's.
+    """
+
+    def __init__(self, path: Path | None, device: str, quality: float | None, effort: int, task: str) -> None:
+        self._settings = (path, device, quality, effort, task)
+        self.model: Model | None = None
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle without the networks."""
+        return Compression, self._settings
+
+    def __call__(self, item: Item, on_step: Callable[[int, int], None] | None = None) -> Outcome:
+        """Write an image's stream."""
+        from vcm.cli.models import Model
+        from vcm.data.reading import read_picture
+
+        path, device, quality, effort, task = self._settings
+        if self.model is None:
+            self.model = Model(path, device, quality, effort=effort)
+        image = read_picture(item.source)
+        data = self.model.encode(image, task, on_step)
+        with writing(item.target) as file:
+            file.write(data)
+        return Outcome(item, len(data), image.shape[1] * image.shape[2])
 
 
 def is_own(path: Path, expected: tuple[str, bytes, float], source: Path) -> bool:

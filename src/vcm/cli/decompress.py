@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import os
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from PIL import Image
-
+from vcm.cli.bulk import Bulk, add_bulk_options
 from vcm.cli.compress import add_output_options
+from vcm.cli.decoding import Decoding, Spool
 from vcm.cli.files import (
     RECONSTRUCTION,
     STREAM_SUFFIX,
@@ -25,9 +23,14 @@ from vcm.cli.files import (
     is_folder,
     names_a_file,
     read_stream_file,
+    writing,
 )
-from vcm.cli.marks import bears_mark, content_mark, png_info
+from vcm.cli.marks import bears_mark
+from vcm.cli.work import Item, Outcome
 from vcm.errors import ArgumentError, OutputError
+
+if TYPE_CHECKING:
+    pass
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -37,6 +40,7 @@ def run(arguments: Sequence[str]) -> int:
     from vcm.tasks.checks import check_fraction
 
     check_fraction("--min-score", known.min_score)
+    bulk = Bulk(known, known.streams)
     batch = Batch("decompress")
     inputs, problems = find_inputs(
         known.streams, lambda folder, problems: find_files(folder, [STREAM_SUFFIX], problems), "streams"
@@ -45,10 +49,20 @@ def run(arguments: Sequence[str]) -> int:
         batch.tell(problem)
     if not inputs:
         return 2
-    decompression = Decompression(known, inputs)
-    batch.run(inputs, decompression.decode)
-    for problem in decompression.write_predictions():
-        batch.tell(problem)
+    with Decompression(known, inputs) as decompression:
+        settings = {"command": "decompress", "model": decompression.fingerprints()}
+        settings |= {"drawn": [known.min_score, known.original]}
+        bulk.run(
+            batch,
+            inputs,
+            decompression.place,
+            decompression.claim,
+            decompression.work,
+            settings=settings,
+            collect=decompression.collect,
+        )
+        for problem in decompression.write_predictions():
+            batch.tell(problem)
     return batch.finish()
 
 
@@ -86,16 +100,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--min-score", type=float, default=0.3, help="lowest score of a box that is drawn; 0.3 by default"
     )
+    add_bulk_options(parser)
     return parser
-
-
-@dataclass(frozen=True)
-class Stream:
-    """A stream's bytes, its picture's (height, width), and whom it is for."""
-
-    data: bytes
-    size: tuple[int, int]
-    task: str
 
 
 class Decompression:
@@ -131,79 +137,85 @@ class Decompression:
         kept = [self.model.path, *(source.path for source in inputs), *([original] if original else [])]
         self.outputs = Outputs(kept, overwrite=known.overwrite)
         self.folder: Path = known.output or inputs[0].root
-        self._found: dict[Path, list[dict[str, object]]] = {}
+        self.work = Decoding(known.model, known.device, known.min_score)
+        self.work.model = self.model
+        self._found: dict[Path, Spool] = {}
         self._ids = image_ids([source.path for source in inputs])
+        self._order = {path: number for number, path in enumerate(self._ids)}
 
-    def decode(self, source: Input) -> tuple[int, int]:
-        """Write what a stream gives; predictions are kept for `write_predictions`.
+    def __enter__(self) -> Decompression:
+        return self
 
-        Returns:
-            The stream's bytes and the original picture's pixels.
+    def __exit__(self, *error: object) -> None:
+        for spool in self._found.values():
+            spool.close()
+
+    def fingerprints(self) -> list[str]:
+        """Those of all streams that the model decodes."""
+        return sorted(self.model.network.fingerprint(task).hex() for task in self.model.network.tasks)
+
+    def place(self, source: Input) -> Item:
+        """What comes of a stream: a PNG file, or a share of the JSON file.
+
+        Raises:
+            BitstreamError: If it is no stream of the model's.
+            OutputError: If the name that was given does not suit.
         """
         from vcm.codecs.learned.container import read_stream
 
-        data = read_stream_file(source.path)
-        header = read_stream(data).header
-        stream = Stream(data, header.size, self.model.task_of(header))
-        if stream.task == RECONSTRUCTION:
-            self._picture(source, stream)
-        elif self.model.features(stream.task)[1].kind == "detection":
-            self._detections(source, stream)
-        else:
-            self._classes(source, stream)
-        return len(data), header.size[0] * header.size[1]
+        header = read_stream(read_stream_file(source.path)).header
+        task = self.model.task_of(header)
+        kind = "image" if task == RECONSTRUCTION else self.model.features(task)[1].kind
+        options: dict[str, object] = {"task": task, "kind": kind, "size": header.size}
+        if kind == "image":
+            if self.one_name and self.one_name.suffix.lower() != ".png":
+                raise OutputError(f"{self.one_name}: this stream gives a picture; name it .png.")
+            return Item(source.path, self._target(source, ".png"), options)
+        name = "detections.json" if kind == "detection" else "classifications.json"
+        json_file = self.folder / name if self.several else self._target(source, ".json")
+        options |= {"json": json_file, "image_id": self._ids[source.path]}
+        if kind == "classification":
+            return Item(source.path, json_file, options, is_shared=True)
+        options |= {"original": self._original(source), "drawn_on": self.known.original, "draws": True}
+        return Item(source.path, self._target(source, ".png"), options)
+
+    def claim(self, item: Item, goes_on: bool) -> Item:
+        """Make sure that a stream's files may be written."""
+        json_file: Path | None = item.options.get("json")
+        if json_file is not None:
+            owner = json_file if self.several else item.source
+            self.outputs.claim(json_file, owner, replaceable=lambda: goes_on)
+        if item.is_shared:
+            return item
+        try:
+            self.outputs.claim(
+                item.target, item.source, lambda: bears_mark(item.target, self.work.mark(item))
+            )
+        except AlreadyDone:
+            if json_file is None:
+                raise
+            # Drawn by a call that was stopped before it wrote the JSON file.
+            return replace(item, options={**item.options, "draws": False})
+        return item
+
+    def collect(self, outcome: Outcome) -> None:
+        """Keep a stream's predictions for `write_predictions`."""
+        json_file = outcome.item.options.get("json")
+        if json_file is not None:
+            if json_file not in self._found:
+                self._found[json_file] = Spool()
+            self._found[json_file].add(self._order[outcome.item.source], outcome.content)
 
     def write_predictions(self) -> list[str]:
-        """Write the JSON files; returns what went wrong."""
+        """Write the JSON files, in the streams' order; returns what went wrong."""
         problems = []
-        for path, entries in self._found.items():
+        for path, spool in self._found.items():
             try:
-                with self.outputs.write(path) as file:
-                    file.write(json.dumps(entries).encode())
+                with writing(path) as file:
+                    spool.write(file)
             except OutputError as error:
                 problems.append(str(error))
         return problems
-
-    def _picture(self, source: Input, stream: Stream) -> None:
-        if self.one_name and self.one_name.suffix.lower() != ".png":
-            raise OutputError(f"{self.one_name}: this stream gives a picture; name it .png.")
-        target = self._target(source, ".png")
-        mark = content_mark(hashlib.sha256(stream.data).hexdigest())
-        self.outputs.claim(target, source.path, lambda: bears_mark(target, mark))
-        pixels = self.model.pictures.decode(stream.data).permute(1, 2, 0).contiguous().numpy()
-        self._write_png(target, Image.fromarray(pixels), mark)
-
-    def _detections(self, source: Input, stream: Stream) -> None:
-        from vcm.categories import category_ids
-        from vcm.cli.predictions import coco_results, draw
-        from vcm.types import Detections
-
-        target = self._target(source, ".png")
-        path = self._claim_predictions(source, "detections.json")
-        canvas: Image.Image | None = None
-        drawn = (self.known.min_score, self.known.original)
-        mark = content_mark(hashlib.sha256(stream.data).hexdigest(), *drawn)
-        with suppress(AlreadyDone):  # drawn by a call that was stopped before it wrote the JSON file
-            self.outputs.claim(target, source.path, lambda: bears_mark(target, mark))
-            canvas = self._canvas(source, stream.size)
-        found = self.model.predict(stream.data, stream.task)
-        assert isinstance(found, Detections)
-        categories = self.model.features(stream.task)[1].categories
-        if canvas is not None:
-            draw(canvas, found, categories, min_score=self.known.min_score)
-            self._write_png(target, canvas, mark)
-        results = coco_results(found, self._ids[source.path], category_ids(categories))
-        self._found.setdefault(path, []).extend(results)
-
-    def _classes(self, source: Input, stream: Stream) -> None:
-        from vcm.cli.predictions import best_classes
-        from vcm.types import ClassScores
-
-        path = self._claim_predictions(source, "classifications.json")
-        scores = self.model.predict(stream.data, stream.task)
-        assert isinstance(scores, ClassScores)
-        classes = best_classes(scores, self.model.features(stream.task)[1].categories)
-        self._found.setdefault(path, []).append({"image_id": self._ids[source.path], "classes": classes})
 
     def _target(self, source: Input, suffix: str) -> Path:
         """Where something that comes of one stream goes: photo.jpg.vcm becomes photo.jpg.png."""
@@ -212,32 +224,10 @@ class Decompression:
         place = source.below(self.known.output)
         return place.with_name(place.name.removesuffix(STREAM_SUFFIX) + suffix)
 
-    def _claim_predictions(self, source: Input, shared_name: str) -> Path:
-        """The JSON file that a stream's predictions go to."""
-        path = self.folder / shared_name if self.several else self._target(source, ".json")
-        self.outputs.claim(path, path if self.several else source.path)
-        return path
-
-    def _canvas(self, source: Input, size: tuple[int, int]) -> Image.Image:
-        """What boxes are drawn on: the original where it was given."""
-        from vcm.cli.predictions import empty_canvas
-        from vcm.data.reading import read_picture
-
+    def _original(self, source: Input) -> Path | None:
+        """The picture that boxes are drawn on."""
         original: Path | None = self.known.original
-        if original is None:
-            return empty_canvas(size)
-        if is_folder(original):
+        if original is not None and is_folder(original):
             place = source.below(original)
-            original = place.with_name(place.name.removesuffix(STREAM_SUFFIX))
-        image = read_picture(original)
-        if tuple(image.shape[1:]) != size:
-            raise ArgumentError(
-                "--original",
-                expected=f"the picture that was compressed, of {size[1]} × {size[0]} pixels",
-                got=f"{original} of {image.shape[2]} × {image.shape[1]}",
-            )
-        return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
-
-    def _write_png(self, target: Path, image: Image.Image, mark: str) -> None:
-        with self.outputs.write(target) as file:
-            image.save(file, "PNG", pnginfo=png_info(mark))
+            return place.with_name(place.name.removesuffix(STREAM_SUFFIX))
+        return original

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vcm.cli.compress import add_output_options
-from vcm.cli.files import Batch, Input, Outputs, find_inputs, names_a_file
+from vcm.cli.files import Batch, Input, Outputs, find_inputs, names_a_file, writing
 from vcm.cli.preprocess import output_names
 from vcm.errors import ArgumentError, MissingToolError
 from vcm.weights import QA_NPP_BPG, shipped
@@ -68,7 +68,7 @@ def run(arguments: Sequence[str]) -> int:
         image = read_picture(source.path)
         with batch.step_bar(source.path.name) as bar:
             data = encoder.encode(image, bar)
-        with outputs.write(target) as file:
+        with writing(target) as file:
             file.write(data)
         return len(data), image.shape[1] * image.shape[2]
 

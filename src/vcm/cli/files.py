@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from vcm.cli.work import Item, Outcome, told
 from vcm.codecs.learned.container import MAGIC, PURPOSES
-from vcm.errors import BitstreamError, OutputError, VCMError
+from vcm.errors import BitstreamError, OutputError
 from vcm.files import MAX_IMAGE_BYTES, open_regular, printable, replacing
 
 if TYPE_CHECKING:
@@ -133,13 +134,21 @@ class Outputs:
         self._keep = {os.path.realpath(path) for path in keep}
         self._sources: dict[str, Path] = {}
 
-    def claim(self, path: Path, source: Path, current: Callable[[], bool] | None = None) -> None:
+    def claim(
+        self,
+        path: Path,
+        source: Path,
+        current: Callable[[], bool] | None = None,
+        *,
+        replaceable: Callable[[], bool] | None = None,
+    ) -> None:
         """Make sure, before any work, that a file may be written.
 
         Args:
             path: The file.
             source: The input that it is made from.
             current: Whether the file that is there is what would be made; by default nothing is.
+            replaceable: Whether it may be made again all the same; by default nothing may.
 
         Raises:
             AlreadyDone: If it is there, of an earlier call, and not to be overwritten.
@@ -158,7 +167,8 @@ class Outputs:
         if os.path.lexists(path) and not self.overwrite:
             if current is not None and current():
                 raise AlreadyDone(path)
-            raise OutputError(f"{path} exists already; --overwrite replaces it.")
+            if replaceable is None or not replaceable():
+                raise OutputError(f"{path} exists already; --overwrite replaces it.")
         folder = Path(real).parent
         while not os.path.lexists(folder):
             folder = folder.parent
@@ -169,19 +179,20 @@ class Outputs:
                 f"{path} cannot be written: no files can be made in {folder}; choose another -o."
             )
 
-    @contextmanager
-    def write(self, path: Path) -> Iterator[BinaryIO]:
-        """A file that takes its name when all is written; until then, and if that fails, there is none.
 
-        Raises:
-            OutputError: If the disk is full, or the folder takes no files.
-        """
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as file:
-                yield file
-        except OSError as error:
-            raise OutputError(f"{path} cannot be written: {error.strerror or error}.") from error
+@contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes its name when all is written; until then, and if that fails, there is none.
+
+    Raises:
+        OutputError: If the disk is full, or the folder takes no files.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file:
+            yield file
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
 class AlreadyDone(Exception):  # noqa: N818  no error
@@ -245,6 +256,7 @@ class Batch:
     num_failures: int = 0
     num_skipped: int = 0
     _bars: Progress | None = field(default=None, init=False, repr=False)
+    _line: TaskID | None = field(default=None, init=False, repr=False)
 
     def step_bar(self, name: str) -> StepBar:
         """A line for the search of the image of this name; enter it before the search."""
@@ -255,31 +267,52 @@ class Batch:
         print(f"vcm {self.command}: left out: {printable(problem)}", file=sys.stderr)
         self.num_failures += 1
 
-    def run(self, inputs: Sequence[Input], work: Callable[[Input], tuple[int, int]]) -> None:
-        """Work through the files, with a bar on standard error where that is a terminal.
-
-        Args:
-            inputs: The files.
-            work: Gives a file's stream's bytes and its picture's pixels.
-        """
+    @contextmanager
+    def progress(self, total: int) -> Iterator[None]:
+        """Show a bar on standard error where that is a terminal, for so many files."""
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
         console = Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bars:
-            self._bars = bars
-            for source in bars.track(inputs, description=self.command):
+            self._bars, self._line = bars, bars.add_task(self.command, total=total)
+            yield
+
+    def advance(self) -> None:
+        """Show that one more file is done."""
+        if self._bars is not None and self._line is not None:
+            self._bars.advance(self._line)
+
+    def count(self, outcome: Outcome) -> None:
+        """Count a file, and name it if it failed."""
+        if outcome.error:
+            self.tell(f"{outcome.item.source}: {outcome.error}")
+        else:
+            self.num_files += 1
+            self.num_bytes += outcome.num_bytes
+            self.num_pixels += outcome.num_pixels
+        self.advance()
+
+    def run(self, inputs: Sequence[Input], work: Callable[[Input], tuple[int, int]]) -> None:
+        """Work through the files in this process.
+
+        Args:
+            inputs: The files.
+            work: Gives a file's stream's bytes and its picture's pixels.
+        """
+        with self.progress(len(inputs)):
+            for source in inputs:
+                item = Item(source.path, source.path)
                 try:
                     num_bytes, num_pixels = work(source)
                 except AlreadyDone:
                     self.num_skipped += 1
+                    self.advance()
                 except Exception as error:  # one bad file must not lose the others
-                    self.tell(f"{source.path}: {_told(error, source.path)}")
+                    self.count(Outcome(item, error=told(error, source.path)))
                 else:
-                    self.num_files += 1
-                    self.num_bytes += num_bytes
-                    self.num_pixels += num_pixels
+                    self.count(Outcome(item, num_bytes, num_pixels))
 
     def finish(self) -> int:
         """Print the line that sums up; returns the exit status."""
@@ -289,9 +322,3 @@ class Batch:
         files = "1 file" if self.num_files == 1 else f"{self.num_files} files"
         print(f"{files}, {self.num_bytes:,} bytes{bpp}{there}{left_out}")
         return 1 if self.num_failures else 0
-
-
-def _told(error: Exception, path: Path) -> str:
-    if isinstance(error, VCMError):
-        return str(error).removeprefix(f"{path}: ").removeprefix(f"{printable(path)}: ")
-    return f"{type(error).__name__}: {error}"

@@ -11,9 +11,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vcm.cli.bulk import Bulk, add_bulk_options
 from vcm.cli.compress import add_output_options
-from vcm.cli.files import Batch, Input, Outputs, find_inputs, names_a_file
+from vcm.cli.files import Batch, Input, Outputs, find_inputs, names_a_file, writing
 from vcm.cli.marks import bears_mark, content_mark, png_info
+from vcm.cli.work import Item, Outcome
 from vcm.errors import ArgumentError, OutputError
 from vcm.files import MAX_IMAGE_BYTES, read_bytes
 from vcm.weights import QA_NPP_BPG, shipped
@@ -42,8 +44,8 @@ _WITHOUT_METADATA = ("BMP", "PPM")
 def run(arguments: Sequence[str]) -> int:
     """Filter each picture; returns 0 if all are done, 1 if some are, 2 if nothing could begin."""
     known = _parser().parse_args(arguments)
-    from vcm.data.metadata import read_metadata
-    from vcm.data.reading import find_pictures, read_picture
+    bulk = Bulk(known, known.pictures)
+    from vcm.data.reading import find_pictures
 
     one_name: Path | None = known.output if names_a_file(known.output, known.pictures) else None
     if one_name is not None and one_name.suffix.lower() not in FORMATS:
@@ -60,39 +62,93 @@ def run(arguments: Sequence[str]) -> int:
         batch.tell(problem)
     if not inputs:
         return 2
-    task = _reader(known.reader, known.size, known.device)
-    refine = _refinement(known.effort, known.quality, task)
-    if refine is not None:
+    work = Preprocessing(known)
+    if known.effort:
         from vcm.cli.devices import use_one_thread
 
         use_one_thread(known.device)
-    preprocessor, model = _preprocessor(known)
-    settings = [known.size, None if task is None else task.settings()]
-    settings += [None if preprocessor is None else preprocessor.settings()]
-    settings += [known.effort, known.quality] if known.effort else []
+    model = work.prepare()  # what is wrong with the arguments is told before any work
     targets = output_names(inputs, known.output)
     read = [source.path for source in inputs]
     outputs = Outputs([model, *read] if model else read, overwrite=known.overwrite)
 
-    def preprocess(source: Input) -> tuple[int, int]:
-        target = one_name or targets[source]
-        mark = _mark(source.path, settings) if target.suffix.lower() == ".png" else ""
-        outputs.claim(target, source.path, lambda: bool(mark) and bears_mark(target, mark))
-        image = read_picture(source.path)
-        height, width = image.shape[1:]
-        image = _scaled(image, known.size, task)
-        metadata = read_metadata(source.path, (image.shape[1], image.shape[2]))
-        filtered = image if preprocessor is None else preprocessor(image)
-        if refine is not None:
-            with batch.step_bar(source.path.name) as bar:
-                filtered = refine(image, filtered, bar)
-        data = encode(filtered, target.suffix, metadata, mark)
-        with outputs.write(target) as file:
-            file.write(data)
-        return len(data), height * width
+    def place(source: Input) -> Item:
+        return Item(source.path, one_name or targets[source])
 
-    batch.run(inputs, preprocess)
+    def claim(item: Item, goes_on: bool) -> Item:
+        del goes_on  # PNG files know by themselves what they were made of
+        outputs.claim(
+            item.target, item.source, lambda: bool(mark := work.mark(item)) and bears_mark(item.target, mark)
+        )
+        return item
+
+    settings = {"command": "preprocess", "settings": work.settings}
+    bulk.run(batch, inputs, place, claim, work, settings=settings, is_slow=bool(known.effort))
     return batch.finish()
+
+
+class Preprocessing:
+    """Filter one image after the other, with networks that are loaded once in each process.
+
+    Args:
+        known: The command's arguments.
+    """
+
+    def __init__(self, known: argparse.Namespace) -> None:
+        self._known = known
+        self._is_ready = False
+        self._task: Task | None = None
+        self._refine: Callable[[Tensor, Tensor, OnStep], Tensor] | None = None
+        self._preprocessor: NPPPreprocessor | None = None
+        self.settings: list[object] = []
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle without the networks."""
+        return Preprocessing, (self._known,)
+
+    def prepare(self) -> Path | None:
+        """Load what the arguments name; returns the preprocessor's file, where there is one.
+
+        Raises:
+            ArgumentError: If the arguments do not go together.
+        """
+        known = self._known
+        self._task = _reader(known.reader, known.size, known.device)
+        self._refine = _refinement(known.effort, known.quality, self._task)
+        self._preprocessor, model = _preprocessor(known)
+        self.settings = [known.size, None if self._task is None else self._task.settings()]
+        self.settings += [None if self._preprocessor is None else self._preprocessor.settings()]
+        self.settings += [known.effort, known.quality] if known.effort else []
+        self._is_ready = True
+        return model
+
+    def mark(self, item: Item) -> str:
+        """What tells an output of this image with these settings from others; empty for other formats."""
+        return _mark(item.source, self.settings) if item.target.suffix.lower() == ".png" else ""
+
+    def __call__(self, item: Item, on_step: OnStep | None = None) -> Outcome:
+        """Write a filtered image."""
+        from vcm.data.metadata import read_metadata
+        from vcm.data.reading import read_picture
+
+        if not self._is_ready:
+            self.prepare()
+        image = read_picture(item.source)
+        height, width = image.shape[1:]
+        image = _scaled(image, self._known.size, self._task)
+        metadata = read_metadata(item.source, (image.shape[1], image.shape[2]))
+        filtered = image if self._preprocessor is None else self._preprocessor(image)
+        if self._refine is not None:
+            filtered = self._refine(image, filtered, on_step or _nothing)
+        data = encode(filtered, item.target.suffix, metadata, self.mark(item))
+        with writing(item.target) as file:
+            file.write(data)
+        return Outcome(item, len(data), height * width)
+
+
+def _nothing(done: int, steps: int) -> None:
+    """Show no progress."""
+    del done, steps
 
 
 def _reader(name: str | None, size: int | None, device: str) -> Task | None:
@@ -256,6 +312,7 @@ def _parser() -> argparse.ArgumentParser:
         "the outputs' folder, which mirrors that of the pictures, or one output's name, which ends in "
         + ", ".join(FORMATS),
     )
+    add_bulk_options(parser)
     return parser
 
 

@@ -1,0 +1,121 @@
+"""Manifests: what became of each file of a long run, as JSON lines that a killed run goes on from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vcm.cli.work import Item, Outcome
+from vcm.errors import OutputError
+
+
+class Manifest:
+    """A JSON-lines file with a line for each file that was worked on, from which a killed run goes on.
+
+    The first line holds the settings; the others `file`, `output`, `bytes`, `pixels`, `seconds`, `error`, and
+    what tells whether the file has changed. A line that a killed run left half written is passed over.
+
+    Args:
+        path: The file.
+        settings: What the outputs depend on, as plain JSON values.
+
+    Raises:
+        OutputError: If the file is something else, of other settings, or cannot be written.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+        self.path = path
+        self._rows: dict[str, dict[str, Any]] = {}
+        header = json.loads(json.dumps({"settings": settings}, default=str))
+        is_new = not path.exists()
+        if not is_new:
+            self._read(header)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a", encoding="utf-8", errors="surrogateescape")
+        except OSError as error:
+            raise OutputError(
+                f"{path} cannot be written: {error.strerror}. Choose another --manifest."
+            ) from error
+        if is_new:
+            self._write(header)
+        elif not path.read_bytes().endswith(b"\n"):
+            self._file.write("\n")
+
+    def _read(self, header: Mapping[str, Any]) -> None:
+        remedy = "Choose another --manifest, or remove this one to start again."
+        try:
+            with self.path.open(encoding="utf-8", errors="surrogateescape") as file:
+                try:
+                    first = json.loads(file.readline())
+                except ValueError:
+                    first = None
+                if not isinstance(first, dict) or "settings" not in first:
+                    raise OutputError(f"{self.path} is not a manifest of vcm. {remedy}")
+                if first != header:
+                    raise OutputError(f"{self.path} is of a run with other settings. {remedy}")
+                place = file.tell()
+                while line := file.readline():
+                    try:
+                        row = json.loads(line)
+                        kept = {key: row[key] for key in ("output", "state", "error")}
+                        self._rows[row["file"]] = {**kept, "place": place}
+                    except (ValueError, KeyError, TypeError):  # half a line, which a killed run left
+                        pass
+                    place = file.tell()
+        except OSError as error:
+            raise OutputError(f"{self.path} cannot be read: {error.strerror}. {remedy}") from error
+
+    def is_done(self, item: Item) -> bool:
+        """Whether an earlier run made the item's output of the file as it is now, and it is still there."""
+        row = self._rows.get(str(item.source))
+        return (
+            row is not None
+            and not row["error"]
+            and row["output"] == str(item.target)
+            and row["state"] == _state(item.source)
+            and (item.is_shared or item.target.is_file())
+        )
+
+    def content(self, item: Item) -> Any:  # noqa: ANN401  a JSON value
+        """What an earlier run collected of a file that is done."""
+        with self.path.open(encoding="utf-8", errors="surrogateescape") as file:
+            file.seek(self._rows[str(item.source)]["place"])
+            return json.loads(file.readline()).get("content")
+
+    def add(self, outcome: Outcome) -> None:
+        """Write a file's line at once."""
+        row = {
+            "file": str(outcome.item.source),
+            "output": str(outcome.item.target),
+            "bytes": outcome.num_bytes,
+            "pixels": outcome.num_pixels,
+            "seconds": round(outcome.seconds, 4),
+            "error": outcome.error,
+            "state": _state(outcome.item.source),
+        }
+        if outcome.content is not None:
+            row["content"] = outcome.content
+        self._write(row)
+
+    def _write(self, row: Mapping[str, Any]) -> None:
+        try:
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise OutputError(f"{self.path} cannot be written: {error.strerror}.") from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _state(path: Path) -> list[int] | None:
+    """What changes when a file is changed."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]

@@ -1,0 +1,271 @@
+"""Many files: processes, Ray, manifests, kills, and options that cannot be."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vcm.cli.bulk import Processes, default_workers, num_cores, run_on_ray
+from vcm.cli.main import main
+from vcm.cli.manifest import Manifest
+from vcm.cli.work import Item, Outcome
+from vcm.errors import OutputError
+from vcm.nn.files import read_notes
+
+COUNT = 24
+
+
+@pytest.fixture
+def model(tmp_path, write_model):
+    """A model whose detector has weights in a file, so that every process finds the same."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    path = write_model(folder)
+    notes = json.loads(read_notes(path)["tasks"])
+    weights = np.random.default_rng(0).normal(0, 0.1, 5 + 5 * 3 * 8 * 8 + 85 + 85 * 5).astype(np.float32)
+    head = np.array([0, 2, 0, 0, 0], np.int32)
+    (folder / "detector.weights").write_bytes(head.tobytes() + weights.tobytes())
+    notes["detection"]["weights"] = str(folder / "detector.weights")
+    return write_model(folder, **notes)
+
+
+@pytest.fixture
+def many(tmp_path, write_picture):
+    """A folder of images, one of which is damaged."""
+    folder = tmp_path / "many"
+    for number in range(COUNT):
+        write_picture(folder / f"{number:02d}.png", 40, 48, seed=number)
+    (folder / "07.png").write_bytes(b"no image")
+    return folder
+
+
+def rows(manifest):
+    return [json.loads(line) for line in manifest.read_text().splitlines()[1:]]
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+class Squares:
+    """Work that writes the square of a file's number; a file named "die" ends its process."""
+
+    def __call__(self, item, on_step=None):
+        if item.source.name == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if item.source.name == "fail":
+            raise ValueError("cannot be squared")
+        return Outcome(item, int(item.source.name) ** 2, 1, content=os.getpid())
+
+
+def items(*names):
+    return [Item(Path(str(name)), Path("out")) for name in names]
+
+
+def test_processes_work_on_all_and_name_what_failed():
+    outcomes = list(Processes(2).run(Squares(), items(*range(20), "fail")))
+    assert sorted(o.num_bytes for o in outcomes if not o.error) == sorted(n**2 for n in range(20))
+    (failed,) = [o for o in outcomes if o.error]
+    assert failed.error == "ValueError: cannot be squared"
+    assert len({o.content for o in outcomes if not o.error}) == 2
+    assert os.getpid() not in {o.content for o in outcomes}
+
+
+def test_a_process_that_dies_takes_one_file_with_it():
+    outcomes = list(Processes(2).run(Squares(), items(*range(9), "die", *range(9, 18))))
+    (failed,) = [o for o in outcomes if o.error]
+    assert failed.item.source.name == "die"
+    assert "died" in failed.error
+    assert sorted(o.num_bytes for o in outcomes if not o.error) == sorted(n**2 for n in range(18))
+
+
+@pytest.mark.parametrize("purpose", ["detection", "viewing"])
+def test_streams_and_what_comes_of_them_do_not_depend_on_the_workers(many, model, tmp_path, capsys, purpose):
+    found, decoded, filtered = {}, {}, {}
+    for workers in ("1", "2"):
+        out, back = tmp_path / f"streams{workers}", tmp_path / f"back{workers}"
+        arguments = ["--workers", workers]
+        status = main(
+            ["compress", str(many), "--for", purpose, "--model", str(model), "-o", str(out), *arguments]
+        )
+        assert status == 1
+        told = capsys.readouterr()
+        (line,) = told.err.splitlines()
+        assert "left out" in line
+        assert "07.png" in line
+        assert f"{COUNT - 1} files" in told.out
+        found[workers] = content(out)
+        assert main(["decompress", str(out), "--model", str(model), "-o", str(back), *arguments]) == 0
+        decoded[workers] = content(back)
+        small = tmp_path / f"small{workers}"
+        assert (
+            main(["preprocess", str(many), "--model", "none", "--size", "20", "-o", str(small), *arguments])
+            == 1
+        )
+        filtered[workers] = content(small)
+        capsys.readouterr()
+    assert found["1"] == found["2"]
+    assert decoded["1"] == decoded["2"]
+    assert filtered["1"] == filtered["2"]
+    assert len(filtered["1"]) == len(found["1"]) == COUNT - 1
+    assert ("detections.json" in decoded["1"]) == (purpose == "detection")
+
+
+def test_ray_gives_what_processes_give(many, model, tmp_path):
+    pytest.importorskip("ray")
+    whole = {}
+    for engine in ("processes", "ray"):
+        out = tmp_path / engine
+        options = ["--engine", engine, "--workers", "1", "--manifest", str(tmp_path / f"{engine}.jsonl")]
+        arguments = ["compress", str(many), "--for", "detection", "--model", str(model), "-o", str(out)]
+        done = subprocess.run(
+            [sys.executable, "-m", "vcm", *arguments, *options], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 1, done.stderr
+        assert "07.png" in done.stderr
+        whole[engine] = content(out)
+        found = {row["file"]: (row["bytes"], row["error"]) for row in rows(tmp_path / f"{engine}.jsonl")}
+        assert len(found) == COUNT
+        whole[f"{engine} rows"] = found
+    assert whole["processes"] == whole["ray"]
+    assert whole["processes rows"] == whole["ray rows"]
+    assert list(run_on_ray(Squares(), [], None)) == []
+
+
+def test_a_manifest_tells_of_each_file_and_the_run_goes_on(many, model, tmp_path, capsys):
+    out, manifest = tmp_path / "out", tmp_path / "logs/manifest.jsonl"
+    arguments = ["compress", str(many), "--for", "viewing", "--model", str(model), "-o", str(out)]
+    arguments += ["--manifest", str(manifest), "--workers", "2"]
+    assert main(arguments) == 1
+    first = rows(manifest)
+    assert len(first) == COUNT
+    for row in first:
+        if row["error"]:
+            assert row["file"].endswith("07.png")
+            continue
+        assert Path(row["output"]).stat().st_size == row["bytes"]
+        assert row["seconds"] > 0
+        assert row["pixels"] == 40 * 48
+    # One is done, one's output is lost, one has changed, and the last line is half written.
+    lines = manifest.read_text().splitlines()
+    lost, changed = many / "01.png", many / "02.png"
+    (out / "01.png.vcm").unlink()
+    (out / "02.png.vcm").unlink()
+    changed.write_bytes((many / "03.png").read_bytes())
+    manifest.write_text("\n".join(lines) + '\n{"file": "')
+    capsys.readouterr()
+    assert main(arguments) == 1
+    assert "2 files" in (told := capsys.readouterr().out)
+    assert f"{COUNT - 3} there already" in told
+    again = rows_that_parse(manifest)[COUNT:]
+    assert {row["file"] for row in again if not row["error"]} == {str(lost), str(changed)}
+
+
+def rows_that_parse(manifest):
+    found = []
+    for line in manifest.read_text().splitlines()[1:]:
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return found
+
+
+@pytest.mark.parametrize("command", ["compress", "decompress"])
+def test_a_run_killed_with_sigkill_goes_on_to_the_same_files(many, model, tmp_path, command):
+    (many / "07.png").unlink()
+    given = ["compress", str(many), "--for", "detection", "--model", str(model)]
+    if command == "decompress":
+        assert main([*given, "-o", str(tmp_path / "streams")]) == 0
+        given = ["decompress", str(tmp_path / "streams"), "--model", str(model)]
+    results = {}
+    for name in ("whole", "broken"):
+        manifest = tmp_path / f"{name}.jsonl"
+        options = ["-o", str(tmp_path / name), "--manifest", str(manifest), "--workers", "2"]
+        start = [sys.executable, "-m", "vcm", *given, *options]
+        if name == "broken":
+            process = subprocess.Popen(start, stdout=subprocess.DEVNULL)
+            deadline = time.monotonic() + 120
+            while time.monotonic() < deadline and process.poll() is None:
+                if manifest.exists() and len(manifest.read_text().splitlines()) > 3:
+                    break
+                time.sleep(0.002)
+            process.kill()
+            process.wait()
+            assert 0 < len(rows_that_parse(manifest)) < COUNT - 1
+        done = subprocess.run(start, capture_output=True, text=True, check=False, timeout=200)
+        assert done.returncode == 0, done.stderr
+        assert ("there already" in done.stdout) == (name == "broken")
+        results[name] = content(tmp_path / name)
+    assert results["whole"] == results["broken"]
+    assert len(results["whole"]) == COUNT - 1 + (command == "decompress")
+
+
+def test_workers_end_with_their_parent(model, tmp_path, write_picture):
+    for number in range(16):
+        write_picture(tmp_path / "large" / f"{number}.png", 1200, 1600, seed=number)
+    arguments = ["compress", str(tmp_path / "large"), "--for", "viewing", "--model", str(model)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vcm", *arguments, "--workers", "2"], start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and len(in_session(process.pid)) < 4 and process.poll() is None:
+        time.sleep(0.01)
+    assert len(in_session(process.pid)) >= 4  # itself, the server and two workers
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and in_session(process.pid):
+        time.sleep(0.05)
+    assert not in_session(process.pid)
+
+
+def in_session(session):
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == session and fields[0] != "Z":
+            found.append(folder.name)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--workers", "0"], "--workers must be a whole number from 1 to 1024; got 0"),
+        (["--workers", "2000"], "--workers must be"),
+        (["--manifest", "many/00.png"], "is not a manifest of vcm"),
+        (["--manifest", "many"], "many cannot be read"),
+    ],
+)
+def test_options_that_cannot_be(many, model, tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(["compress", "many", "--for", "viewing", "--model", str(model), *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(many.glob("*.vcm"))
+
+
+def test_a_manifest_of_other_settings_is_refused(tmp_path):
+    path = tmp_path / "m.jsonl"
+    Manifest(path, {"quality": 1}).close()
+    Manifest(path, {"quality": 1}).close()
+    with pytest.raises(OutputError, match="other settings"):
+        Manifest(path, {"quality": 2})
+
+
+def test_workers_by_default():
+    assert default_workers(3, is_slow=False, device="cpu") == 1
+    assert default_workers(10_000, is_slow=False, device="cpu") == num_cores()
+    assert default_workers(4, is_slow=True, device="cpu") == min(2, num_cores())
+    assert default_workers(10_000, is_slow=False, device="cuda") == 1
