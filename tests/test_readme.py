@@ -102,6 +102,23 @@ def test_the_efforts_figures_are_those_they_printed(capsys):
     assert measured == {(s, i, e) for s in script["COLUMNS"] for i in script["SETS"] for e in efforts}
     assert f"--images {settings['images']} --full-images {settings['full_images']}`" in docs
     assert "](effort.svg)" in docs
+    start, end = (
+        f"{row['map']:.3f}"
+        for row in table.rows
+        if (row["stream"], row["images"]) == ("narrow", "COCO sample") and row["effort"] in (0, 10)
+    )
+    readme = (ROOT / "README.md").read_text()
+    assert f"mAP on {settings['images']} images of COCO from {start} to {end}" in readme
+
+
+def test_the_bulk_figures_are_those_it_printed(capsys):
+    script = runpy.run_path(str(ROOT / "benchmarks/bulk.py"))
+    found = json.loads(script["RESULTS"].read_text())
+    script["print_results"](found)
+    assert capsys.readouterr().out.strip() in (ROOT / "docs/benchmarks.md").read_text()
+    assert found["images"] >= 10_000
+    assert found["speedup"] >= 1.7
+    assert all(run["late_mb"] < 1.1 * run["early_mb"] for run in found["runs"].values())
 
 
 def test_the_seconds_of_start_up_are_those_it_printed():
