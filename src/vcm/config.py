@@ -83,6 +83,7 @@ class EvaluateConfig:
         bootstrap: Resamples of the pictures that confidence intervals are from; 0 for none.
         workers: Threads of the codecs; None for one a core.
         device: Of the task; "auto" takes CUDA where there is any.
+        devices: Processes that share the pictures, with CUDA a GPU each; results are the same.
         objective: What a job of a sweep returns.
     """
 
@@ -99,6 +100,7 @@ class EvaluateConfig:
     bootstrap: int = 200
     workers: int | None = None
     device: str = "auto"
+    devices: int = 1
     objective: BDRateObjective = field(default_factory=BDRateObjective)
 
 

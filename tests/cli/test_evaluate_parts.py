@@ -7,7 +7,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vcm.cli.composition import told_error
 from vcm.cli.devices import choose_device
-from vcm.cli.evaluate import build, print_results
+from vcm.cli.evaluate import print_results
+from vcm.cli.systems import build
 from vcm.codecs import Codec
 from vcm.config import EvaluateConfig
 from vcm.errors import ArgumentError

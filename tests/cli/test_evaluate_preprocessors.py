@@ -12,7 +12,7 @@ import vcm.conf
 import yaml
 from omegaconf import OmegaConf
 
-from vcm.cli.evaluate import NPP_TARGET, build_codecs, build_preprocessors
+from vcm.cli.systems import NPP_TARGET, build_codecs, build_preprocessors
 from vcm.codecs import FeatureCodec
 from vcm.config import CodecPlan
 from vcm.errors import ArgumentError, EvaluationError

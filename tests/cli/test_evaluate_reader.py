@@ -13,7 +13,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from vcm.cli.codecs import installed_codecs
-from vcm.cli.evaluate import build_codecs, build_systems
+from vcm.cli.systems import build_codecs, build_systems
 from vcm.codecs import FeatureCodec
 from vcm.config import CodecPlan
 from vcm.errors import ArgumentError, EvaluationError

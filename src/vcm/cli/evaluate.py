@@ -4,44 +4,38 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from vcm.cli.composition import told_error
 from vcm.cli.devices import choose_device
 from vcm.cli.job import run_job
 from vcm.cli.objectives import bd_objective, check_bd_objective
 from vcm.cli.sweeps import JobResult
-from vcm.codecs import Codec, CodecPool, FeatureCodec
-from vcm.config import BDRateObjective, CodecPlan, EvaluateConfig
+from vcm.cli.systems import build, build_codecs, build_preprocessors, build_systems
+from vcm.codecs import CodecPool
+from vcm.config import BDRateObjective, EvaluateConfig
 from vcm.data import PictureDataModule
 from vcm.data.datasets import PictureDataset
-from vcm.errors import ArgumentError, EvaluationError, MissingToolError
-from vcm.evaluation.encoder import Preprocessor
+from vcm.errors import ArgumentError
 from vcm.evaluation.evaluate import Evaluation
-from vcm.evaluation.features import FeatureSystem
-from vcm.evaluation.preprocessing import NPPPreprocessor
 from vcm.evaluation.provenance import deciding_versions
-from vcm.evaluation.reader import Importance
 from vcm.evaluation.results import RESULTS_JSON, Results
-from vcm.evaluation.search import ImageSearch
-from vcm.evaluation.systems import PictureSystem, System
+from vcm.evaluation.sharing import Sharers
 from vcm.files import printable
 from vcm.tasks import Task
 
 MAX_CHANGED = 5
 """Most changed settings that are listed."""
-NPP_TARGET = f"{NPPPreprocessor.__module__}.{NPPPreprocessor.__qualname__}"
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -58,44 +52,20 @@ def _run_once(composed: DictConfig) -> JobResult:
 
 def evaluate(composed: DictConfig) -> Results:
     """Build and run the evaluation that a composed configuration describes."""
-    config = OmegaConf.merge(OmegaConf.structured(EvaluateConfig), composed)
+    config = _checked(composed)
     folder = Path(HydraConfig.get().runtime.output_dir)
-    workers = config.workers if config.workers is not None else os.cpu_count() or 1
     device = choose_device(config.device)
-    if device.type == "cpu":
-        # One picture a thread beats one operation on all threads, and results do not depend on their number.
-        torch.set_num_threads(1)
-    codecs = {name: build_codecs(name, plan) for name, plan in config.codecs.items()}
+    devices = check_devices(config.devices, device)
+    plain = OmegaConf.to_container(composed)
     console = Console(stderr=True)
-    with console.status("loading the task and the data set"):
-        task: Task = build("task", config.task, Task).to(device)
-        dataset = build("data", config.data, PictureDataModule).test_dataset
-        preprocessors = {
-            name: build_preprocessors(name, plan, config.preprocessor, codecs[name])
-            for name, plan in config.codecs.items()
-        }
-    if not isinstance(dataset, PictureDataset):
-        raise ArgumentError("data.test", expected="a data set of pictures to evaluate on", got=dataset)
     with ExitStack() as stack:
-        pool = stack.enter_context(CodecPool(workers=workers))
-        systems = [
-            system
-            for name, plan in config.codecs.items()
-            for system in build_systems(name, plan, codecs[name], preprocessors[name], task)
-        ]
-        evaluation = Evaluation(
-            config.name,
-            task,
-            dataset,
-            systems,
-            folder=folder,
-            pool=pool,
-            labels=config.labels,
-            pseudo_score=config.pseudo_score,
-            examples=config.examples,
-            bootstrap=config.bootstrap,
-            config=OmegaConf.to_container(composed),
-        )
+        pool = stack.enter_context(CodecPool(workers=_num_workers(config, 1)))
+        with console.status("loading the task and the data set"):
+            evaluation = build_evaluation(config, plain, folder, pool, device)
+        if devices > 1:
+            resolved = OmegaConf.to_container(composed, resolve=True)
+            build_share = partial(_build_share, resolved, plain, folder, device)
+            evaluation.sharers = partial(Sharers, build_share, devices)
         show = stack.enter_context(_progress(console))
         results = evaluation.run(show)
     if evaluation.changed:
@@ -110,171 +80,106 @@ def evaluate(composed: DictConfig) -> Results:
     return results
 
 
-def build(
-    name: str, plan: Mapping[str, Any], kind: type | tuple[type, ...] = object, **settings: object
-) -> Any:  # noqa: ANN401  a `kind`
-    """What the configuration's part called `name` describes.
+def check_devices(devices: int, device: torch.device) -> int:
+    """Validate the number of processes.
 
     Raises:
-        ArgumentError: If it describes something else than a `kind`.
+        ArgumentError: If it is below 1, or there are fewer GPUs.
     """
-    built = instantiate(plan, **settings)
-    if not isinstance(built, kind):
-        first = kind[0] if isinstance(kind, tuple) else kind
-        raise ArgumentError(
-            name,
-            expected=f"settings whose _target_ gives a {first.__module__}.{first.__name__}",
-            got=f"_target_={plan.get('_target_')}",
-        )
-    return built
-
-
-def build_systems(
-    name: str,
-    plan: CodecPlan,
-    codecs: Sequence[Codec | FeatureCodec],
-    preprocessors: Sequence[Preprocessor | None],
-    task: Task,
-) -> list[System]:
-    """One system a quality.
-
-    Args:
-        name: The curve's name.
-        plan: The curve.
-        codecs: As `build_codecs` gives them.
-        preprocessors: As `build_preprocessors` gives them.
-        task: The reader.
-
-    Raises:
-        ArgumentError: If the curve's settings do not go together.
-        EvaluationError: If the importance cannot be built.
-    """
-    if isinstance(codecs[0], FeatureCodec):
-        for option, unused in (("at_reader", False), ("importance", None), ("effort", 0), ("search", None)):
-            if (value := getattr(plan, option)) != unused:
-                raise ArgumentError(
-                    f"codecs.{name}.{option}",
-                    expected=f"{str(unused).lower().replace('none', 'null')}: this codec takes no images",
-                    got=value,
-                )
-    try:
-        importance, search = _importance(name, plan, task), _search(name, plan, task)
-        return [
-            FeatureSystem(name, codec, task)
-            if isinstance(codec, FeatureCodec)
-            else PictureSystem(
-                name,
-                codec,
-                task,
-                preprocessor=preprocessor,
-                at_reader=plan.at_reader,
-                importance=importance,
-                search=search,
+    if devices < 1:
+        raise ArgumentError("devices", expected="a whole number from 1", got=devices)
+    if devices > 1 and device.type == "cuda":
+        if str(device) != "cuda":
+            raise ArgumentError(
+                "device",
+                expected=f"cuda or cpu with devices={devices}: each process takes one",
+                got=str(device),
             )
-            for codec, preprocessor in zip(codecs, preprocessors, strict=True)
-        ]
-    except Exception as error:
-        cause = told_error(error)
-        if cause is None:
-            raise
-        raise EvaluationError(f"codecs.{name}: {cause}") from error
+        if devices > torch.cuda.device_count():
+            raise ArgumentError(
+                "devices",
+                expected=f"at most {torch.cuda.device_count()}, the GPUs of this machine",
+                got=devices,
+            )
+    return devices
 
 
-def _importance(name: str, plan: CodecPlan, task: Task) -> Importance | None:
-    """How QP offsets are made; on the task's device."""
-    if plan.importance is None:
-        return None
-    try:
-        importance = Importance(**instantiate(plan.importance))
-    except TypeError as error:  # an option that it does not have
-        raise EvaluationError(f"codecs.{name}.importance: {error}") from error
-    if importance.task is not None:
-        importance.task.to(next(task.parameters()).device)
-    return importance
+def _num_workers(config: DictConfig, devices: int) -> int:
+    """Threads of the codecs in each process."""
+    given: int | None = config.workers
+    return given if given is not None else max(1, (os.cpu_count() or 1) // devices)
 
 
-def _search(name: str, plan: CodecPlan, task: Task) -> ImageSearch | None:
-    """How pixels are refined; on the task's device."""
-    try:
-        search = ImageSearch(plan.effort, **instantiate(plan.search or {}))
-    except TypeError as error:  # an option that it does not have
-        raise EvaluationError(f"codecs.{name}.search: {error}") from error
-    if not search.effort:
-        return None
-    if search.task is not None:
-        search.task.to(next(task.parameters()).device)
-    return search
-
-
-def build_codecs(name: str, plan: CodecPlan) -> list[Codec | FeatureCodec]:
-    """One codec a quality, all of them checked before anything runs.
-
-    Raises:
-        EvaluationError: If an option or quality is not what it may be.
-        ArgumentError: If no quality is given.
-        MissingToolError: If the codec cannot run here.
-    """
-    if not plan.qualities:
-        raise ArgumentError(f"codecs.{name}.qualities", expected="a list of at least one quality", got=[])
-    try:
-        codecs: list[Codec | FeatureCodec] = [
-            build("codec", plan.codec, (Codec, FeatureCodec), quality=quality) for quality in plan.qualities
-        ]
-    except Exception as error:
-        cause = told_error(error)
-        if cause is None:
-            raise
-        raise EvaluationError(f"codecs.{name}: {cause}") from error
-    reason = codecs[0].unavailable()
-    if reason:
-        raise MissingToolError(reason)
-    return codecs
-
-
-def build_preprocessors(
-    name: str, plan: CodecPlan, default: Mapping[str, Any] | None, codecs: Sequence[Codec | FeatureCodec]
-) -> list[Preprocessor | None]:
-    """What changes the pictures before each of a curve's codecs.
+def _build_share(
+    content: Any,  # noqa: ANN401  what JSON holds
+    plain: object,
+    folder: Path,
+    device: torch.device,
+    number: int,
+) -> Evaluation:
+    """The evaluation again, in the process of a share.
 
     Args:
-        name: The curve's name.
-        plan: The curve.
-        default: How to build the preprocessor of curves without one of their own; None for nothing.
-        codecs: One a quality, as `build_codecs` gives them.
-
-    Raises:
-        ArgumentError: If the curve's settings do not go together.
-        EvaluationError: If a preprocessor cannot be built, or not for a codec's quality.
+        content: The configuration as plain values, without interpolations.
+        plain: The same as it was composed.
+        folder: Of the run.
+        device: Of the task; of several GPUs each process takes its own.
+        number: Of the process.
     """
-    wanted = default if plan.preprocessor is None else plan.preprocessor
-    takes_rates = wanted is not None and wanted.get("_target_") == NPP_TARGET
-    if plan.preprocessor is not None and isinstance(codecs[0], FeatureCodec):
-        raise ArgumentError(
-            f"codecs.{name}.preprocessor", expected="null: this codec takes no pictures", got=wanted
-        )
-    if plan.rates is not None and not (takes_rates and len(plan.rates) == len(codecs)):
-        raise ArgumentError(
-            f"codecs.{name}.rates",
-            expected=f"null, or with an NPPPreprocessor a λ for each of the {len(codecs)} qualities",
-            got=list(plan.rates),
-        )
-    if wanted is None or isinstance(codecs[0], FeatureCodec):
-        return [None] * len(codecs)
-    try:
-        if not takes_rates:
-            return [build("preprocessor", wanted)] * len(codecs)
-        rates = [wanted.get("rate")] * len(codecs) if plan.rates is None else plan.rates
-        operating_points = [
-            {"rate": rate, "codec": codec.name, "quality": codec.quality}
-            for rate, codec in zip(rates, codecs, strict=True)
-        ]
-        first: NPPPreprocessor = build("preprocessor", wanted, NPPPreprocessor, **operating_points[0])
-        return [first, *(first.at(**point) for point in operating_points[1:])]
-    except Exception as error:
-        cause = told_error(error)
-        if cause is None:
-            raise
-        raise EvaluationError(f"codecs.{name}: {cause}") from error
+    config = _checked(OmegaConf.create(content))
+    pool = CodecPool(workers=_num_workers(config, config.devices))
+    own = torch.device("cuda", number) if device.type == "cuda" else device
+    return build_evaluation(config, plain, folder, pool, own)
+
+
+def _checked(composed: Any) -> DictConfig:  # noqa: ANN401  OmegaConf's
+    config = OmegaConf.merge(OmegaConf.structured(EvaluateConfig), composed)
+    assert isinstance(config, DictConfig)
+    return config
+
+
+def build_evaluation(
+    config: DictConfig, plain: object, folder: Path, pool: CodecPool, device: torch.device
+) -> Evaluation:
+    """Build the evaluation that a configuration describes.
+
+    Args:
+        config: Of the schema `EvaluateConfig`.
+        plain: The configuration as plain values, for the provenance.
+        folder: Of records and results.
+        pool: The codecs' threads.
+        device: Of the task.
+    """
+    if device.type == "cpu":
+        # One picture a thread beats one operation on all threads, and results do not depend on their number.
+        torch.set_num_threads(1)
+    codecs = {name: build_codecs(name, plan) for name, plan in config.codecs.items()}
+    task: Task = build("task", config.task, Task).to(device)
+    dataset = build("data", config.data, PictureDataModule).test_dataset
+    preprocessors = {
+        name: build_preprocessors(name, plan, config.preprocessor, codecs[name])
+        for name, plan in config.codecs.items()
+    }
+    if not isinstance(dataset, PictureDataset):
+        raise ArgumentError("data.test", expected="a data set of pictures to evaluate on", got=dataset)
+    systems = [
+        system
+        for name, plan in config.codecs.items()
+        for system in build_systems(name, plan, codecs[name], preprocessors[name], task)
+    ]
+    return Evaluation(
+        config.name,
+        task,
+        dataset,
+        systems,
+        folder=folder,
+        pool=pool,
+        labels=config.labels,
+        pseudo_score=config.pseudo_score,
+        examples=config.examples,
+        bootstrap=config.bootstrap,
+        config=plain,
+    )
 
 
 @contextmanager

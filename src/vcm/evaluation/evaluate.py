@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -25,7 +25,7 @@ from vcm.evaluation.labels import (
 from vcm.evaluation.names import point_name
 from vcm.evaluation.points import Point, accuracy_of, measure, of_all, shared_images
 from vcm.evaluation.provenance import deciding_versions, now, provenance
-from vcm.evaluation.recording import Progress, Recorder
+from vcm.evaluation.recording import Progress, Recorder, Share
 from vcm.evaluation.records import RecordFile, prediction_from_json, unwritable
 from vcm.evaluation.results import (
     PROVENANCE_JSON,
@@ -37,6 +37,7 @@ from vcm.evaluation.results import (
     write_csv,
     write_json,
 )
+from vcm.evaluation.sharing import Sharers
 from vcm.evaluation.systems import System
 from vcm.tasks import Task
 from vcm.types import Settings, is_whole
@@ -51,6 +52,7 @@ class Evaluation:
     workers, labels' kinds or names.
 
     Attributes:
+        sharers: Starts processes that share the work; None for this process alone. Results are the same.
         changed: After `run`, settings that differ from earlier records in the folder, which were not used.
     """
 
@@ -104,6 +106,7 @@ class Evaluation:
         self.folder, self.pool, self.bootstrap = Path(folder), pool, bootstrap
         self.pseudo_score, self.num_examples, self.config = pseudo_score, examples, config
         self.labels = self._label_kinds(labels)
+        self.sharers: Callable[[Progress], Sharers] | None = None
         self.changed: list[str] = []
 
     def _label_kinds(self, labels: Sequence[LabelKind] | None) -> list[LabelKind]:
@@ -139,15 +142,43 @@ class Evaluation:
         except OSError as error:
             raise unwritable(self.folder, error) from error
 
-    def _run(self, progress: Progress) -> Results:
-        started, data = now(), self.dataset.settings()
+    def record_share(
+        self, share: Share, choose_examples: Callable[[], list[str]], progress: Progress
+    ) -> None:
+        """Record a share of the pictures, beside other processes; nothing else is written.
+
+        Args:
+            share: The pictures.
+            choose_examples: Waits until all originals are recorded, and gives the ids of example pictures.
+            progress: As in `run`.
+        """
+        recorder = self._recorder(progress, share)
+        originals = recorder.record_originals()
+        examples = choose_examples()
+        for system in self.systems:
+            recorder.record_system(system, originals, examples)
+
+    def _recorder(self, progress: Progress, share: Share | None = None) -> Recorder:
         base: Settings = {
-            "data": data,
+            "data": self.dataset.settings(),
             "task": self.task.settings(),
             "versions": deciding_versions(),
             "device": next(self.task.parameters()).device.type,
         }
-        recorder = Recorder(self.task, self.dataset, self.folder, base, pool=self.pool, progress=progress)
+        folder, pool = self.folder, self.pool
+        return Recorder(self.task, self.dataset, folder, base, pool=pool, progress=progress, share=share)
+
+    def _run(self, progress: Progress) -> Results:
+        started, data = now(), self.dataset.settings()
+        recorder = self._recorder(progress)
+        is_complete = recorder.is_complete(self.systems)
+        if self.sharers is not None and not is_complete:
+            silent = self._recorder(lambda *_: None)
+            with self.sharers(progress) as sharers:
+                sharers.wait_for_originals()
+                originals = silent.record_originals()
+                sharers.record_systems(silent.keep_originals(originals, self.num_examples))
+            recorder = silent
         originals = recorder.record_originals()
         if all(record.error for record in originals.records.values()):
             first = next(iter(originals.records.values()))
@@ -161,6 +192,7 @@ class Evaluation:
         between = recorder.record_between(self.systems, files, originals, examples)
         results = self._results(data, originals, files, examples)
         self._write(results, originals, files, between, started)
+        recorder.remove_shares()
         return results
 
     def _write(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -30,6 +33,27 @@ CHUNK = 4
 """Pictures a thread that are recorded together: what a kill costs at most."""
 
 
+SHARES = "shares"
+"""Folder of the records of processes that share the pictures, while they run."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """A part of the pictures: those whose index is `number` modulo `count`.
+
+    Attributes:
+        number: From 0.
+        count: Of all processes.
+    """
+
+    number: int
+    count: int
+
+    def folder(self, run: Path) -> Path:
+        """Where its records are, below a run's folder."""
+        return run / SHARES / f"{self.number}-of-{self.count}"
+
+
 class Recorder:
     """Records what the task and each system make of a data set's pictures, where there is no record yet."""
 
@@ -42,6 +66,7 @@ class Recorder:
         *,
         pool: CodecPool,
         progress: Progress,
+        share: Share | None = None,
     ) -> None:
         """Take what all records have in common.
 
@@ -52,17 +77,63 @@ class Recorder:
             settings: What decides every record, beside the system's own settings.
             pool: Its threads do the work; a few pictures a thread are run and recorded together.
             progress: Told how far each operating point is.
+            share: The part of the pictures that this process works on, into records of its own; None for all
+                of them, and for the records that shares have left.
         """
         self.task, self.dataset, self.folder, self.settings = task, dataset, folder, settings
+        self.share, self._taken = share, set[tuple[str, str]]()
         self.pool, self.chunk, self.progress = pool, CHUNK * pool.workers, progress
 
     def record_originals(self) -> RecordFile:
         """Predict on every original picture."""
-        file = RecordFile(self.folder / "records", ORIGINALS, {**self.settings, "system": ORIGINALS})
+        file = self._open(ORIGINALS, {"system": ORIGINALS})
         for indices in self._pending(file, ORIGINALS, self.dataset.image_ids):
             records = self.pool.map(self._original, indices)
             file.append(records, [])
         return file
+
+    def is_complete(self, systems: Sequence[System]) -> bool:
+        """Whether there are good records of everything; takes over those that killed processes have left."""
+        points = [(ORIGINALS, {"system": ORIGINALS})]
+        points += [(point_name(system.name, system.quality), system.settings()) for system in systems]
+        files = [self._open(point, settings) for point, settings in points]
+        self.remove_shares()
+        self._taken.clear()
+        return all(
+            self._is_done(file, image_id, False) for file in files for image_id in self.dataset.image_ids
+        )
+
+    def remove_shares(self) -> None:
+        """Remove the records of shares, which have been taken over."""
+        shutil.rmtree(self.folder / SHARES, ignore_errors=True)
+
+    def _open(self, point: str, settings: Settings) -> RecordFile:
+        """The records of a point: of this process's share, or all, with those that shares have left."""
+        whole = {**self.settings, **settings}
+        file = RecordFile(self.folder / "records", point, whole)
+        if self.share is not None:
+            own = RecordFile(self.share.folder(self.folder), point, whole)
+            own.records.update(file.records)
+            return own
+        found: dict[str, Record] = {}
+        timings: dict[str, dict[str, Any]] = {}
+        for folder in sorted((self.folder / SHARES).glob("*")):
+            if (folder / file.path.name).is_file():
+                part = RecordFile(folder, point, whole)
+                found.update(part.records)
+                timings.update(part.timings_by_image())
+        new = [
+            i
+            for i in self.dataset.image_ids
+            if i in found and (file.stem, i) not in self._taken and not _is_good(file.records.get(i))
+        ]
+        if new:
+            file.append([found[i] for i in new], [{"image_id": i, **timings[i]} for i in new if i in timings])
+            self._taken |= {(file.stem, image_id) for image_id in new}
+        return file
+
+    def _is_mine(self, index: int) -> bool:
+        return self.share is None or index % self.share.count == self.share.number
 
     def _original(self, index: int) -> Record:
         image_id, image = self.dataset.image_ids[index], self._read(index)
@@ -151,8 +222,12 @@ class Recorder:
             only: Id of the only image to run on; None for all.
         """
         point = point_name(system.name, system.quality)
-        file = RecordFile(self.folder / "records", point, {**self.settings, **system.settings()})
-        readable = [image_id for image_id in self.dataset.image_ids if not originals.records[image_id].error]
+        file = self._open(point, system.settings())
+        readable = [
+            image_id
+            for index, image_id in enumerate(self.dataset.image_ids)
+            if self._is_mine(index) and not originals.records[image_id].error
+        ]
         readable = [image_id for image_id in readable if only in (None, image_id)]
         for indices in self._pending(file, point, readable, examples):
             images = dict(zip(indices, self.pool.map(self._read, indices), strict=True))
@@ -179,22 +254,21 @@ class Recorder:
     ) -> Iterable[list[int]]:
         """Chunks of indices without a good record, or whose picture should have been kept and was not."""
         wanted = set(image_ids)
-        pending = [
-            index
-            for index, image_id in enumerate(self.dataset.image_ids)
-            if image_id in wanted and not self._is_done(file, image_id, image_id in examples)
+        mine = [
+            (i, name) for i, name in enumerate(self.dataset.image_ids) if name in wanted and self._is_mine(i)
         ]
-        done = len(wanted) - len(pending)
-        self.progress(point, done, len(wanted))
+        pending = [index for index, name in mine if not self._is_done(file, name, name in examples)]
+        done = len(mine) - len(pending)
+        self.progress(point, done, len(mine))
         for start in range(0, len(pending), self.chunk):
             indices = pending[start : start + self.chunk]
             yield indices
             done += len(indices)
-            self.progress(point, done, len(wanted))
+            self.progress(point, done, len(mine))
 
     def _is_done(self, file: RecordFile, image_id: str, is_example: bool) -> bool:
         record = file.records.get(image_id)
-        if record is None or record.error:
+        if record is None or not (_is_good(record) or (file.stem, image_id) in self._taken):
             return False
         is_kept = record.psnr is None or example_path(self.folder, image_id, file.stem).exists()
         return is_kept or not is_example
@@ -205,6 +279,10 @@ class Recorder:
             return self.dataset.image(index)
         except PictureError as error:
             return str(error)
+
+
+def _is_good(record: Record | None) -> bool:
+    return record is not None and not record.error
 
 
 def _record(image_id: str, image: Tensor | str, answer: Answer | Fault | None) -> Record:

@@ -177,6 +177,11 @@ class RecordFile:
 
     def timings(self) -> list[dict[str, float]]:
         """Seconds of the records at hand, one entry a picture that did not fail."""
+        latest = self.timings_by_image()
+        return [latest[image_id] for image_id in self.records if image_id in latest]
+
+    def timings_by_image(self) -> dict[str, dict[str, float]]:
+        """Seconds by image id, of every picture that was timed."""
         latest: dict[str, dict[str, float]] = {}
         try:
             check_own(self.timings_path)
@@ -187,10 +192,10 @@ class RecordFile:
                         image_id = timing.pop("image_id")
                         latest[image_id] = {name: float(seconds) for name, seconds in timing.items()}
         except FileNotFoundError:
-            return []
+            return {}
         except OSError as error:
             raise unwritable(self.timings_path, error) from error
-        return [latest[image_id] for image_id in self.records if image_id in latest]
+        return latest
 
 
 def _changed(folder: Path, name: str, settings: Settings) -> list[str]:

@@ -1,0 +1,134 @@
+"""Evaluation on several processes, each with a share of the images and, with CUDA, a GPU of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection, wait
+from typing import TYPE_CHECKING, Any
+
+from vcm.errors import EvaluationError, VCMError
+from vcm.evaluation.recording import Progress, Share
+
+if TYPE_CHECKING:
+    from vcm.evaluation.evaluate import Evaluation
+
+_PROGRESS, _ORIGINALS, _DONE, _ERROR = "progress", "originals", "done", "error"
+
+
+class Sharers:
+    """Processes that record an evaluation's shares.
+
+    They record the originals, wait for the choice of example images, and record the systems. They end with
+    this process, however it ends.
+
+    Args:
+        build: Builds the evaluation in the process of this number; goes there by pickle.
+        count: How many.
+        progress: Told how far all of them together are.
+    """
+
+    def __init__(self, build: Callable[[int], Evaluation], count: int, progress: Progress) -> None:
+        context = get_context("spawn")
+        self._progress = progress
+        self._done: dict[str, dict[int, tuple[int, int]]] = defaultdict(dict)
+        self._connections: list[Any] = []
+        self._processes = []
+        for number in range(count):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_record_share, args=(build, Share(number, count), theirs))
+            process.start()
+            theirs.close()
+            self._connections.append(ours)
+            self._processes.append(process)
+
+    def __enter__(self) -> Sharers:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for process in self._processes:
+            if error[0] is not None:
+                process.terminate()
+            process.join()
+        for connection in self._connections:
+            connection.close()
+
+    def wait_for_originals(self) -> None:
+        """Wait until all originals are recorded."""
+        self._wait(_ORIGINALS)
+
+    def record_systems(self, examples: Sequence[str]) -> None:
+        """Have the systems recorded; decoded versions of these images are kept."""
+        for number, connection in enumerate(self._connections):
+            try:
+                connection.send(list(examples))
+            except OSError as error:
+                raise _died(number) from error
+        self._wait(_DONE)
+
+    def _wait(self, expected: str) -> None:
+        """Take messages until every process has sent what is expected.
+
+        Raises:
+            EvaluationError: If one of them fails or dies.
+        """
+        left: dict[Any, int] = {connection: i for i, connection in enumerate(self._connections)}
+        while left:
+            ready: list[Any] = list(wait(list(left)))
+            for connection in ready:
+                number = left[connection]
+                try:
+                    kind, *content = connection.recv()
+                except (EOFError, OSError) as error:
+                    raise _died(number) from error
+                if kind == _PROGRESS:
+                    self._show(number, *content)
+                elif kind == _ERROR:
+                    raise EvaluationError(content[0])
+                else:
+                    assert kind == expected, kind
+                    del left[connection]
+
+    def _show(self, number: int, point: str, done: int, total: int) -> None:
+        self._done[point][number] = done, total
+        every = self._done[point].values()
+        self._progress(point, sum(done for done, _ in every), sum(total for _, total in every))
+
+
+def _died(number: int) -> EvaluationError:
+    return EvaluationError(
+        f"process {number} of the evaluation died: it was killed, or memory ran out. The same command goes "
+        "on where it stopped; choose fewer devices if memory is short."
+    )
+
+
+def _record_share(build: Callable[[int], Evaluation], share: Share, connection: Connection) -> None:
+    """What a process does, from start to end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
+    parent = parent_process()
+
+    def end_with_parent() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+    def progress(point: str, done: int, total: int) -> None:
+        connection.send((_PROGRESS, point, done, total))
+
+    def choose_examples() -> list[str]:
+        connection.send((_ORIGINALS,))
+        examples: list[str] = connection.recv()
+        return examples
+
+    try:
+        build(share.number).record_share(share, choose_examples, progress)
+        connection.send((_DONE,))
+    except Exception as error:
+        message = str(error) if isinstance(error, VCMError) else f"{type(error).__name__}: {error}"
+        connection.send((_ERROR, message))
