@@ -23,7 +23,7 @@ from mean_task import MeanTask
 from vcm.data import PictureDataModule, PictureFolderDataset
 from vcm.data.datamodule import collate
 from vcm.modules import SlimmableModule, optimization
-from vcm.nn.slimmable import FeatureMap, SlimmableFactorized
+from vcm.nn.slimmable import FeatureMap, LatentScalable, SlimmableFactorized, SlimmableHyperprior
 
 folder, processes = Path(sys.argv[1]), int(sys.argv[2])
 plain = EntropyModel.quantize
@@ -46,7 +46,8 @@ EntropyModel.quantize = quantize
 # or steps of a gradient that is next to 0 would be steps of its rounding errors
 optimization.Adam = partial(optimization.Adam, eps=1e-4)
 seed_everything(0, verbose=False)
-network = SlimmableFactorized(
+kinds = {{"s_bfm": SlimmableFactorized, "s_bhm": SlimmableHyperprior, "lss_bfm": LatentScalable}}
+network = kinds[sys.argv[3]](
     {{"detection": 6, "reconstruction": 10}}, features={{"detection": FeatureMap(3, 8)}}
 )
 module = SlimmableModule(
@@ -68,7 +69,8 @@ if trainer.is_global_zero:
 '''
 
 
-def test_two_processes_train_as_one_with_the_doubled_batch(pictures, tmp_path):
+@pytest.mark.parametrize("kind", ["s_bfm", "s_bhm", "lss_bfm"])
+def test_two_processes_train_as_one_with_the_doubled_batch(pictures, tmp_path, kind):
     pictures()
     (tmp_path / "val" / "03.png").unlink()  # an odd number: one process has a picture less
     script = tmp_path / "train.py"
@@ -76,7 +78,7 @@ def test_two_processes_train_as_one_with_the_doubled_batch(pictures, tmp_path):
     for processes in (1, 2):
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
-            [sys.executable, "-W", "ignore", str(script), str(tmp_path), str(processes)],
+            [sys.executable, "-W", "ignore", str(script), str(tmp_path), str(processes), kind],
             capture_output=True,
             text=True,
             check=False,
