@@ -20,9 +20,25 @@ def test_the_tables_of_rates_and_accuracies_are_what_the_benchmark_prints(capsys
     assert printed("print_streams", results["streams"]) in texts["README.md"]
     assert printed("print_boxes", results["boxes"]) in texts["docs/benchmarks.md"].replace("\n", " ")
     assert printed("print_sensitivity", results["sensitivity"]) in texts["docs/benchmarks.md"]
+    found = {(row["anchor"], row["system"], row["column"]): row["bd_rate"] for row in results["bd_rate"]}
+    ablation = {
+        "BPG at the reader's size": "bpg_at_reader",
+        "… with QPs from importance": "bpg_importance_at_reader",
+        "… with importance, after NPP": "npp_bpg_importance_at_reader",
+        "… with importance, effort 10": "bpg_importance_at_reader_effort10",
+        "BPG at the reader's size, after NPP alone": "npp_bpg_at_reader",
+    }
+    for title, system in ablation.items():
+        readers = [f"{task}, pseudo-labels" for task in ("yolov3-tiny", "yolov4-tiny")]
+        cells = [f"{found['bpg', system, column]:+.0f}" for column in readers]
+        assert f"| {title} | {' | '.join(cells)} |" in texts["docs/benchmarks.md"]
     assert "](docs/rate_accuracy.svg)" in texts["README.md"]
-    assert "yolov3_tiny" in results["points"]
-    assert set(results["points"]) <= set(script["TASKS"])
+    cards = {path.stem: path.read_text() for path in (ROOT / "src/vcm/weights").glob("*.md")}
+    assert printed("print_streams", results["streams"]) in cards["slimmable_yolov3_tiny"]
+    table = printed("print_tables", results["bd_rate"], results["seconds"]).split("\n\n")[0].splitlines()
+    rows = [line for line in table if line.startswith(("| NPP", "| BPG at"))]
+    assert "\n".join([*table[:2], *rows]) in cards["qa_npp_bpg_detection"]
+    assert set(results["points"]) == set(script["TASKS"])
     measured = {(point["system"], point["quality"]) for point in results["points"]["yolov3_tiny"]}
     images = {*script["PLAIN"], *script["FILTERED"], *script["IMPORTANCE"], *script["SEARCHED"]}
     expected = {(name, q) for name in images for q in script["QPS" if "bpg" in name else "QUALITIES"]}
