@@ -24,7 +24,7 @@ LAUNCHERS = {
     "ray": ("hydra/launcher=ray", "+hydra.launcher.ray.init.include_dashboard=false"),
 }
 SWEEP = (
-    *("experiment=sweep/npp_lambda", "codec=[jpeg],[webp]", "preprocessor.rate=0.5,1,2"),
+    *("experiment=sweep/npp_lambda", "codec=[jpeg],[webp]", "preprocessor.rate=0.5,2"),
     *("data.test.limit=2", "bootstrap=0", "examples=0", "workers=1", "name=lambda"),
 )
 
@@ -58,11 +58,16 @@ def results(folder):
 def test_every_launcher_finds_the_same_numbers(folder):
     found = {}
     for name, chosen in LAUNCHERS.items():
-        done = sweep(*SWEEP[:2], "preprocessor.rate=1", *SWEEP[3:], *chosen, f"run_dir={name}")
+        one = (
+            ("codec=[jpeg]", "preprocessor.rate=1,2")
+            if name == "joblib"
+            else ("codec=[jpeg]", "preprocessor.rate=1")
+        )
+        done = sweep(SWEEP[0], *one, *SWEEP[3:], *chosen, f"run_dir={name}")
         assert done.returncode == 0, done.stderr
-        found[name] = [content for _, content in sorted(results(name).items())]
-        assert len(found[name]) == 2
-        assert len(json.loads((folder / name / PLAN_FILE).read_text())["jobs"]) == 2
+        found[name] = next(content for job, content in results(name).items() if job.startswith("rate-1_"))
+        jobs = json.loads((folder / name / PLAN_FILE).read_text())["jobs"]
+        assert len(jobs) == len(results(name)) == (2 if name == "joblib" else 1)
     assert all(content == found["basic"] for content in found.values())
 
 
@@ -82,25 +87,25 @@ def test_a_killed_sweep_goes_on_without_a_job_twice_and_is_collected(folder, cap
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     done = {path: path.stat().st_mtime_ns for path in runs.glob(f"*/{JOB_FILE}")}
-    assert 0 < len(done) < 6
+    assert 0 < len(done) < 4
     capsys.readouterr()
     assert main(["collect", str(runs)]) == 1
     told = capsys.readouterr().err
-    assert f"{6 - len(done)} of 6 jobs are missing or failed:" in told
+    assert f"{4 - len(done)} of 4 jobs are missing or failed:" in told
     assert "it was not run" in told or "it did not end" in told
 
     again = sweep(*arguments)
     assert again.returncode == 0, again.stderr
-    assert len(list(runs.glob(f"*/{JOB_FILE}"))) == 6
+    assert len(list(runs.glob(f"*/{JOB_FILE}"))) == 4
     assert done == {path: path.stat().st_mtime_ns for path in done}
     assert main(["collect", str(runs)]) == 0
     assert str((runs / "report.html").resolve()) in capsys.readouterr().out
     with (runs / "points.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 6 * 4 * 2  # jobs, qualities, kinds of labels
-    assert {row["preprocessor.rate"] for row in rows} == {"0.5", "1", "2"}
+    assert len(rows) == 4 * 4 * 2  # jobs, qualities, kinds of labels
+    assert {row["preprocessor.rate"] for row in rows} == {"0.5", "2"}
     assert {row["codec"] for row in rows} == {"[jpeg]", "[webp]"}
-    assert len({row["system"] for row in rows}) == 6
+    assert len({row["system"] for row in rows}) == 4
     assert all(float(row["bpp"]) > 0 for row in rows)
 
 

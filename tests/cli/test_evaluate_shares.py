@@ -37,7 +37,7 @@ def content(folder):
 
 
 def test_two_processes_leave_what_one_leaves_even_after_a_kill(folder):
-    limit = "data.test.limit=24"
+    limit = "data.test.limit=12"
     done = subprocess.run(command(limit, "run_dir=one"), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     process = subprocess.Popen(

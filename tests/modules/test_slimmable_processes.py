@@ -59,7 +59,7 @@ data = Data(
     batch_size=4 // processes,
 )
 trainer = Trainer(
-    accelerator="cpu", devices=processes, strategy="ddp" if processes > 1 else "auto", max_epochs=5,
+    accelerator="cpu", devices=processes, strategy="ddp" if processes > 1 else "auto", max_epochs=3,
     logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
 )
 trainer.fit(module, data)
