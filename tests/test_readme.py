@@ -127,6 +127,14 @@ def test_the_efforts_figures_are_those_they_printed(capsys):
     assert f"mAP on {settings['images']} images of COCO from {start} to {end}" in readme
 
 
+def test_the_training_precisions_figures_are_those_it_printed():
+    printed = (ROOT / "benchmarks/results/precision.txt").read_text().strip()
+    docs = (ROOT / "docs/benchmarks.md").read_text()
+    assert printed in docs
+    ratio = printed.partition("float32 takes ")[2].split()[0]
+    assert f"A step is {ratio} times as fast" in docs
+
+
 def test_the_bulk_figures_are_those_it_printed(capsys):
     script = runpy.run_path(str(ROOT / "benchmarks/bulk.py"))
     found = json.loads(script["RESULTS"].read_text())
