@@ -209,6 +209,36 @@ def test_a_run_killed_with_sigkill_goes_on_to_the_same_files(many, model, tmp_pa
     assert len(results["whole"]) == COUNT - 1 + (command == "decompress")
 
 
+def test_a_new_manifest_replaces_nothing(many, model, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ["compress", str(many), "--for", "viewing", "--model", str(model), "-o", str(out)]
+    assert main(arguments) == 1
+    (out / "00.png.vcm").write_bytes(b"something else")
+    capsys.readouterr()
+    assert main([*arguments, "--manifest", str(tmp_path / "m.jsonl")]) == 1
+    assert "00.png.vcm exists already" in capsys.readouterr().err
+    assert (out / "00.png.vcm").read_bytes() == b"something else"
+
+
+class Slow:
+    """Work of half a second."""
+
+    def __call__(self, item, on_step=None):
+        time.sleep(0.5)
+        return Outcome(item, 1, 1)
+
+
+def test_slow_files_are_spread_and_an_interrupt_keeps_what_was_started(tmp_path):
+    processes = Processes(2, chunk=1)
+    outcomes = processes.run(Slow(), items(*range(20)))
+    first = next(outcomes)
+    assert first.num_bytes == 1
+    outcomes.close()  # as an interrupt does
+    rest = list(processes.finish_started())
+    assert 1 <= len(rest) <= 5
+    assert all(not outcome.error for outcome in rest)
+
+
 def test_workers_end_with_their_parent(model, tmp_path, write_picture):
     for number in range(16):
         write_picture(tmp_path / "large" / f"{number}.png", 1200, 1600, seed=number)

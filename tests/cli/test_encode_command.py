@@ -44,6 +44,27 @@ def image(coco_pictures, tmp_path):
 FAST = ("--quality", 40, "--preset", "ultrafast")
 
 
+def test_a_folder_on_two_processes_with_a_manifest(encode, coco_pictures, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for path in coco_pictures[:4]:
+        (folder / path.name).write_bytes(path.read_bytes())
+    options = (*FAST, "--for", "detection", "--at-reader")
+    assert encode(folder, *options, "-o", tmp_path / "one")[0] == 0
+    options = (*options, "-o", tmp_path / "two", "--manifest", tmp_path / "m.jsonl", "--workers", 2)
+    assert encode(folder, *options)[0] == 0
+    one, two = ({p.name: p.read_bytes() for p in (tmp_path / n).iterdir()} for n in ("one", "two"))
+    assert one == two
+    status, out, _ = encode(folder, *options)
+    assert status == 0
+    assert "4 there already" in out
+    lines = (tmp_path / "m.jsonl").read_text().splitlines()
+    (tmp_path / "m.jsonl").write_text("\n".join(lines[:-1]) + "\n")  # killed before it was noted
+    status, out, _ = encode(folder, *options)
+    assert status == 0
+    assert "3 there already" in out
+
+
 def test_plain_files_are_the_codecs_own(encode, image, tmp_path):
     status, out, err = encode(image, *FAST)
     assert (status, err) == (0, "")

@@ -60,15 +60,15 @@ def test_codecs_are_listed_once():
 
 def test_plans_become_systems(tmp_path):
     plain = system(tmp_path)
-    assert (plain.at_reader, plain.importance) == (False, None)
+    assert (plain.encoder.at_reader, plain.encoder.importance) == (False, None)
     both = system(tmp_path, at_reader=True, importance={"alpha": 2, "block": 16})
-    assert both.at_reader
-    assert both.importance == Importance(alpha=2, block=16)
+    assert both.encoder.at_reader
+    assert both.encoder.importance == Importance(alpha=2, block=16)
     other = {"_target_": "vcm.tasks.YOLOTask", "cfg": "yolov3", "weights": None, "input_size": 96}
-    assert system(tmp_path, importance={"task": other}).importance.task.input_size == (96, 96)
-    assert plain.search is None
-    assert system(tmp_path, effort=3).search == ImageSearch(3)
-    search = system(tmp_path, effort=3, search={"task": other, "weight": 2, "cache": "kept"}).search
+    assert system(tmp_path, importance={"task": other}).encoder.importance.task.input_size == (96, 96)
+    assert plain.encoder.search is None
+    assert system(tmp_path, effort=3).encoder.search == ImageSearch(3)
+    search = system(tmp_path, effort=3, search={"task": other, "weight": 2, "cache": "kept"}).encoder.search
     assert (search.effort, search.weight, search.cache) == (3, 2, "kept")
     assert search.task.input_size == (96, 96)
     assert system(tmp_path, effort=0, search={"weight": 2}).search is None

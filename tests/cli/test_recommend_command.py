@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from PIL import Image
 
 from vcm.cli.main import main
 from vcm.cli.recommend import parse_size
@@ -70,6 +71,17 @@ def test_images_in_which_nothing_is_found_are_told(recommend, write_picture, tmp
     status, _, err = recommend(images=[write_picture(tmp_path / "noise.png", 64, 64)])
     assert status == 2
     assert "images must be some in which yolov3-tiny finds anything at score 0.3; got 'none'" in err
+
+
+def test_an_image_that_one_codec_cannot_take_leaves_the_others(recommend, coco_pictures, tmp_path):
+    wide = tmp_path / "wide.png"
+    Image.new("RGB", (17_000, 4)).save(wide)
+    status, out, err = recommend("--codec", "webp", "--codec", "jpeg", images=[coco_pictures[0], wide])
+    assert status == 1
+    assert "left out: webp" in err
+    assert "wide.png" in err
+    assert "jpeg" in out
+    assert "webp " not in out
 
 
 def test_sizes():

@@ -104,7 +104,13 @@ def test_qps_beyond_the_range_are_clipped(photo):
         (np.zeros((2, 3)), 32, "offsets must be integers; got 'float64'. Round them"),
         (np.full((2, 3), 52), 32, "offsets must be from -51 to 51 QP steps; got 52"),
         (np.array([[0, 0, 0], [0, -60, 0]]), 32, "got -60"),
+        (np.full((2, 3), 2**64 - 1, np.uint64), 32, "from -51 to 51 QP steps; got 18446744073709551615"),
+        ([[0, 0, 0], [0, 0]], 32, "offsets must be an array or tensor of integers; got 'list'"),
+        (torch.zeros(2, 3, dtype=torch.bfloat16), 32, "offsets must be an array or tensor of integers"),
+        (torch.zeros(2, 3, requires_grad=True), 32, "offsets must be integers; got 'float32'"),
         (np.zeros((2, 3), int), 24, "block must be one of 16, 32, 64; got 24"),
+        (np.zeros((2, 3), int), 32.0, "block must be one of 16, 32, 64; got 32.0"),
+        (np.zeros((2, 3), int), np.array([32, 16]), "block must be one of 16, 32, 64"),
     ],
 )
 def test_maps_that_do_not_fit_are_refused(offsets, block, message, photo):

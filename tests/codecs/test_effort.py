@@ -159,6 +159,14 @@ def test_features_need_an_objective_and_get_nearer_by_it():
     assert bits + 0.05 * 255**2 * error < bits_before + 0.05 * 255**2 * error_before
     with pytest.raises(ArgumentError, match="objective must be with effort a task's distance"):
         FeatureCodec(2, model=network, effort=1, lmbda=1).encode(x, (50, 60))
+    for bad in (3, lambda x: 3):
+        with pytest.raises(ArgumentError, match="objective must be with effort a task's distance"):
+            FeatureCodec(2, model=network, effort=1, lmbda=1, objective=bad).encode(x, (50, 60))
+    with torch.inference_mode():
+        assert codec.encode(x.clone(), (50, 60)) == data
+        pictures = LearnedCodec(2, model=network, effort=2, lmbda=0.05)
+        found = pictures.encode(image(64, 64).clone())
+    assert found == pictures.encode(image(64, 64))
 
 
 @pytest.mark.parametrize("effort", [-1, 1.5, True, "3", 10_001, None])

@@ -223,7 +223,8 @@ def test_titles_and_other_qualities(yolo):
     assert both.title == "BPG at the reader's size, importance QP"
     assert system("mine", at_reader=True).title == "BPG at the reader's size (mine)"
     other = both.at(30)
-    assert (other.quality, other.at_reader, other.importance) == (30, True, both.importance)
+    assert (other.quality, other.encoder.at_reader) == (30, True)
+    assert other.encoder.importance == both.encoder.importance
     assert other.title == both.title
 
 

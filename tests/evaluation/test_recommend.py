@@ -73,6 +73,13 @@ def test_a_lucky_coarse_quality_does_not_count():
     assert looked.for_agreement(0.9).quality == 20
 
 
+def test_a_coarser_quality_may_reach_what_the_finest_does_not():
+    looked = search(QUALITY, lambda q: 5 if q > 90 else 10 if q > 20 else 2)
+    found = looked.for_agreement(0.9)
+    assert found.agreement == 1
+    assert found.quality <= 90
+
+
 def test_what_is_out_of_reach_and_what_is_always_reached():
     assert search(QP, lambda q: 5).for_agreement(0.6) is None
     assert search(QP, lambda q: 5).for_agreement(0.5).quality == 51

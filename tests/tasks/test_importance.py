@@ -137,6 +137,15 @@ def test_bad_arguments(image, options, message):
         yolo().importance(image, **options)
 
 
+def test_works_where_gradients_are_off():
+    task, image = yolo(), torch.rand(3, 40, 48)
+    expected = task.importance(image)
+    with torch.inference_mode():
+        assert torch.equal(task.importance(image.clone()), expected)
+    with torch.no_grad():
+        assert torch.equal(task.importance(image), expected)
+
+
 def test_damaged_weights_are_told():
     task = mobilenet()
     with torch.no_grad():

@@ -121,7 +121,7 @@ class Bulk:
                         if collect is not None:
                             collect(Outcome(item, content=manifest.content(item)))
                         raise AlreadyDone(item.target)
-                    item = claim(item, manifest is not None)
+                    item = claim(item, manifest is not None and manifest.goes_on)
                 except AlreadyDone:
                     batch.num_skipped += 1
                     batch.advance()
@@ -138,16 +138,23 @@ class Bulk:
                 collect(outcome)
 
         workers = self.workers or default_workers(len(inputs), is_slow=is_slow, device=self.device)
+        processes: Processes | None = None
         try:
             with batch.progress(len(inputs)):
                 if self.engine == "ray":
                     outcomes = run_on_ray(work, ready(), self.workers)
                 elif workers > 1:
-                    outcomes = Processes(workers).run(work, ready())
+                    processes = Processes(workers, chunk=1 if is_slow else _CHUNK)
+                    outcomes = processes.run(work, ready())
                 else:
                     outcomes = _run_here(batch, work, ready())
                 for outcome in outcomes:
                     finish(outcome)
+        except KeyboardInterrupt:
+            if processes is not None:
+                for outcome in processes.finish_started():
+                    finish(outcome)
+            raise
         finally:
             if manifest is not None:
                 manifest.close()
@@ -195,11 +202,13 @@ class Processes:
 
     Args:
         workers: How many.
+        chunk: Files that a process is given at once.
     """
 
-    def __init__(self, workers: int) -> None:
-        self.workers = workers
+    def __init__(self, workers: int, chunk: int = _CHUNK) -> None:
+        self.workers, self._chunk = workers, chunk
         self._executor = self._start()
+        self._running: dict[Future[list[Outcome]], list[Item]] = {}
 
     def _start(self) -> ProcessPoolExecutor:
         return ProcessPoolExecutor(self.workers, get_context("forkserver"), initializer=_begin_worker)
@@ -208,21 +217,21 @@ class Processes:
         """Work on items as they come, a bounded number at a time; outcomes come as they are done."""
         content = pickle.dumps(work)
         queue = iter(items)
-        running: dict[Future[list[Outcome]], list[Item]] = {}
+        running = self._running
         try:
             while True:
-                while len(running) < 2 * self.workers and (chunk := list(islice(queue, _CHUNK))):
+                while len(running) < 2 * self.workers and (chunk := list(islice(queue, self._chunk))):
                     running[self._executor.submit(_run_chunk, content, chunk)] = chunk
                 if not running:
                     return
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 broken: list[Item] = []
                 for future in done:
-                    chunk = running.pop(future)
                     try:
                         yield from future.result()
                     except BrokenProcessPool:
-                        broken += chunk
+                        broken += running[future]
+                    del running[future]
                 if broken:  # by one of the chunks, but it is not known which
                     broken += [item for chunk in running.values() for item in chunk]
                     running.clear()
@@ -230,6 +239,13 @@ class Processes:
                     yield from self._one_by_one(content, broken)
         finally:
             self._executor.shutdown(cancel_futures=True)
+
+    def finish_started(self) -> Iterator[Outcome]:
+        """After an interrupt: outcomes of what had been started."""
+        self._executor.shutdown(cancel_futures=True)
+        for future in self._running:
+            if future.done() and not future.cancelled() and future.exception() is None:
+                yield from future.result()
 
     def _one_by_one(self, content: bytes, items: Sequence[Item]) -> Iterator[Outcome]:
         """Try again, such that only a file that ends its process is lost."""

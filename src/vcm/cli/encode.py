@@ -7,16 +7,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vcm.cli.bulk import Bulk, add_bulk_options
 from vcm.cli.compress import add_output_options
-from vcm.cli.files import Batch, Input, Outputs, find_inputs, names_a_file, writing
+from vcm.cli.files import Batch, Input, Outputs, find_inputs, is_newer, names_a_file, writing
 from vcm.cli.preprocess import output_names
+from vcm.cli.work import Item, Outcome
 from vcm.errors import ArgumentError, MissingToolError
 from vcm.weights import QA_NPP_BPG, shipped
 
 if TYPE_CHECKING:
     from vcm.codecs import Codec
+    from vcm.evaluation.encoder import ImageEncoder
     from vcm.evaluation.preprocessing import NPPPreprocessor
     from vcm.evaluation.reader import Importance
+    from vcm.evaluation.refinement import OnStep
     from vcm.evaluation.search import ImageSearch
     from vcm.tasks import Task
 
@@ -24,15 +28,11 @@ if TYPE_CHECKING:
 def run(arguments: Sequence[str]) -> int:
     """Encode each image; returns 0 if all are done, 1 if some are, 2 if nothing could begin."""
     known = _parser().parse_args(arguments)
-    from vcm.data.reading import find_pictures, read_picture
-    from vcm.evaluation.encoder import ImageEncoder
+    bulk = Bulk(known, known.images)
+    from vcm.data.reading import find_pictures
 
-    codec = _codec(known.codec, known.quality, known.preset)
-    importance = _importance(known, codec)
-    _check_for_is_used(known, codec)
-    if known.at_reader and known.reader is None:
-        raise ArgumentError("--at-reader", expected="with --for TASK, whose size it is", got="no --for")
-    search = _search(known, codec)
+    work = Encoding(known)
+    codec = work.check()
     one_name: Path | None = known.output if names_a_file(known.output, known.images) else None
     if one_name is not None and one_name.suffix.lower() != codec.suffix:
         raise ArgumentError(
@@ -44,36 +44,102 @@ def run(arguments: Sequence[str]) -> int:
         batch.tell(problem)
     if not inputs:
         return 2
-    task: Task | None = None
-    if importance is not None or known.at_reader or search is not None:
-        from vcm.cli.devices import use_one_thread
-        from vcm.cli.tasks import configured_task
-
-        task = configured_task(known.reader, known.device)
-        use_one_thread(known.device)
-    encoder = ImageEncoder(
-        codec,
-        task,
-        preprocessor=_preprocessor(known, codec),
-        at_reader=known.at_reader,
-        importance=importance,
-        search=search,
-    )
+    work.prepare()
     targets = output_names(inputs, known.output, codec.suffix)
     outputs = Outputs([source.path for source in inputs], overwrite=known.overwrite)
 
-    def encode(source: Input) -> tuple[int, int]:
-        target = one_name or targets[source]
-        outputs.claim(target, source.path)
-        image = read_picture(source.path)
-        with batch.step_bar(source.path.name) as bar:
-            data = encoder.encode(image, bar)
-        with writing(target) as file:
-            file.write(data)
-        return len(data), image.shape[1] * image.shape[2]
+    def place(source: Input) -> Item:
+        return Item(source.path, one_name or targets[source])
 
-    batch.run(inputs, encode)
+    def claim(item: Item, goes_on: bool) -> Item:
+        # A file says nothing of how it was made: one that a killed run did not note is made again.
+        outputs.claim(
+            item.target, item.source, replaceable=lambda: goes_on and is_newer(item.target, item.source)
+        )
+        return item
+
+    options = (
+        "npp",
+        "model",
+        "rate",
+        "at_reader",
+        "no_importance",
+        "alpha",
+        "block",
+        "clip",
+        "effort",
+        "reader",
+    )
+    settings = {"command": "encode", "codec": codec.settings()}
+    settings |= {name: getattr(known, name) for name in options}
+    bulk.run(batch, inputs, place, claim, work, settings=settings, is_slow=bool(known.effort))
     return batch.finish()
+
+
+class Encoding:
+    """Encode one image after the other, with networks that are loaded once in each process.
+
+    Args:
+        known: The command's arguments.
+    """
+
+    def __init__(self, known: argparse.Namespace) -> None:
+        self._known = known
+        self._encoder: ImageEncoder | None = None
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle without the networks."""
+        return Encoding, (self._known,)
+
+    def check(self) -> Codec:
+        """Validate the arguments, before anything is loaded; returns the codec.
+
+        Raises:
+            ArgumentError: If they do not go together.
+        """
+        known = self._known
+        codec = _codec(known.codec, known.quality, known.preset)
+        _importance(known, codec)
+        _check_for_is_used(known, codec)
+        if known.at_reader and known.reader is None:
+            raise ArgumentError("--at-reader", expected="with --for TASK, whose size it is", got="no --for")
+        _search(known, codec)
+        return codec
+
+    def prepare(self) -> ImageEncoder:
+        """Load what the arguments name."""
+        from vcm.evaluation.encoder import ImageEncoder
+
+        known = self._known
+        codec = self.check()
+        importance, search = _importance(known, codec), _search(known, codec)
+        task: Task | None = None
+        if importance is not None or known.at_reader or search is not None:
+            from vcm.cli.devices import use_one_thread
+            from vcm.cli.tasks import configured_task
+
+            task = configured_task(known.reader, known.device)
+            use_one_thread(known.device)
+        self._encoder = ImageEncoder(
+            codec,
+            task,
+            preprocessor=_preprocessor(known, codec),
+            at_reader=known.at_reader,
+            importance=importance,
+            search=search,
+        )
+        return self._encoder
+
+    def __call__(self, item: Item, on_step: OnStep | None = None) -> Outcome:
+        """Write an encoded image."""
+        from vcm.data.reading import read_picture
+
+        encoder = self._encoder or self.prepare()
+        image = read_picture(item.source)
+        data = encoder.encode(image, on_step)
+        with writing(item.target) as file:
+            file.write(data)
+        return Outcome(item, len(data), image.shape[1] * image.shape[2])
 
 
 def _codec(name: str, quality: float | None, preset: str | None) -> Codec:
@@ -217,4 +283,5 @@ def _parser() -> argparse.ArgumentParser:
         "tenths of a second each; 0 by default",
     )
     add_output_options(parser, "the outputs' folder, which mirrors that of the images, or one output's name")
+    add_bulk_options(parser)
     return parser

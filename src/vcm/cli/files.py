@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from vcm.cli.work import Item, Outcome, told
+from vcm.cli.work import Outcome
 from vcm.codecs.learned.container import MAGIC, PURPOSES
 from vcm.errors import BitstreamError, OutputError
 from vcm.files import MAX_IMAGE_BYTES, open_regular, printable, replacing
@@ -293,26 +293,6 @@ class Batch:
             self.num_bytes += outcome.num_bytes
             self.num_pixels += outcome.num_pixels
         self.advance()
-
-    def run(self, inputs: Sequence[Input], work: Callable[[Input], tuple[int, int]]) -> None:
-        """Work through the files in this process.
-
-        Args:
-            inputs: The files.
-            work: Gives a file's stream's bytes and its picture's pixels.
-        """
-        with self.progress(len(inputs)):
-            for source in inputs:
-                item = Item(source.path, source.path)
-                try:
-                    num_bytes, num_pixels = work(source)
-                except AlreadyDone:
-                    self.num_skipped += 1
-                    self.advance()
-                except Exception as error:  # one bad file must not lose the others
-                    self.count(Outcome(item, error=told(error, source.path)))
-                else:
-                    self.count(Outcome(item, num_bytes, num_pixels))
 
     def finish(self) -> int:
         """Print the line that sums up; returns the exit status."""

@@ -17,6 +17,9 @@ class Manifest:
     The first line holds the settings; the others `file`, `output`, `bytes`, `pixels`, `seconds`, `error`, and
     what tells whether the file has changed. A line that a killed run left half written is passed over.
 
+    Attributes:
+        goes_on: Whether an earlier run wrote it.
+
     Args:
         path: The file.
         settings: What the outputs depend on, as plain JSON values.
@@ -30,6 +33,7 @@ class Manifest:
         self._rows: dict[str, dict[str, Any]] = {}
         header = json.loads(json.dumps({"settings": settings}, default=str))
         is_new = not path.exists()
+        self.goes_on = not is_new
         if not is_new:
             self._read(header)
         try:

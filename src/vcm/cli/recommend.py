@@ -6,12 +6,12 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vcm.cli.files import find_inputs
-from vcm.errors import ArgumentError, VCMError
+from vcm.errors import ArgumentError, CodecError, VCMError
 from vcm.files import printable
 
 if TYPE_CHECKING:
@@ -42,33 +42,36 @@ def run(arguments: Sequence[str]) -> int:
         raise ArgumentError("--limit", expected="a whole number from 1", got=known.limit)
     codecs = _codecs(known.codec)
     inputs, problems = find_inputs(known.images, find_pictures, "images")
-    images: list[Tensor] = []
+    images: dict[Path, Tensor] = {}
     number = min(known.limit, len(inputs))
     for source in (inputs[place * len(inputs) // number] for place in range(number)):
         try:
-            images.append(read_picture(source.path))
+            images[source.path] = read_picture(source.path)
         except VCMError as error:
             problems.append(str(error))
+    rows: list[dict[str, Any]] = []
+    if images:
+        task = configured_task(known.reader, known.device)
+        rows, left_out = recommend(task, codecs, images, wanted=wanted, target=target)
+        problems += left_out
     for problem in problems:
         print(f"vcm recommend: left out: {printable(problem)}", file=sys.stderr)
-    if not images:
+    if not rows:
         return 2
-    task = configured_task(known.reader, known.device)
-    rows = recommend(task, codecs, images, wanted=wanted, target=target)
     text = json.dumps(rows, indent=2) if known.json else table(rows, len(images), wanted, target)
     print(text)
     return int(not any(row["reached"] for row in rows) or bool(problems))
 
 
 def recommend(
-    task: Task, codecs: dict[str, Any], images: Sequence[Tensor], *, wanted: float, target: float | None
-) -> list[dict[str, Any]]:
-    """One row a codec, the smallest first (or with a target size the one that keeps most).
+    task: Task, codecs: dict[str, Any], images: Mapping[Path, Tensor], *, wanted: float, target: float | None
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """One row a codec, the smallest first (or with a target size the one that keeps most), and problems.
 
     Args:
         task: What reads the decoded images.
         codecs: Classes of codecs, by name.
-        images: (3, H, W) uint8 RGB.
+        images: (3, H, W) uint8 RGB, by path.
         wanted: Share of the task's findings to keep.
         target: Largest mean stream in bytes; None looks for `wanted` instead.
 
@@ -82,22 +85,26 @@ def recommend(
     from vcm.types import Detections
 
     torch.set_num_threads(1)
-    originals = [predict(task, image) for image in images]
+    originals = [predict(task, image) for image in images.values()]
     counts = [int((p.scores >= MIN_SCORE).sum()) if isinstance(p, Detections) else 1 for p in originals]
     if not sum(counts):
         raise ArgumentError(
             "images", expected=f"some in which {task.name} finds anything at score {MIN_SCORE}", got="none"
         )
-    rows = []
+    rows, problems = [], []
     for name, kind in codecs.items():
-        search = Search(kind.quality_scale, _encoder(kind, task), images, originals)
-        found = search.for_agreement(wanted) if target is None else search.for_bytes(target)
-        rows.append(_row(name, search, found, smallest=target is not None))
+        search = Search(kind.quality_scale, _encoder(kind, task, images), list(images.values()), originals)
+        try:
+            found = search.for_agreement(wanted) if target is None else search.for_bytes(target)
+        except VCMError as error:  # an image that this codec cannot take
+            problems.append(f"{name}: {error}")
+        else:
+            rows.append(_row(name, search, found, smallest=target is not None))
     rank = (1, "bytes") if target is None else (-1, "agreement")
-    return sorted(rows, key=lambda row: (not row["reached"], rank[0] * row[rank[1]]))
+    return sorted(rows, key=lambda row: (not row["reached"], rank[0] * row[rank[1]])), problems
 
 
-def _encoder(kind: Any, task: Task) -> Any:  # noqa: ANN401  a codec's class; a function
+def _encoder(kind: Any, task: Task, images: Mapping[Path, Tensor]) -> Any:  # noqa: ANN401  a codec's class; a function
     from vcm.evaluation.systems import predict
 
     codecs: dict[float, Any] = {}
@@ -105,7 +112,11 @@ def _encoder(kind: Any, task: Task) -> Any:  # noqa: ANN401  a codec's class; a 
     def encode(image: Tensor, quality: float) -> tuple[int, Prediction]:
         if quality not in codecs:
             codecs[quality] = kind(quality)
-        data = codecs[quality].encode(image)
+        try:
+            data = codecs[quality].encode(image)
+        except VCMError as error:
+            path = next((path for path, other in images.items() if other is image), "")
+            raise CodecError(f"{path}: {error}") from error
         return len(data), predict(task, codecs[quality].decode(data))
 
     return encode

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from vcm.codecs import Codec
+from vcm.codecs.base import check_image
 from vcm.errors import ArgumentError
 from vcm.evaluation.reader import Importance, WithOffsets, check_takes_offsets, scale_to_reader
 from vcm.evaluation.refinement import OnStep
@@ -117,6 +118,7 @@ class ImageEncoder:
             image: (3, H, W) uint8 RGB.
             on_step: Called during a search with the steps done and all of them.
         """
+        check_image(image)
         size = (image.shape[1], image.shape[2])
         codec = self.codec
         blocks: dict[str, Any] = {}

@@ -95,7 +95,10 @@ class Search:
         return self.tried[quality]
 
     def for_agreement(self, wanted: float) -> Measured | None:
-        """The coarsest quality that keeps this share, as tried; None where none does."""
+        """The coarsest quality from which on this share is kept, as tried; else the finest that keeps it.
+
+        None where no quality that was tried does.
+        """
         return self._coarsest(lambda measured: measured.agreement >= wanted)
 
     def for_bytes(self, most: float) -> Measured | None:
@@ -116,8 +119,8 @@ class Search:
             # From the last that is not enough: a lucky coarse quality does not count.
             not_enough = [number for number, measured in enumerate(ordered) if not is_enough(measured)]
             first = max(not_enough) + 1 if not_enough else 0
-            if first == len(ordered):
-                return None
+            if first == len(ordered):  # the finest is not enough; a coarser one may be, by luck or noise
+                return next((m for m in reversed(ordered) if is_enough(m)), None)
             if first == 0:
                 return ordered[0]
             before, after = ordered[first - 1].quality, ordered[first].quality

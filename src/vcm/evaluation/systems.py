@@ -153,8 +153,7 @@ class PictureSystem(System):
         self.encoder = ImageEncoder(
             codec, task, preprocessor=preprocessor, at_reader=at_reader, importance=importance, search=search
         )
-        self.name, self.codec, self.task, self.preprocessor = name, codec, task, preprocessor
-        self.at_reader, self.importance, self.search = at_reader, importance, search
+        self.name, self.codec, self.task = name, codec, task
         self.quality = codec.quality
         title, plain_names = codec.title, [codec.name]
         if preprocessor is not None and hasattr(preprocessor, "name") and hasattr(preprocessor, "title"):
@@ -203,7 +202,7 @@ class PictureSystem(System):
     @property
     def scale(self) -> QualityScale | None:
         """See `System.scale`; None also where the preprocessor depends on the quality."""
-        depends = getattr(self.preprocessor, "rate", None) is not None
+        depends = getattr(self.encoder.preprocessor, "rate", None) is not None
         arguments = list(inspect.signature(type(self.codec).__init__).parameters)[1:]
         is_known = "quality" in arguments and all(hasattr(self.codec, name) for name in arguments)
         return self.codec.quality_scale if is_known and not depends else None
@@ -217,25 +216,26 @@ class PictureSystem(System):
             self.name,
             codec,
             self.task,
-            preprocessor=self.preprocessor,
-            at_reader=self.at_reader,
-            importance=self.importance,
-            search=self.search,
+            preprocessor=self.encoder.preprocessor,
+            at_reader=self.encoder.at_reader,
+            importance=self.encoder.importance,
+            search=self.encoder.search,
         )
 
     def settings(self) -> Settings:
         """See `System.settings`; what is not used is left out, so that earlier records keep their keys."""
+        encoder = self.encoder
         settings: Settings = {
             "system": "picture",
-            "preprocessor": None if self.preprocessor is None else self.preprocessor.settings(),
+            "preprocessor": None if encoder.preprocessor is None else encoder.preprocessor.settings(),
             "codec": self.codec.settings(),
         }
-        if self.at_reader:
+        if encoder.at_reader:
             settings["at_reader"] = True
-        if self.importance is not None:
-            settings["importance"] = self.importance.settings()
-        if self.search is not None:
-            settings["search"] = self.search.settings()
+        if encoder.importance is not None:
+            settings["importance"] = encoder.importance.settings()
+        if encoder.search is not None:
+            settings["search"] = encoder.search.settings()
         return settings
 
 

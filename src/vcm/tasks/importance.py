@@ -28,8 +28,8 @@ def pixel_importance(task: Task, image: Tensor, directions: int, seed: int) -> T
         raise ArgumentError("image", expected="a float (3, H, W) RGB tensor in [0, 1]", got=came)
     device = next(task.parameters()).device
     generator = torch.Generator().manual_seed(int(seed))
-    with torch.enable_grad():
-        pixels = image.detach().to(device).float().requires_grad_(True)
+    with torch.inference_mode(False), torch.enable_grad():
+        pixels = image.detach().clone().to(device).float().requires_grad_(True)
         features = task.features([pixels])
         if task.has_heads:
             outputs = task.outputs(features)

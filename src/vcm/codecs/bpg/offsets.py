@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vcm.codecs.options import check_whole
 from vcm.errors import ArgumentError
-from vcm.types import is_number
+from vcm.types import is_number, is_whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +27,7 @@ _FLOOR = 2.0**-16
 
 def check_block(block: int) -> None:
     """Raise ArgumentError unless `block` is one of `BLOCKS`."""
-    if block not in BLOCKS:
+    if not is_whole(block) or block not in BLOCKS:
         raise ArgumentError("block", expected="one of " + ", ".join(map(str, BLOCKS)), got=block)
 
 
@@ -106,7 +106,15 @@ def checked_offsets(offsets: Any, height: int, width: int, block: int) -> Map:  
     import numpy as np
 
     check_block(block)
-    values = np.asarray(offsets.cpu() if hasattr(offsets, "cpu") else offsets)
+    try:
+        values = np.asarray(offsets.detach().cpu() if hasattr(offsets, "cpu") else offsets)
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged, sparse, or of a type that NumPy lacks
+        raise ArgumentError(
+            "offsets",
+            expected="an array or tensor of integers",
+            got=type(offsets).__name__,
+            remedy=f"{error}.",
+        ) from error
     expected = (-(-height // block), -(-width // block))
     if values.shape != expected:
         raise ArgumentError(
@@ -116,13 +124,12 @@ def checked_offsets(offsets: Any, height: int, width: int, block: int) -> Map:  
         )
     if not np.issubdtype(values.dtype, np.integer):
         raise ArgumentError("offsets", expected="integers", got=str(values.dtype), remedy="Round them.")
-    values = values.astype(np.int64)
     low, high = int(values.min()), int(values.max())
     if low < -MAX_QP or high > MAX_QP:
         raise ArgumentError(
             "offsets", expected=f"from {-MAX_QP} to {MAX_QP} QP steps", got=low if low < -MAX_QP else high
         )
-    return values
+    return values.astype(np.int64)
 
 
 def regions(offsets: Map) -> list[Region]:

@@ -178,12 +178,15 @@ class LearnedCodec(ModelStreams, Codec):
             image: The image.
             on_step: Called during a search with the steps done and all of them.
         """
+        from torch import inference_mode
+
         from vcm.codecs.learned.effort import image_search
 
         check_image(image)
-        x = image[None].to(self.device).float().div_(255)
-        search = image_search(self.streams, x, self._effort, metric=self.metric, on_step=on_step)
-        return self.streams.encode(x, (image.shape[1], image.shape[2]), search)
+        with inference_mode(False):  # a search takes gradients
+            x = image[None].to(self.device).float().div_(255)
+            search = image_search(self.streams, x, self._effort, metric=self.metric, on_step=on_step)
+            return self.streams.encode(x, (image.shape[1], image.shape[2]), search)
 
     def _search_settings(self) -> Settings:
         found = super()._search_settings()
@@ -254,6 +257,8 @@ class FeatureCodec(ModelStreams):
             ArgumentError: If `x` is not such a tensor, no image has that size, or a search has no objective.
             CodecError: If it cannot be coded.
         """
+        from torch import inference_mode
+
         from vcm.codecs.learned.effort import feature_search
 
         if x.ndim != 4 or x.shape[:2] != (1, 3) or 0 in x.shape or not x.is_floating_point():
@@ -265,16 +270,17 @@ class FeatureCodec(ModelStreams):
         for name, (height, width) in (("size", size), ("x", (x.shape[2], x.shape[3]))):
             if not (height >= 1 and width >= 1 and height * width <= MAX_PIXELS):
                 raise ArgumentError(name, expected=f"1 to {MAX_PIXELS} pixels", got=f"{height}x{width}")
-        x = x.to(self.device)
-        search = feature_search(
-            self.streams,
-            x,
-            self._effort,
-            num_pixels=size[0] * size[1],
-            objective=self.objective,
-            on_step=on_step,
-        )
-        return self.streams.encode(x, size, search)
+        with inference_mode(False):  # a search takes gradients
+            x = (x.clone() if x.is_inference() else x).to(self.device)
+            search = feature_search(
+                self.streams,
+                x,
+                self._effort,
+                num_pixels=size[0] * size[1],
+                objective=self.objective,
+                on_step=on_step,
+            )
+            return self.streams.encode(x, size, search)
 
     def _search_settings(self) -> Settings:
         found = super()._search_settings()

@@ -188,13 +188,12 @@ def feature_search(
     """
     if not effort.steps:
         return None
-    if objective is None:
-        raise ArgumentError(
-            "objective",
-            expected="with effort a task's distance, such as vcm.tasks.distance.feature_objective gives",
-            got=None,
-        )
+    expected = "with effort a task's distance, such as vcm.tasks.distance.feature_objective gives"
+    if not callable(objective):
+        raise ArgumentError("objective", expected=expected, got=objective)
     distance = objective(x.float())
+    if not callable(distance):
+        raise ArgumentError("objective", expected=expected, got=f"one that returns {distance!r}")
     stride = streams.network.features[streams.task].stride
     places = tuple(-(-side // stride) for side in x.shape[-2:])
 
