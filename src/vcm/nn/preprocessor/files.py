@@ -7,10 +7,11 @@ from pathlib import Path
 
 from vcm.errors import ArgumentError, VCMError
 from vcm.nn.files import read_model, write_model
+from vcm.nn.plugins import network_kind
 from vcm.nn.preprocessor.network import NPP, QuantizationAdaptiveNPP
 from vcm.types import Settings
 
-NETWORKS = {kind.__name__: kind for kind in (NPP, QuantizationAdaptiveNPP)}
+NETWORKS: dict[str, type[NPP]] = {kind.__name__: kind for kind in (NPP, QuantizationAdaptiveNPP)}
 
 
 def build_preprocessor(architecture: Settings) -> NPP:
@@ -21,7 +22,7 @@ def build_preprocessor(architecture: Settings) -> NPP:
     """
     try:
         settings = dict(architecture)
-        return NETWORKS[settings.pop("network")](**settings)
+        return network_kind(settings.pop("network"), NETWORKS, NPP)(**settings)
     except VCMError:
         raise
     except Exception as error:

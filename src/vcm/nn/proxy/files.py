@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vcm.errors import ArgumentError, VCMError, WeightsError
 from vcm.nn.files import read_json, read_model, read_notes, write_model
+from vcm.nn.plugins import network_kind
 from vcm.nn.proxy.base import Proxy
 from vcm.nn.proxy.identity import IdentityProxy
 from vcm.nn.proxy.jpeg import JPEGProxy
@@ -24,7 +25,7 @@ def build_proxy(architecture: Settings) -> Proxy:
     """
     try:
         settings = dict(architecture)
-        return NETWORKS[settings.pop("network")](**settings)
+        return network_kind(settings.pop("network"), NETWORKS, Proxy)(**settings)
     except VCMError:
         raise
     except Exception as error:

@@ -9,13 +9,16 @@ import torch
 
 from vcm.errors import ArgumentError, VCMError
 from vcm.nn.files import read_model, read_notes, write_model
+from vcm.nn.plugins import network_kind
 from vcm.nn.slimmable.factorized import LatentScalable, SlimmableFactorized
 from vcm.nn.slimmable.hyperprior import SlimmableHyperprior
 from vcm.nn.slimmable.network import MultiTaskNetwork
 from vcm.nn.slimmable.records import FeatureMap
 from vcm.types import Settings
 
-NETWORKS = {kind.__name__: kind for kind in (SlimmableFactorized, SlimmableHyperprior, LatentScalable)}
+NETWORKS: dict[str, type[MultiTaskNetwork]] = {
+    kind.__name__: kind for kind in (SlimmableFactorized, SlimmableHyperprior, LatentScalable)
+}
 
 
 def build_network(architecture: Settings) -> MultiTaskNetwork:
@@ -25,7 +28,7 @@ def build_network(architecture: Settings) -> MultiTaskNetwork:
         ArgumentError: If that is not such a description.
     """
     try:
-        kind = NETWORKS[architecture["network"]]
+        kind = network_kind(architecture["network"], NETWORKS, MultiTaskNetwork)
         features = {task: FeatureMap(**target) for task, target in architecture["features"].items()}
         rest = {name: value for name, value in architecture.items() if name not in ("network", "features")}
         return kind(features=features, **rest)

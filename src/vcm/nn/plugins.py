@@ -1,0 +1,53 @@
+"""Networks of other packages, found by the entry points that they register."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from typing import TypeVar
+
+from vcm.errors import ArgumentError
+from vcm.files import printable
+
+GROUP = "vcm.networks"
+"""Of entry points whose name is a network's class name, and whose value is the class."""
+NetworkT = TypeVar("NetworkT")
+
+
+def network_kind(name: object, own: Mapping[str, type[NetworkT]], base: type) -> type[NetworkT]:
+    """Return the class that a model file names: one of vcm's, or one that an installed package registers.
+
+    A model file chooses among these by name and names no code itself.
+
+    Args:
+        name: The class's name.
+        own: vcm's classes, by name; a package cannot replace them.
+        base: What the class must inherit from.
+
+    Raises:
+        ArgumentError: If there is no such class, it cannot be imported, or it is of another kind.
+    """
+    if isinstance(name, str) and name in own:
+        return own[name]
+    found = {entry.name: entry for entry in entry_points(group=GROUP)}
+    entry = found.get(name) if isinstance(name, str) else None
+    if entry is None:
+        raise ArgumentError(
+            "network",
+            expected=f"one of {', '.join([*own, *map(printable, found)])}",
+            got=name,
+            remedy=f"A package that has it registers it as an entry point of the group {GROUP}.",
+        )
+    try:
+        kind = entry.load()
+    except Exception as error:  # whatever importing another package raises
+        raise ArgumentError(
+            "network",
+            expected=f"one that can be imported from {entry.value}",
+            got=f"{type(error).__name__}: {error}",
+        ) from error
+    if not (isinstance(kind, type) and issubclass(kind, base)):
+        raise ArgumentError(
+            "network", expected=f"a {base.__name__}, as {GROUP} names {entry.value}", got=kind
+        )
+    return kind
