@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.metadata import entry_points
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from vcm.errors import ArgumentError
 from vcm.files import printable
@@ -50,4 +50,4 @@ def network_kind(name: object, own: Mapping[str, type[NetworkT]], base: type) ->
         raise ArgumentError(
             "network", expected=f"a {base.__name__}, as {GROUP} names {entry.value}", got=kind
         )
-    return kind
+    return cast("type[NetworkT]", kind)
