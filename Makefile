@@ -48,6 +48,7 @@ bench: $(STAMP)  ## the benchmarks behind the README's numbers
 	$(BIN)/vcm fetch yolov3-tiny yolov4-tiny mobilenet-v2 coco-sample
 	$(BIN)/python benchmarks/codec_in_loop.py
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/bulk.py
 	$(BIN)/python -W ignore benchmarks/slimmable_latency.py
 	$(BIN)/python -W ignore benchmarks/npp_latency.py
 	$(BIN)/python -W ignore benchmarks/npp_step.py
