@@ -294,6 +294,15 @@ def test_a_manifest_of_other_settings_is_refused(tmp_path):
         Manifest(path, {"quality": 2})
 
 
+def test_an_empty_manifest_is_a_new_one(tmp_path):
+    path = tmp_path / "m.jsonl"
+    path.write_text("")  # killed before its first line
+    manifest = Manifest(path, {"quality": 1})
+    assert not manifest.goes_on
+    manifest.close()
+    assert json.loads(path.read_text()) == {"settings": {"quality": 1}}
+
+
 def test_workers_by_default():
     assert default_workers(3, is_slow=False, device="cpu") == 1
     assert default_workers(10_000, is_slow=False, device="cpu") == num_cores()

@@ -31,8 +31,9 @@ class Manifest:
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
         self.path = path
         self._rows: dict[str, dict[str, Any]] = {}
+        self._ends_with_a_line = True
         header = json.loads(json.dumps({"settings": settings}, default=str))
-        is_new = not path.exists()
+        is_new = not path.exists() or (path.is_file() and path.stat().st_size == 0)
         self.goes_on = not is_new
         if not is_new:
             self._read(header)
@@ -45,7 +46,7 @@ class Manifest:
             ) from error
         if is_new:
             self._write(header)
-        elif not path.read_bytes().endswith(b"\n"):
+        elif not self._ends_with_a_line:
             self._file.write("\n")
 
     def _read(self, header: Mapping[str, Any]) -> None:
@@ -62,6 +63,7 @@ class Manifest:
                     raise OutputError(f"{self.path} is of a run with other settings. {remedy}")
                 place = file.tell()
                 while line := file.readline():
+                    self._ends_with_a_line = line.endswith("\n")
                     try:
                         row = json.loads(line)
                         kept = {key: row[key] for key in ("output", "state", "error")}
