@@ -24,7 +24,7 @@ LAUNCHERS = {
     "ray": ("hydra/launcher=ray", "+hydra.launcher.ray.init.include_dashboard=false"),
 }
 SWEEP = (
-    *("experiment=sweep/npp_lambda", "codec=[jpeg],[webp]", "preprocessor.rate=0.5,2"),
+    *("experiment=npp_lambda", "codec=[jpeg],[webp]", "preprocessor.rate=0.5,2"),
     *("data.test.limit=2", "bootstrap=0", "examples=0", "workers=1", "name=lambda"),
 )
 

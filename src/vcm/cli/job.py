@@ -133,7 +133,7 @@ def _run_swept(
             result = job(composed)
             error = {0: "", 1: "done, with images or labels left out"}.get(result.status, "interrupted")
             record = job_record(result.status, error, result=result, key=key)
-            if result.status in (0, 1):
+            if result.status in (0, 1) and result.is_kept:
                 record.write(folder / JOB_FILE)
     except Exception as error:
         cause = told_error(error, command)

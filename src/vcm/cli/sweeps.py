@@ -61,11 +61,13 @@ class JobResult:
         status: Exit status: 0 done, 1 done with images or labels left out, 2 not done, 130 interrupted.
         objective: What a sweep may optimize; None if the job has none.
         outputs: Files in the job's folder that a later run can rely on.
+        is_kept: Whether the job left results.
     """
 
     status: int
     objective: Objective | None = None
     outputs: tuple[str, ...] = ()
+    is_kept: bool = True
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,8 @@ def _run_once(composed: DictConfig) -> JobResult:
     plan = dict(OmegaConf.merge(OmegaConf.structured(MetricObjective), composed.get("objective", {})))
     check_metric_objective(plan)
     status = train(composed)
+    if composed.trainer.get("fast_dev_run"):
+        return JobResult(status, is_kept=False)
     folder = Path(HydraConfig.get().runtime.output_dir)
     written = [name for name in (MODEL_FILE, LAST_CHECKPOINT) if (folder / name).is_file()]
     objective = metric_objective(folder / METRICS_FILE, plan) if status == 0 else None
