@@ -71,7 +71,7 @@ def test_plans_become_systems(tmp_path):
     search = system(tmp_path, effort=3, search={"task": other, "weight": 2, "cache": "kept"}).encoder.search
     assert (search.effort, search.weight, search.cache) == (3, 2, "kept")
     assert search.task.input_size == (96, 96)
-    assert system(tmp_path, effort=0, search={"weight": 2}).search is None
+    assert system(tmp_path, effort=0, search={"weight": 2}).encoder.search is None
 
 
 @pytest.mark.parametrize(

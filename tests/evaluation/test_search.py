@@ -209,7 +209,7 @@ def test_a_system_sends_what_the_search_found_and_counts_its_seconds(yolo, image
     assert len(encoder.encode(image)) == found.num_bytes != first.num_bytes
     assert system.settings()["search"] == search.settings()
     assert "search" not in plain.settings()
-    assert system.at(41).search is search
+    assert system.at(41).encoder.search is search
 
 
 def test_a_search_starts_from_what_the_preprocessor_gives(yolo, image):

@@ -129,7 +129,17 @@ def test_files_build_the_same_proxy_again(proxy, tmp_path):
     assert torch.equal(loaded(x, 30.0).bpp, proxy(x, 30.0).bpp)
 
 
-@pytest.mark.parametrize("wrong", [{}, {"network": "NPP"}, {"network": "LearnedProxy", "colour": 3}])
-def test_descriptions_that_are_none_are_told(wrong):
-    with pytest.raises(ArgumentError, match=r"architecture must be what Proxy\.architecture\(\) gives"):
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({}, r"architecture must be what Proxy\.architecture\(\) gives"),
+        ({"network": "NPP"}, "network must be one of LearnedProxy, JPEGProxy, IdentityProxy; got 'NPP'"),
+        (
+            {"network": "LearnedProxy", "colour": 3},
+            r"architecture must be what Proxy\.architecture\(\) gives",
+        ),
+    ],
+)
+def test_descriptions_that_are_none_are_told(wrong, message):
+    with pytest.raises(ArgumentError, match=message):
         build_proxy(wrong)

@@ -173,12 +173,11 @@ class Evaluation:
         recorder = self._recorder(progress)
         is_complete = recorder.is_complete(self.systems)
         if self.sharers is not None and not is_complete:
-            silent = self._recorder(lambda *_: None)
+            recorder.progress = lambda *_: None  # the processes' own is shown
             with self.sharers(progress) as sharers:
                 sharers.wait_for_originals()
-                originals = silent.record_originals()
-                sharers.record_systems(silent.keep_originals(originals, self.num_examples))
-            recorder = silent
+                originals = recorder.record_originals()
+                sharers.record_systems(recorder.keep_originals(originals, self.num_examples))
         originals = recorder.record_originals()
         if all(record.error for record in originals.records.values()):
             first = next(iter(originals.records.values()))

@@ -82,6 +82,7 @@ class Recorder:
         """
         self.task, self.dataset, self.folder, self.settings = task, dataset, folder, settings
         self.share, self._taken = share, set[tuple[str, str]]()
+        self._changed: dict[str, list[str]] = {}
         self.pool, self.chunk, self.progress = pool, CHUNK * pool.workers, progress
 
     def record_originals(self) -> RecordFile:
@@ -111,6 +112,7 @@ class Recorder:
         """The records of a point: of this process's share, or all, with those that shares have left."""
         whole = {**self.settings, **settings}
         file = RecordFile(self.folder / "records", point, whole)
+        file.changed = self._changed.setdefault(file.stem, file.changed)  # only a file's first opening tells
         if self.share is not None:
             own = RecordFile(self.share.folder(self.folder), point, whole)
             own.records.update(file.records)

@@ -99,7 +99,11 @@ class SlimmableHyperprior(MultiTaskNetwork):
         index = self.index(task)
         y = self.gained(self.g_a(x, index), task, quality)
         height, width = y.shape[-2:]
-        z_hat, z_likelihoods = in_float32(self.entropy_bottlenecks[index], self.h_a(y, index))
+        # On a single pixel, so small does h_a's input get, oneDNN's bfloat16 leaves the weight gradient of taps
+        # that never meet it uninitialized.
+        with torch.autocast(y.device.type, enabled=False):
+            z = self.h_a(y.float(), index)
+        z_hat, z_likelihoods = in_float32(self.entropy_bottlenecks[index], z)
         predicted = [part[..., :height, :width] for part in self.h_s(z_hat, index) if part is not None]
         y_hat, y_likelihoods = in_float32(self.gaussian_conditional, y, *predicted)
         decoded = self.decode(self.ungained(y_hat, task, quality), task)
