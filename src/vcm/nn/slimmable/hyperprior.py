@@ -99,8 +99,8 @@ class SlimmableHyperprior(MultiTaskNetwork):
         index = self.index(task)
         y = self.gained(self.g_a(x, index), task, quality)
         height, width = y.shape[-2:]
-        # On a single pixel, so small does h_a's input get, oneDNN's bfloat16 leaves the weight gradient of taps
-        # that never meet it uninitialized.
+        # Where the input is a single pixel, as h_a's can be, oneDNN's bfloat16 leaves the weight gradient of
+        # taps that meet no pixel uninitialized.
         with torch.autocast(y.device.type, enabled=False):
             z = self.h_a(y.float(), index)
         z_hat, z_likelihoods = in_float32(self.entropy_bottlenecks[index], z)
