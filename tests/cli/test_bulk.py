@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from vcm.cli.bulk import Processes, default_workers, num_cores, run_on_ray
 from vcm.cli.main import main
@@ -117,6 +118,24 @@ def test_streams_and_what_comes_of_them_do_not_depend_on_the_workers(many, model
     assert filtered["1"] == filtered["2"]
     assert len(filtered["1"]) == len(found["1"]) == COUNT - 1
     assert ("detections.json" in decoded["1"]) == (purpose == "detection")
+
+
+def test_one_process_computes_on_one_thread_as_many_do(many, model, tmp_path, capsys):
+    before = torch.get_num_threads()
+    streams = tmp_path / "streams"
+    runs = [
+        ["compress", str(many), "--for", "viewing", "--model", str(model), "-o", str(streams)],
+        ["decompress", str(streams), "--model", str(model), "-o", str(tmp_path / "back")],
+        ["preprocess", str(many), "--rate", "2", "-o", str(tmp_path / "filtered")],
+        ["encode", str(many), "--codec", "jpeg", "-o", str(tmp_path / "encoded")],
+    ]
+    try:
+        for arguments in runs:
+            torch.set_num_threads(2)
+            assert main([*arguments, "--workers", "1"]) in (0, 1)
+            assert torch.get_num_threads() == 1, arguments[0]
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_ray_gives_what_processes_give(many, model, tmp_path):

@@ -5,15 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import pickle
-import signal
-import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from importlib import import_module
 from itertools import islice
-from multiprocessing import forkserver, get_context, parent_process
+from multiprocessing import forkserver, get_context
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +109,9 @@ class Bulk:
             is_slow: Whether one file takes seconds.
             collect: Takes every outcome without an error.
         """
+        from vcm.cli.devices import use_one_thread
+
+        use_one_thread(self.device)  # as in processes, so that outputs do not depend on their number
         manifest = None if self._path is None else Manifest(self._path, settings)
 
         def ready() -> Iterator[Item]:
@@ -263,18 +264,12 @@ _WORK: dict[bytes, Work] = {}
 
 def _begin_worker() -> None:
     """Leave Ctrl-C to the parent, end with it, and compute on one thread."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = parent_process()
-
-    def end_with_parent() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
     warnings.simplefilter("ignore")  # the parent has shown them
     import torch
 
+    from vcm.evaluation.sharing import follow_parent
+
+    follow_parent()
     torch.set_num_threads(1)
 
 
@@ -309,7 +304,7 @@ def run_on_ray(work: Work, items: Iterable[Item], workers: int | None) -> Iterat
     Args:
         work: What is done.
         items: The files.
-        workers: Number of actors; None for one a core of the cluster.
+        workers: Number of actors; None for one a core of the cluster but one.
     """
     ray: Any = import_module("ray")
     import_module("ray.data")

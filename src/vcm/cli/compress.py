@@ -80,11 +80,9 @@ def run(arguments: Sequence[str]) -> int:
         batch.tell(problem)
     if not inputs:
         return 2
-    from vcm.cli.devices import use_one_thread
     from vcm.cli.models import Model
 
     model = Model(known.model, known.device, known.quality, effort=known.effort)
-    use_one_thread(known.device)  # streams do not depend on the number of cores
     task = model.task_for(known.purpose)
     work = Compression(known.model, known.device, known.quality, known.effort, task)
     # What is missing is told before any work.

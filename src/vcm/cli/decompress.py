@@ -7,7 +7,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vcm.cli.bulk import Bulk, add_bulk_options
 from vcm.cli.compress import add_output_options
@@ -28,9 +27,6 @@ from vcm.cli.files import (
 from vcm.cli.marks import bears_mark
 from vcm.cli.work import Item, Outcome
 from vcm.errors import ArgumentError, OutputError
-
-if TYPE_CHECKING:
-    pass
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -115,11 +115,9 @@ class Encoding:
         importance, search = _importance(known, codec), _search(known, codec)
         task: Task | None = None
         if importance is not None or known.at_reader or search is not None:
-            from vcm.cli.devices import use_one_thread
             from vcm.cli.tasks import configured_task
 
             task = configured_task(known.reader, known.device)
-            use_one_thread(known.device)
         self._encoder = ImageEncoder(
             codec,
             task,

@@ -63,10 +63,6 @@ def run(arguments: Sequence[str]) -> int:
     if not inputs:
         return 2
     work = Preprocessing(known)
-    if known.effort:
-        from vcm.cli.devices import use_one_thread
-
-        use_one_thread(known.device)
     model = work.prepare()  # what is wrong with the arguments is told before any work
     targets = output_names(inputs, known.output)
     read = [source.path for source in inputs]
@@ -98,7 +94,7 @@ class Preprocessing:
         self._known = known
         self._is_ready = False
         self._task: Task | None = None
-        self._refine: Callable[[Tensor, Tensor, OnStep], Tensor] | None = None
+        self._refine: Callable[[Tensor, Tensor, OnStep | None], Tensor] | None = None
         self._preprocessor: NPPPreprocessor | None = None
         self.settings: list[object] = []
 
@@ -139,16 +135,11 @@ class Preprocessing:
         metadata = read_metadata(item.source, (image.shape[1], image.shape[2]))
         filtered = image if self._preprocessor is None else self._preprocessor(image)
         if self._refine is not None:
-            filtered = self._refine(image, filtered, on_step or _nothing)
+            filtered = self._refine(image, filtered, on_step)
         data = encode(filtered, item.target.suffix, metadata, self.mark(item))
         with writing(item.target) as file:
             file.write(data)
         return Outcome(item, len(data), height * width)
-
-
-def _nothing(done: int, steps: int) -> None:
-    """Show no progress."""
-    del done, steps
 
 
 def _reader(name: str | None, size: int | None, device: str) -> Task | None:
@@ -175,7 +166,7 @@ def _scaled(image: Tensor, size: int | None, task: Task | None) -> Tensor:
 
 def _refinement(
     effort: int, quality: float | None, task: Task | None
-) -> Callable[[Tensor, Tensor, OnStep], Tensor] | None:
+) -> Callable[[Tensor, Tensor, OnStep | None], Tensor] | None:
     """What refines an image from its filtered version; None with --effort 0."""
     from vcm.codecs import BPGCodec
     from vcm.evaluation.search import ImageSearch

@@ -171,8 +171,7 @@ class Evaluation:
     def _run(self, progress: Progress) -> Results:
         started, data = now(), self.dataset.settings()
         recorder = self._recorder(progress)
-        is_complete = recorder.is_complete(self.systems)
-        if self.sharers is not None and not is_complete:
+        if self.sharers is not None and not recorder.is_complete(self.systems):
             recorder.progress = lambda *_: None  # the processes' own is shown
             with self.sharers(progress) as sharers:
                 sharers.wait_for_originals()

@@ -106,9 +106,9 @@ def _died(number: int) -> EvaluationError:
     )
 
 
-def _record_share(build: Callable[[int], Evaluation], share: Share, connection: Connection) -> None:
-    """What a process does, from start to end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
+def follow_parent() -> None:
+    """In a worker process: leave Ctrl-C to the parent, and end when it ends, however it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()
 
     def end_with_parent() -> None:
@@ -117,6 +117,11 @@ def _record_share(build: Callable[[int], Evaluation], share: Share, connection: 
             os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def _record_share(build: Callable[[int], Evaluation], share: Share, connection: Connection) -> None:
+    """What a process does, from start to end."""
+    follow_parent()
 
     def progress(point: str, done: int, total: int) -> None:
         connection.send((_PROGRESS, point, done, total))
