@@ -263,15 +263,17 @@ class SlimmableModule(NetworkModule):
         save_network(self.network, path, half=False, training=json.dumps(training), **notes)
 
     def start_from(self, path: str | Path) -> None:
-        """Take over the weights of a model file, as another λ's training starts.
+        """Load the weights of a model file, for instance to train for another λ.
+
+        Residual blocks that the file lacks start as the identity.
 
         Raises:
             WeightsError: If it cannot be read, or is of another architecture.
         """
-        other = load_network(path)
-        if other.architecture() != self.network.architecture():
+        other, own = load_network(path), self.network.architecture()
+        if other.architecture() not in (own, {name: value for name, value in own.items() if name != "blocks"}):
             raise WeightsError(f"{path} is of another architecture: {other.architecture()}.")
-        self.network.load_state_dict(other.state_dict())
+        self.network.load_state_dict({**self.network.state_dict(), **other.state_dict()})
 
 
 def with_borders(x: Tensor, share: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
@@ -15,7 +16,7 @@ from vcm.errors import ArgumentError
 from vcm.nn.integer import IntegerHyperSynthesis
 from vcm.nn.layers import in_float32
 from vcm.nn.slimmable.factorized import channel_rows, medians
-from vcm.nn.slimmable.layers import DenseEncoder, SlimmableConvTranspose2d
+from vcm.nn.slimmable.layers import DenseEncoder, SlimmableConvTranspose2d, identity_convolution
 from vcm.nn.slimmable.network import SMALLEST_LIKELIHOOD, MultiTaskNetwork
 from vcm.nn.slimmable.records import CodecOutput, FeatureMap, Symbols
 from vcm.nn.slimmable.transforms import (
@@ -23,10 +24,12 @@ from vcm.nn.slimmable.transforms import (
     Analysis,
     HyperAnalysis,
     HyperSynthesis,
+    ResidualBlocks,
 )
-from vcm.types import Settings
+from vcm.types import Settings, is_whole
 
 Y, Z = "y", "z"
+MAX_BLOCKS = 16
 _Z_STRIDE = 4 * LATENT_STRIDE
 _LOWEST, _HIGHEST, _NUM_SCALES = 0.11, 256.0, 64
 SCALE_TABLE = [
@@ -60,10 +63,15 @@ class SlimmableHyperprior(MultiTaskNetwork):
 
     Streams are coded with `vcm.nn.integer.IntegerHyperSynthesis` in h_s's place.
 
-    Arguments but the last are those of `MultiTaskNetwork`.
+    Arguments but the last two are those of `MultiTaskNetwork`.
 
     Args:
         means: Whether h_s predicts means.
+        blocks: Residual blocks at the end of the encoder, for any of the tasks. They run at stride 16, where
+            they cost little, and see a larger context than g_a; decoders do not change. Published: none.
+
+    Raises:
+        ArgumentError: As `MultiTaskNetwork`, or if an argument is out of its range.
     """
 
     stride = LATENT_STRIDE
@@ -77,14 +85,23 @@ class SlimmableHyperprior(MultiTaskNetwork):
         latents: Mapping[str, int] | None = None,
         qualities: int = 1,
         means: bool = False,
+        blocks: Mapping[str, int] | None = None,
     ) -> None:
         if not isinstance(means, bool):
             raise ArgumentError("means", expected="true or false", got=means)
         self._means = means
+        self.blocks = _check_blocks(blocks or {}, tuple(widths))
         super().__init__(widths, features=features, channels=channels, latents=latents, qualities=qualities)
 
     def _build(self) -> None:
         self.g_a = Analysis(self.widths, self.latents)
+        if self.blocks:
+            self.refinements = nn.ModuleDict(
+                {
+                    task: ResidualBlocks(self.latents[self.index(task)], count)
+                    for task, count in self.blocks.items()
+                }
+            )
         self.h_a = HyperAnalysis(self.latents, self.widths)
         self.h_s = HyperSynthesis(self.widths, self.latents, means=self._means)
         self.entropy_bottlenecks = nn.ModuleList(EntropyBottleneck(width) for width in self.widths)
@@ -97,7 +114,10 @@ class SlimmableHyperprior(MultiTaskNetwork):
     def forward(self, x: Tensor, task: str, quality: float | None = None) -> CodecOutput:
         """See `MultiTaskNetwork.forward`."""
         index = self.index(task)
-        y = self.gained(self.g_a(x, index), task, quality)
+        y = self.g_a(x, index)
+        if task in self.blocks:
+            y = self.refinements[task](y)
+        y = self.gained(y, task, quality)
         height, width = y.shape[-2:]
         # Where the input is a single pixel, as h_a's can be, oneDNN's bfloat16 leaves the weight gradient of
         # taps that meet no pixel uninitialized.
@@ -180,12 +200,16 @@ class SlimmableHyperprior(MultiTaskNetwork):
 
     def architecture(self) -> Settings:
         """See `MultiTaskNetwork.architecture`."""
-        return {**super().architecture(), "means": self._means}
+        built = {**super().architecture(), "means": self._means}
+        return {**built, "blocks": dict(self.blocks)} if self.blocks else built
 
     def encoder(self, task: str) -> DenseEncoder:
         """See `MultiTaskNetwork.encoder`."""
         index = self.index(task)
-        return DenseEncoder(self.g_a.dense(index), self.h_a.dense(index))
+        g_a = self.g_a.dense(index)
+        if task in self.blocks:
+            g_a.extend([copy.deepcopy(self.refinements[task]), identity_convolution(self.latents[index])])
+        return DenseEncoder(g_a, self.h_a.dense(index))
 
     def bottlenecks(self, task: str) -> list[EntropyBottleneck]:
         """The width's own, for z."""
@@ -214,3 +238,15 @@ class SlimmableHyperprior(MultiTaskNetwork):
         """The tables, and the integer hyper-decoder that chooses among them."""
         yield from super().table_state(task)
         yield from self.integer_h_s[self.index(task)].state_dict().values()
+
+
+def _check_blocks(blocks: Mapping[str, int], tasks: tuple[str, ...]) -> dict[str, int]:
+    """The counts by task, without tasks that have none."""
+    if not isinstance(blocks, Mapping) or not set(blocks) <= set(tasks):
+        raise ArgumentError("blocks", expected=f"a mapping from any of {', '.join(tasks)}", got=blocks)
+    for task, count in blocks.items():
+        if not is_whole(count) or not 0 <= count <= MAX_BLOCKS:
+            raise ArgumentError(
+                f"blocks.{task}", expected=f"a whole number from 0 to {MAX_BLOCKS}", got=count
+            )
+    return {task: int(blocks[task]) for task in tasks if blocks.get(task)}

@@ -201,6 +201,15 @@ class DenseEncoder(nn.Module):
         return (y,) if self.h_a is None else (y, self.h_a(torch.abs(y)))
 
 
+def identity_convolution(channels: int) -> nn.Conv2d:
+    """A 1×1 convolution of each channel by itself that changes nothing, for a scale and a bias to come."""
+    plain = nn.Conv2d(channels, channels, 1, groups=channels)
+    nn.init.ones_(plain.weight)
+    assert plain.bias is not None
+    nn.init.zeros_(plain.bias)
+    return plain
+
+
 def _copy(plain: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> None:
     with torch.no_grad():
         plain.weight.copy_(weight)
