@@ -34,7 +34,7 @@ from torch import Tensor
 
 from vcm.cli.models import load_task
 from vcm.cli.tasks import configured_task
-from vcm.codecs import BPGCodec, FeatureCodec, LearnedCodec
+from vcm.codecs import BPGCodec, LearnedCodec, SlimmableFeatureCodec
 from vcm.data import PictureFolderDataset
 from vcm.data.assets import asset_file
 from vcm.evaluation.encoder import ImageEncoder
@@ -43,7 +43,7 @@ from vcm.evaluation.reader import Importance, scale_prediction, scale_to_reader
 from vcm.evaluation.search import ImageSearch
 from vcm.metrics.distortion import ms_ssim, psnr
 from vcm.nn.slimmable import MultiTaskNetwork, load_network
-from vcm.tasks import Task
+from vcm.tasks import SplitTask
 from vcm.tasks.distance import feature_objective, image_distance
 from vcm.tasks.pseudo import pseudo_target
 from vcm.weights import SLIMMABLE_YOLOV3_TINY, shipped
@@ -145,7 +145,7 @@ class Table:
             print()
 
 
-def chosen(dataset: PictureFolderDataset, task: Task, number: int | None) -> list[Tensor]:
+def chosen(dataset: PictureFolderDataset, task: SplitTask, number: int | None) -> list[Tensor]:
     """The images with most detections, or the dataset's own order."""
     images = [dataset.image(index) for index in range(len(dataset) if number else 95)]
     if number is None:
@@ -156,10 +156,10 @@ def chosen(dataset: PictureFolderDataset, task: Task, number: int | None) -> lis
 
 
 def narrow(
-    network: MultiTaskNetwork, task: Task, images: list[Tensor], quality: float, effort: int
+    network: MultiTaskNetwork, task: SplitTask, images: list[Tensor], quality: float, effort: int
 ) -> dict[str, float]:
     """Narrow streams: rate, accuracy, error of the features at layers 13 and 8, seconds of the encoder."""
-    codec = FeatureCodec(quality, model=network, effort=effort)
+    codec = SlimmableFeatureCodec(quality, model=network, effort=effort)
     codec.objective = search_objective(codec, task)
     distance = feature_objective(task, "layer13")
     metric, num_bytes, num_pixels, errors, seconds = task.metric(), 0, 0, [], []
@@ -183,7 +183,7 @@ def narrow(
     }
 
 
-def bpg(readers: dict[str, Task], images: list[Tensor], qp: int, effort: int) -> dict[str, float]:
+def bpg(readers: dict[str, SplitTask], images: list[Tensor], qp: int, effort: int) -> dict[str, float]:
     """BPG at the reader's size with QPs from importance: rate, accuracy of both readers, error, seconds."""
     reader = readers["yolov3_tiny"]
     search = ImageSearch(effort) if effort else None

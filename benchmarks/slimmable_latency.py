@@ -26,7 +26,7 @@ from compressai.models import FactorizedPrior, ScaleHyperprior
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from vcm.codecs import FeatureCodec, LearnedCodec
+from vcm.codecs import LearnedCodec, SlimmableFeatureCodec
 from vcm.codecs.learned.coder import CodingTable, decode_symbols, encode_symbols
 from vcm.nn.slimmable import FeatureMap, MultiTaskNetwork, SlimmableFactorized, SlimmableHyperprior
 from vcm.tasks import YOLOTask
@@ -125,7 +125,7 @@ def to_boxes(side: int, rounds: int) -> dict[str, Any]:
     torch.manual_seed(0)
     # With random weights every box would be found; a trained network finds few.
     task = YOLOTask("yolov3", None, input_size=side, score_threshold=0.99)
-    features, picture = FeatureCodec(model=network), LearnedCodec(model=network)
+    features, picture = SlimmableFeatureCodec(model=network), LearnedCodec(model=network)
     image = (torch.rand(3, side, side) * 255).to(torch.uint8)
     narrow_stream = features.encode(task.prepare([image.float() / 255]).inputs, (side, side))
     full_stream = picture.encode(image)

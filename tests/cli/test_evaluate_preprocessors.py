@@ -13,7 +13,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from vcm.cli.systems import NPP_TARGET, build_codecs, build_preprocessors
-from vcm.codecs import FeatureCodec
+from vcm.codecs import SlimmableFeatureCodec
 from vcm.config import CodecPlan
 from vcm.errors import ArgumentError, EvaluationError
 from vcm.nn.preprocessor import NPP, QuantizationAdaptiveNPP, save_preprocessor
@@ -115,7 +115,7 @@ def test_curves_with_a_preprocessor_code_as_those_without(path):
 
 
 def test_a_codec_of_features_takes_none(curve):
-    codecs = [object.__new__(FeatureCodec)]
+    codecs = [object.__new__(SlimmableFeatureCodec)]
     plan = OmegaConf.structured(CodecPlan(codec={}, qualities=[1]))
     assert build_preprocessors("features", plan, {"_target_": "no.where"}, codecs) == [None]
     plan.preprocessor = {"_target_": NPP_TARGET}

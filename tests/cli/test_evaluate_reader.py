@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from vcm.cli.codecs import installed_codecs
 from vcm.cli.systems import build_codecs, build_systems
-from vcm.codecs import FeatureCodec
+from vcm.codecs import SlimmableFeatureCodec
 from vcm.config import CodecPlan
 from vcm.errors import ArgumentError, EvaluationError
 from vcm.evaluation.reader import Importance
@@ -96,7 +96,7 @@ def test_a_codec_of_features_takes_neither(settings):
     (option,) = settings
     message = rf"codecs\.mine\.{option} must be (false|null|0): this codec takes no images"
     with pytest.raises(ArgumentError, match=message):
-        build_systems("mine", plan, [object.__new__(FeatureCodec)], [None], None)
+        build_systems("mine", plan, [object.__new__(SlimmableFeatureCodec)], [None], None)
 
 
 def evaluate(folder, *codecs, task="yolov3_tiny"):

@@ -208,14 +208,14 @@ def _use_network(path, image):
     """Both widths' streams of a model, which must decode to what its networks give directly."""
     import torch
 
-    from vcm.codecs import FeatureCodec, LearnedCodec
+    from vcm.codecs import LearnedCodec, SlimmableFeatureCodec
     from vcm.nn.padding import pad_to_multiple
     from vcm.nn.slimmable import load_network
 
     network = load_network(path)
     codec = LearnedCodec(model=network)
     decoded = codec.decode(codec.encode(image))
-    features = FeatureCodec(model=network)
+    features = SlimmableFeatureCodec(model=network)
     given, size = features.decode(features.encode(image[None] / 255, SIZE))
     assert size == SIZE
     assert given.isfinite().all()

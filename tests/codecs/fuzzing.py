@@ -62,7 +62,7 @@ def main(kind: str, first: int, last: int) -> None:
 def _stream_case(kind):
     from forging import SIZE, small_image, small_network, spoilt_bytes
 
-    from vcm.codecs import BPGCodec, FeatureCodec, LearnedCodec
+    from vcm.codecs import BPGCodec, LearnedCodec, SlimmableFeatureCodec
     from vcm.errors import BitstreamError, CodecError
 
     if kind == "bpg":
@@ -70,7 +70,7 @@ def _stream_case(kind):
         data = codec.encode(small_image())
     else:
         network = small_network(means=True)
-        codec = FeatureCodec(model=network) if kind == "narrow" else LearnedCodec(model=network)
+        codec = SlimmableFeatureCodec(model=network) if kind == "narrow" else LearnedCodec(model=network)
         data = (
             codec.encode(small_image()[None] / 255, SIZE) if kind == "narrow" else codec.encode(small_image())
         )

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from vcm.codecs import FeatureCodec, LearnedCodec
+from vcm.codecs import LearnedCodec, SlimmableFeatureCodec
 from vcm.codecs.learned.container import read_stream
 from vcm.codecs.learned.effort import Effort
 from vcm.errors import ArgumentError, WeightsError
@@ -150,18 +150,18 @@ def test_features_need_an_objective_and_get_nearer_by_it():
         assert x.shape == (1, 3, 64, 64)
         return lambda decoded: (decoded.float() - target).square().mean()
 
-    codec = FeatureCodec(2, model=network, effort=15, lmbda=0.05, objective=objective)
-    plain = FeatureCodec(2, model=network)
+    codec = SlimmableFeatureCodec(2, model=network, effort=15, lmbda=0.05, objective=objective)
+    plain = SlimmableFeatureCodec(2, model=network)
     data, before = codec.encode(x, (50, 60)), plain.encode(x, (50, 60))
     assert read_stream(data).header == read_stream(before).header
     error, error_before = (float(objective(x)(plain.decode(stream)[0])) for stream in (data, before))
     bits, bits_before = (8 * len(stream) / 3000 for stream in (data, before))
     assert bits + 0.05 * 255**2 * error < bits_before + 0.05 * 255**2 * error_before
     with pytest.raises(ArgumentError, match="objective must be with effort a task's distance"):
-        FeatureCodec(2, model=network, effort=1, lmbda=1).encode(x, (50, 60))
+        SlimmableFeatureCodec(2, model=network, effort=1, lmbda=1).encode(x, (50, 60))
     for bad in (3, lambda x: 3):
         with pytest.raises(ArgumentError, match="objective must be with effort a task's distance"):
-            FeatureCodec(2, model=network, effort=1, lmbda=1, objective=bad).encode(x, (50, 60))
+            SlimmableFeatureCodec(2, model=network, effort=1, lmbda=1, objective=bad).encode(x, (50, 60))
     with torch.inference_mode():
         assert codec.encode(x.clone(), (50, 60)) == data
         pictures = LearnedCodec(2, model=network, effort=2, lmbda=0.05)
@@ -196,7 +196,7 @@ def test_the_weight_comes_from_the_models_note(tmp_path):
     for model in (tmp_path / "noted.safetensors", load_network(tmp_path / "noted.safetensors")):
         lmbdas = [LearnedCodec(q, model=model, effort=1).settings()["lmbda"] for q in (1, 1.5, 2, 3)]
         assert lmbdas == pytest.approx([0.0025, 0.005, 0.01, 0.04])
-    assert FeatureCodec(model=tmp_path / "noted.safetensors").training.guides == ("pool",)
+    assert SlimmableFeatureCodec(model=tmp_path / "noted.safetensors").training.guides == ("pool",)
     for damaged in (
         "[",
         "[]",
@@ -218,9 +218,9 @@ def test_settings_without_effort_are_as_before():
 def test_settings_of_features_say_all_that_decides_the_search(tmp_path):
     note = {"lmbda": {"detection": 0.01}, "quality_scales": [1, 1, 1], "guides": {"detection": ["pool"]}}
     save_network(make("means"), tmp_path / "noted.safetensors", training=json.dumps(note))
-    settings = FeatureCodec(model=tmp_path / "noted.safetensors", effort=2).settings()
+    settings = SlimmableFeatureCodec(model=tmp_path / "noted.safetensors", effort=2).settings()
     assert (settings["lmbda"], settings["guides"]) == (pytest.approx(0.0015), ["pool"])
-    given = FeatureCodec(model=tmp_path / "noted.safetensors", effort=2, lmbda=0.01).settings()
+    given = SlimmableFeatureCodec(model=tmp_path / "noted.safetensors", effort=2, lmbda=0.01).settings()
     assert given["lmbda"] == 0.01
 
 

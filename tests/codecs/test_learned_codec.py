@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from vcm.codecs import CodecPool, FeatureCodec, LearnedCodec, RoundTrip
+from vcm.codecs import CodecPool, LearnedCodec, RoundTrip, SlimmableFeatureCodec
 from vcm.codecs.learned.coder import CodingTable, decode_symbols, encode_symbols
 from vcm.codecs.learned.container import read_stream
 from vcm.errors import ArgumentError, BitstreamError, CodecError
@@ -74,7 +74,7 @@ def test_the_decoded_picture_is_what_the_network_says(network):
 
 
 def test_features_come_back_as_the_network_says(network):
-    codec = FeatureCodec(model=network)
+    codec = SlimmableFeatureCodec(model=network)
     x = picture(96, 160)[None].float() / 255
     features, size = codec.decode(codec.encode(x, (480, 800)))
     assert size == (480, 800)
@@ -160,7 +160,7 @@ def test_bytes_equal_the_estimate_within_one_percent(kind, task):
     with torch.no_grad():
         likelihoods = network(image, task).likelihoods
     estimate = sum(-values.log2().sum() for values in likelihoods.values())
-    data = FeatureCodec(model=network).encode(image, (512, 512)) if task == "detection" else None
+    data = SlimmableFeatureCodec(model=network).encode(image, (512, 512)) if task == "detection" else None
     if data is None:
         data = LearnedCodec(model=network).encode((image[0] * 255).round().to(torch.uint8))
     stream = read_stream(data)
@@ -173,7 +173,7 @@ def test_the_narrow_encoder_is_a_slice(kind):
     """Weights that only the full width has do not change a byte of the narrow stream; others do."""
     network = make(kind)
     x = picture(128, 128)[None].float() / 255
-    before = FeatureCodec(model=network).encode(x, (128, 128))
+    before = SlimmableFeatureCodec(model=network).encode(x, (128, 128))
     full = LearnedCodec(model=network).encode(picture(128, 128))
     changed = copy.deepcopy(network)
     with torch.no_grad():
@@ -194,16 +194,16 @@ def test_the_narrow_encoder_is_a_slice(kind):
             *changed.decoders["reconstruction"].parameters(),
         ):
             parameter.add_(0.1)
-    assert FeatureCodec(model=changed).encode(x, (128, 128)) == before
+    assert SlimmableFeatureCodec(model=changed).encode(x, (128, 128)) == before
     assert LearnedCodec(model=changed).encode(picture(128, 128)) != full
     with torch.no_grad():
         changed.g_a.convs[1].weight[0, 0] += 1
-    assert FeatureCodec(model=changed).encode(x, (128, 128)) != before
+    assert SlimmableFeatureCodec(model=changed).encode(x, (128, 128)) != before
 
 
 def test_streams_of_other_models_widths_and_kinds_are_told(network):
     codec = LearnedCodec(model=network)
-    features = FeatureCodec(model=network)
+    features = SlimmableFeatureCodec(model=network)
     image = picture(64, 64)
     data = codec.encode(image)
     with pytest.raises(BitstreamError, match="of another model"):

@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from vcm.codecs import FeatureCodec, LearnedCodec
+from vcm.codecs import LearnedCodec, SlimmableFeatureCodec
 from vcm.errors import ArgumentError, WeightsError
 from vcm.nn.slimmable import FeatureMap, SlimmableFactorized, save_network
 
@@ -30,7 +30,7 @@ def test_a_family_of_files_is_a_curve(tmp_path):
         LearnedCodec(-1, model=tmp_path / "m{quality}.safetensors")
 
 
-@pytest.mark.parametrize("kind", [FeatureCodec, LearnedCodec])
+@pytest.mark.parametrize("kind", [SlimmableFeatureCodec, LearnedCodec])
 def test_configurations_build_their_codecs(kind, tmp_path):
     save_network(make(SlimmableFactorized), tmp_path / "m1.safetensors")
     text = (Path(__file__).parents[2] / "conf" / "codec" / f"{kind.name}.yaml").read_text()
@@ -45,9 +45,9 @@ def test_tasks_that_a_model_has_not_are_told():
     torch.manual_seed(0)
     only = SlimmableFactorized({"reconstruction": 4})
     with pytest.raises(ArgumentError, match="task must be one that the model has: reconstruction"):
-        FeatureCodec(model=only)
+        SlimmableFeatureCodec(model=only)
     with pytest.raises(ArgumentError, match="one with features: none"):
-        FeatureCodec(model=only, task="reconstruction")
+        SlimmableFeatureCodec(model=only, task="reconstruction")
     with pytest.raises(ArgumentError, match="task must be one that the model has: detection"):
         LearnedCodec(model=SlimmableFactorized({"detection": 4}, features={"detection": FeatureMap(2, 8)}))
 
@@ -55,4 +55,4 @@ def test_tasks_that_a_model_has_not_are_told():
 @pytest.mark.parametrize("x", [torch.zeros(3, 8, 8), torch.zeros(1, 3, 8, 8, dtype=torch.uint8)])
 def test_inputs_of_another_kind_are_told(x):
     with pytest.raises(ArgumentError, match="x must be float"):
-        FeatureCodec(model=make(SlimmableFactorized)).encode(x, (8, 8))
+        SlimmableFeatureCodec(model=make(SlimmableFactorized)).encode(x, (8, 8))

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from vcm.codecs import FeatureCodec, LearnedCodec
+from vcm.codecs import LearnedCodec, SlimmableFeatureCodec
 from vcm.codecs.learned import streams
 from vcm.codecs.learned.coder import CodingTable, decode_symbols, encode_symbols
 from vcm.codecs.learned.container import read_stream, write_stream
@@ -57,8 +57,8 @@ def test_thin_pictures_and_thin_networks(kind, widths, size):
     image = picture(*size)
     codec = LearnedCodec(model=network)
     assert codec.decode(codec.encode(image)).shape == image.shape
-    features, original = FeatureCodec(model=network).decode(
-        FeatureCodec(model=network).encode(image[None] / 255, size)
+    features, original = SlimmableFeatureCodec(model=network).decode(
+        SlimmableFeatureCodec(model=network).encode(image[None] / 255, size)
     )
     assert original == size
     assert features.shape == (1, 2, -(-size[0] // 8), -(-size[1] // 8))
@@ -141,4 +141,4 @@ def test_a_last_section_that_nobody_encoded_is_told_before_the_first_is_decoded(
 @pytest.mark.parametrize("size", [(0, 5), (9000, 9000)])
 def test_sizes_that_no_picture_has_are_told(size):
     with pytest.raises(ArgumentError, match="size must be 1 to 67108864 pixels"):
-        FeatureCodec(model=make(SlimmableFactorized)).encode(torch.rand(1, 3, 8, 8), size)
+        SlimmableFeatureCodec(model=make(SlimmableFactorized)).encode(torch.rand(1, 3, 8, 8), size)

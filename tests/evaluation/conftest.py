@@ -15,11 +15,11 @@ from vcm.data import COCODataset
 from vcm.evaluation.evaluate import Evaluation
 from vcm.evaluation.systems import PictureSystem
 from vcm.metrics.detection import DetectionAccuracy
-from vcm.tasks import Task
+from vcm.tasks import SplitTask
 from vcm.types import BoxTarget, Detections, Features, Prepared
 
 
-class BrightTask(Task):
+class BrightTask(SplitTask):
     """Finds one box around the pixels that are brighter than a threshold."""
 
     kind = "detection"

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from vcm.codecs import CodecPool, FeatureCodec, JPEGCodec, LearnedCodec
+from vcm.codecs import CodecPool, JPEGCodec, LearnedCodec, SlimmableFeatureCodec
 from vcm.codecs.learned.container import read_stream
 from vcm.errors import ArgumentError
 from vcm.evaluation.evaluate import Evaluation
@@ -55,7 +55,7 @@ def network(features, seed=0):
     return model.eval()
 
 
-class Lossless(FeatureCodec):
+class Lossless(SlimmableFeatureCodec):
     """Sends the task's input as it is, and decodes to the features that the task itself would have."""
 
     def __init__(self, features, task):
@@ -115,7 +115,7 @@ def test_it_stands_beside_pictures_in_one_evaluation(world, tmp_path):
     systems = [
         PictureSystem("jpeg", JPEGCodec(quality=50), task),
         PictureSystem("learned", LearnedCodec(model=model), task),
-        FeatureSystem("features", FeatureCodec(model=model), task),
+        FeatureSystem("features", SlimmableFeatureCodec(model=model), task),
     ]
     json.dumps([system.settings() for system in systems])
     with CodecPool(workers=2) as pool:
@@ -125,14 +125,16 @@ def test_it_stands_beside_pictures_in_one_evaluation(world, tmp_path):
     assert points["features"].psnr is None
     assert points["learned"].psnr is not None
     image = world.dataset()[0].image
-    data = FeatureCodec(model=model).encode(task.prepare([image / 255]).inputs, tuple(image.shape[1:]))
+    data = SlimmableFeatureCodec(model=model).encode(
+        task.prepare([image / 255]).inputs, tuple(image.shape[1:])
+    )
     assert read_stream(data).header.size == tuple(image.shape[1:])
     assert 0 < points["features"].bpp < points["learned"].bpp
     assert (build_report([tmp_path / "run"]).read_text()).count("Learned features") >= 2
 
 
 def test_a_damaged_stream_is_one_pictures_fault(world):
-    codec = FeatureCodec(model=network(FeatureMap(1, 1)))
+    codec = SlimmableFeatureCodec(model=network(FeatureMap(1, 1)))
     system = FeatureSystem("features", codec, world.task())
     plain = codec.encode
     codec.encode = lambda x, size: plain(x, size)[:-1] if size == (40, 50) else plain(x, size)
@@ -146,19 +148,19 @@ def test_a_damaged_stream_is_one_pictures_fault(world):
 
 def test_a_task_with_other_features_is_told(tmp_path, world):
     task, features = yolo(tmp_path)
-    check_fit(FeatureCodec(model=network(features)), task)
+    check_fit(SlimmableFeatureCodec(model=network(features)), task)
     for other in (FeatureMap(5, 8), FeatureMap(6, 4)):
         with pytest.raises(
             ArgumentError, match=r"task\.cut must be .*got 'layer1 of tiny, with 6 channels at stride 8"
         ):
-            FeatureSystem("features", FeatureCodec(model=network(other)), task)
+            FeatureSystem("features", SlimmableFeatureCodec(model=network(other)), task)
 
 
 def test_inputs_need_not_be_multiples_of_the_stride():
     """A classifier's crop of 100 pixels has 13 places at stride 8."""
     torch.manual_seed(1)
     task = ClassificationTask("mobilenet_v2", None, categories=["a", "b"], resize_size=100, crop_size=100)
-    system = FeatureSystem("features", FeatureCodec(model=network(FeatureMap(32, 8))), task)
+    system = FeatureSystem("features", SlimmableFeatureCodec(model=network(FeatureMap(32, 8))), task)
     image = (torch.rand(3, 90, 120) * 255).to(torch.uint8)
     with CodecPool(workers=1) as pool:
         (answer,) = system.run([image], pool)

@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 
 from vcm.metrics.detection import DetectionAccuracy
-from vcm.tasks import Task
+from vcm.tasks import SplitTask
 from vcm.types import Detections, Features, Prepared
 
 
-class MeanTask(Task):
+class MeanTask(SplitTask):
     """Sees means of 8 × 8 pixels; finds one box where a picture is bright.
 
     The box has the centre and the spread of the brightness, so that features that are only somewhat right

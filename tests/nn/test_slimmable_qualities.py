@@ -6,7 +6,7 @@ import pytest
 import torch
 from compressai.models import FactorizedPrior
 
-from vcm.codecs import FeatureCodec, LearnedCodec
+from vcm.codecs import LearnedCodec, SlimmableFeatureCodec
 from vcm.codecs.learned.container import read_stream
 from vcm.errors import ArgumentError, BitstreamError
 from vcm.nn.gains import LatentGains, check_quality
@@ -154,7 +154,7 @@ def test_streams_say_their_quality_and_any_codec_of_the_model_reads_them(network
     assert read_stream(data).header.quality == 1.5
     assert torch.equal(reader.decode(data), written.decode(data))
     x = torch.rand(1, 3, 64, 64)
-    codecs = [FeatureCodec(quality, model=network) for quality in (1, 2, 3)]
+    codecs = [SlimmableFeatureCodec(quality, model=network) for quality in (1, 2, 3)]
     streams = [codec.encode(x, (64, 64)) for codec in codecs]
     assert len({*streams}) == 3
     for codec, stream in zip(reversed(codecs), streams, strict=True):

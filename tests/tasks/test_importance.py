@@ -6,7 +6,7 @@ from torch.func import jacrev
 
 from vcm.errors import ArgumentError, WeightsError
 from vcm.losses.outputs import class_divergence
-from vcm.tasks import ClassificationTask, Task, TorchvisionDetectionTask, YOLOTask
+from vcm.tasks import ClassificationTask, SplitTask, TorchvisionDetectionTask, YOLOTask
 from vcm.tasks.importance import class_directions, diagonal_directions
 
 
@@ -29,8 +29,8 @@ def mobilenet(kind=ClassificationTask):
 
 
 class Headless(ClassificationTask):
-    outputs = Task.outputs
-    output_divergence = Task.output_divergence
+    outputs = SplitTask.outputs
+    output_divergence = SplitTask.output_divergence
 
 
 MAKERS = {

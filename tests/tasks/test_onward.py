@@ -7,21 +7,21 @@ import torch
 
 from vcm.errors import ArgumentError
 from vcm.nn.darknet import IMAGE
-from vcm.tasks import ClassificationTask, Task, TorchvisionDetectionTask, YOLOTask
+from vcm.tasks import ClassificationTask, SplitTask, TorchvisionDetectionTask, YOLOTask
 from vcm.tasks.distance import image_distance
 
 
-def yolo(tmp_path: Path, cut: str) -> Task:
+def yolo(tmp_path: Path, cut: str) -> SplitTask:
     torch.manual_seed(1)
     return YOLOTask("yolov3", names=[str(number) for number in range(80)], cut=cut, input_size=64)
 
 
-def fcos(tmp_path: Path, cut: str) -> Task:
+def fcos(tmp_path: Path, cut: str) -> SplitTask:
     torch.manual_seed(1)
     return TorchvisionDetectionTask("fcos", None, cut=cut, min_size=64, max_size=64)
 
 
-def mobilenet(tmp_path: Path, cut: str) -> Task:
+def mobilenet(tmp_path: Path, cut: str) -> SplitTask:
     torch.manual_seed(1)
     return ClassificationTask("mobilenet_v2", None, cut=cut, resize_size=64, crop_size=64)
 

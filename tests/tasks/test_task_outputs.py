@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vcm.errors import ArgumentError
-from vcm.tasks import ClassificationTask, Task, TorchvisionDetectionTask, YOLOTask
+from vcm.tasks import ClassificationTask, SplitTask, TorchvisionDetectionTask, YOLOTask
 
 
 def yolo(cut):
@@ -104,8 +104,8 @@ def test_yolo_outputs_are_its_raw_outputs():
 
 def test_a_task_without_heads_says_so():
     class Other(ClassificationTask):
-        outputs = Task.outputs
-        output_divergence = Task.output_divergence
+        outputs = SplitTask.outputs
+        output_divergence = SplitTask.output_divergence
 
     task = Other("mobilenet_v2", None, resize_size=64, crop_size=64)
     assert not task.has_heads

@@ -31,9 +31,9 @@ def run(arguments: Sequence[str]) -> int:
 
 def standard_codecs() -> dict[str, type[Codec]]:
     """The codecs that take an image and a quality and need no model, by name."""
-    from vcm.codecs import CompressAICodec, FeatureCodec, LearnedCodec
+    from vcm.codecs import CompressAICodec, LearnedCodec, SlimmableFeatureCodec
 
-    learned = (CompressAICodec, FeatureCodec, LearnedCodec)
+    learned = (CompressAICodec, SlimmableFeatureCodec, LearnedCodec)
     return {name: kind for name, kind in installed_codecs() if kind not in learned}
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vcm.evaluation.reader import Importance
     from vcm.evaluation.refinement import OnStep
     from vcm.evaluation.search import ImageSearch
-    from vcm.tasks import Task
+    from vcm.tasks import SplitTask
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -113,7 +113,7 @@ class Encoding:
         known = self._known
         codec = self.check()
         importance, search = _importance(known, codec), _search(known, codec)
-        task: Task | None = None
+        task: SplitTask | None = None
         if importance is not None or known.at_reader or search is not None:
             from vcm.cli.tasks import configured_task
 

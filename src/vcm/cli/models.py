@@ -14,7 +14,7 @@ from vcm import tasks
 from vcm.cli.composition import told_error
 from vcm.cli.devices import choose_device
 from vcm.cli.files import RECONSTRUCTION, VIEWING, shown_task
-from vcm.codecs import FeatureCodec, LearnedCodec
+from vcm.codecs import LearnedCodec, SlimmableFeatureCodec
 from vcm.codecs.base import check_image
 from vcm.codecs.learned.container import FINGERPRINT_BYTES, Header
 from vcm.data.assets import asset_file
@@ -22,7 +22,7 @@ from vcm.errors import ArgumentError, BitstreamError, WeightsError
 from vcm.evaluation.features import check_fit, encode_for, predict_from, search_objective
 from vcm.nn.files import read_json, read_notes
 from vcm.nn.slimmable import load_network
-from vcm.tasks import Task
+from vcm.tasks import SplitTask
 from vcm.types import Prediction
 from vcm.weights import SLIMMABLE_YOLOV3_TINY, shipped
 
@@ -30,7 +30,7 @@ _KINDS = tuple(f"vcm.tasks.{kind}" for kind in ("ClassificationTask", "Torchvisi
 """What a model file may name: whoever sends one must not choose what runs here."""
 
 
-def load_task(path: str | Path, name: str) -> Task:
+def load_task(path: str | Path, name: str) -> SplitTask:
     """The task network that one of a model's widths was trained for, as `vcm train` noted it in the file.
 
     Raises:
@@ -41,16 +41,17 @@ def load_task(path: str | Path, name: str) -> Task:
     if not isinstance(plan, dict):
         raise WeightsError(
             f"{path} does not say which network its width for {name} serves. `vcm train` notes it; from "
-            "Python, use vcm.codecs.FeatureCodec with a task of your own."
+            "Python, use vcm.codecs.SlimmableFeatureCodec with a task of your own."
         )
     kind = plan.pop("_target_", None)
     if kind not in _KINDS:
         raise WeightsError(
             f"{path}: its width for {name} serves a network that is not vcm's own; only "
-            f"{', '.join(_KINDS)} are built from model files. Use vcm.codecs.FeatureCodec from Python."
+            f"{', '.join(_KINDS)} are built from model files. From Python, use "
+            "vcm.codecs.SlimmableFeatureCodec."
         )
     try:
-        task: Task = getattr(tasks, kind.rpartition(".")[2])(**_resolved(plan))
+        task: SplitTask = getattr(tasks, kind.rpartition(".")[2])(**_resolved(plan))
     except Exception as error:
         # Whatever stands in the file: it may be anybody's.
         cause = told_error(error) or f"{type(error).__name__}: {error}"
@@ -107,7 +108,7 @@ class Model:
         self.device = choose_device(device)
         self.network = load_network(self.path)
         self.quality, self.effort = self._check(quality), effort
-        self._features: dict[str, tuple[FeatureCodec, Task]] = {}
+        self._features: dict[str, tuple[SlimmableFeatureCodec, SplitTask]] = {}
 
     @cached_property
     def pictures(self) -> LearnedCodec:
@@ -119,7 +120,7 @@ class Model:
         """The tasks by their fingerprints; weights do not change here, so they are computed once."""
         return {self.network.fingerprint(task)[:FINGERPRINT_BYTES]: task for task in self.network.tasks}
 
-    def features(self, task: str) -> tuple[FeatureCodec, Task]:
+    def features(self, task: str) -> tuple[SlimmableFeatureCodec, SplitTask]:
         """The codec for a task, and the task's network.
 
         Raises:
@@ -127,7 +128,7 @@ class Model:
             ArgumentError: If they do not fit each other.
         """
         if task not in self._features:
-            codec = FeatureCodec(
+            codec = SlimmableFeatureCodec(
                 self.quality, model=self.network, task=task, device=str(self.device), effort=self.effort
             )
             network = load_task(self.path, task).to(self.device)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from vcm.data.metadata import Metadata
     from vcm.evaluation.preprocessing import NPPPreprocessor
     from vcm.evaluation.refinement import OnStep
-    from vcm.tasks import Task
+    from vcm.tasks import SplitTask
 
 FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     ".png": ("PNG", {}),
@@ -93,7 +93,7 @@ class Preprocessing:
     def __init__(self, known: argparse.Namespace) -> None:
         self._known = known
         self._is_ready = False
-        self._task: Task | None = None
+        self._task: SplitTask | None = None
         self._refine: Callable[[Tensor, Tensor, OnStep | None], Tensor] | None = None
         self._preprocessor: NPPPreprocessor | None = None
         self.settings: list[object] = []
@@ -142,7 +142,7 @@ class Preprocessing:
         return Outcome(item, len(data), height * width)
 
 
-def _reader(name: str | None, size: int | None, device: str) -> Task | None:
+def _reader(name: str | None, size: int | None, device: str) -> SplitTask | None:
     """The task of --for; None without it."""
     if size is not None and name is not None:
         raise ArgumentError("--size", expected="given without --for, which states a size too", got=size)
@@ -155,7 +155,7 @@ def _reader(name: str | None, size: int | None, device: str) -> Task | None:
     return configured_task(name, device)
 
 
-def _scaled(image: Tensor, size: int | None, task: Task | None) -> Tensor:
+def _scaled(image: Tensor, size: int | None, task: SplitTask | None) -> Tensor:
     """The image at a longest side, or at a task's reader size; as it is where neither is given."""
     from vcm.evaluation.reader import scale_to_reader
 
@@ -165,7 +165,7 @@ def _scaled(image: Tensor, size: int | None, task: Task | None) -> Tensor:
 
 
 def _refinement(
-    effort: int, quality: float | None, task: Task | None
+    effort: int, quality: float | None, task: SplitTask | None
 ) -> Callable[[Tensor, Tensor, OnStep | None], Tensor] | None:
     """What refines an image from its filtered version; None with --effort 0."""
     from vcm.codecs import BPGCodec

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vcm.evaluation.recommend import Measured, Search
-    from vcm.tasks import Task
+    from vcm.tasks import SplitTask
     from vcm.types import Prediction
 
 DEFAULT_CODECS = ("jpeg", "webp", "avif", "bpg")
@@ -64,7 +64,12 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def recommend(
-    task: Task, codecs: dict[str, Any], images: Mapping[Path, Tensor], *, wanted: float, target: float | None
+    task: SplitTask,
+    codecs: dict[str, Any],
+    images: Mapping[Path, Tensor],
+    *,
+    wanted: float,
+    target: float | None,
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """One row a codec, the smallest first (or with a target size the one that keeps most), and problems.
 
@@ -104,7 +109,7 @@ def recommend(
     return sorted(rows, key=lambda row: (not row["reached"], rank[0] * row[rank[1]])), problems
 
 
-def _encoder(kind: Any, task: Task, images: Mapping[Path, Tensor]) -> Any:  # noqa: ANN401  a codec's class; a function
+def _encoder(kind: Any, task: SplitTask, images: Mapping[Path, Tensor]) -> Any:  # noqa: ANN401  a codec's class; a function
     from vcm.evaluation.systems import predict
 
     codecs: dict[float, Any] = {}

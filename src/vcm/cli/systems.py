@@ -101,7 +101,7 @@ def _importance(name: str, plan: CodecPlan, task: Task) -> Importance | None:
     except TypeError as error:  # an option that it does not have
         raise EvaluationError(f"codecs.{name}.importance: {error}") from error
     if importance.task is not None:
-        importance.task.to(next(task.parameters()).device)
+        importance.task.to(task.device)
     return importance
 
 
@@ -114,7 +114,7 @@ def _search(name: str, plan: CodecPlan, task: Task) -> ImageSearch | None:
     if not search.effort:
         return None
     if search.task is not None:
-        search.task.to(next(task.parameters()).device)
+        search.task.to(task.device)
     return search
 
 

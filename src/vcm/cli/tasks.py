@@ -1,4 +1,4 @@
-"""Task networks by the names that conf/task gives them."""
+"""SplitTask networks by the names that conf/task gives them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from vcm.cli.composition import told_error
 from vcm.cli.devices import choose_device
 from vcm.cli.job import register_resolvers
 from vcm.errors import ArgumentError, EvaluationError
-from vcm.tasks import Task
+from vcm.tasks import SplitTask
 
 DEFAULTS = {"detection": "yolov3_tiny", "classification": "mobilenet_v2"}
 """The network that stands for a kind of task."""
 
 
-def configured_task(name: str, device: str = "cpu") -> Task:
+def configured_task(name: str, device: str = "cpu") -> SplitTask:
     """Build the task that conf/task calls by this name, or the default of its kind.
 
     Args:
@@ -40,7 +40,7 @@ def configured_task(name: str, device: str = "cpu") -> Task:
     try:
         with initialize_config_module("vcm.conf", version_base="1.3"):
             config = compose("evaluate", [f"task={chosen}"])
-        task: Task = instantiate(config.task)
+        task: SplitTask = instantiate(config.task)
     except Exception as error:
         cause = told_error(error)
         if cause is None:

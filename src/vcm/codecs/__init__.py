@@ -8,8 +8,9 @@ from vcm.codecs.base import ArrayCodec, Codec
 from vcm.codecs.bpg.codec import BPGCodec
 from vcm.codecs.bpg.offsets import qp_offsets
 from vcm.codecs.bpg.subprocess import BPGSubprocessCodec
+from vcm.codecs.features import FeatureCodec
 from vcm.codecs.jpegxl import JPEGXLCodec
-from vcm.codecs.learned import CompressAICodec, FeatureCodec, LearnedCodec
+from vcm.codecs.learned import CompressAICodec, LearnedCodec, SlimmableFeatureCodec
 from vcm.codecs.pillow import AVIFCodec, JPEG2000Codec, JPEGCodec, WebPCodec
 from vcm.codecs.pool import CodecPool, Decoded, Encoded, Failure, RoundTrip, raise_failures
 
@@ -30,6 +31,7 @@ __all__ = [
     "JPEGXLCodec",
     "LearnedCodec",
     "RoundTrip",
+    "SlimmableFeatureCodec",
     "WebPCodec",
     "qp_offsets",
     "raise_failures",

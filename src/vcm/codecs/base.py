@@ -18,11 +18,8 @@ if TYPE_CHECKING:
     Array = npt.NDArray[np.uint8]
 
 
-class Codec(ABC):
-    """Turns one picture into the bytes that would be sent, and those bytes back into a picture.
-
-    A codec is built with its settings and keeps nothing between calls, so many threads may use one instance.
-    Every constructor argument is kept as an attribute of the same name; `settings` reads them from there.
+class CodecSettings(ABC):
+    """What every codec says of itself: names, its quality scale, its settings.
 
     Class attributes:
         name: Short name, as in configs and reports.
@@ -37,29 +34,6 @@ class Codec(ABC):
     quality_scale: ClassVar[QualityScale]
 
     quality: float
-
-    @abstractmethod
-    def encode(self, image: Tensor) -> bytes:
-        """Encode one picture.
-
-        Args:
-            image: (3, H, W) uint8, RGB, any size from 1×1.
-
-        Raises:
-            ArgumentError: If `image` is not such a tensor.
-            CodecError: If the encoder fails.
-        """
-
-    @abstractmethod
-    def decode(self, data: bytes) -> Tensor:
-        """Decode one picture to (3, H, W) uint8, RGB, of exactly the size that was encoded.
-
-        Raises:
-            BitstreamError: If `data` is not a whole, undamaged stream of this codec.
-        """
-
-    def interrupt(self) -> None:  # noqa: B027  (most codecs cannot be interrupted, and need not say so)
-        """End what this codec does in other threads, as far as it can be ended; they get a CodecError."""
 
     @classmethod
     def unavailable(cls) -> str:
@@ -81,6 +55,37 @@ class Codec(ABC):
     def __repr__(self) -> str:
         arguments = ", ".join(f"{name}={value!r}" for name, value in self._arguments().items())
         return f"{type(self).__name__}({arguments})"
+
+
+class Codec(CodecSettings):
+    """Turns one image into the bytes that would be sent, and those bytes back into an image.
+
+    A codec is built with its settings and keeps nothing between calls, so many threads may use one instance.
+    Every constructor argument is kept as an attribute of the same name; `settings` reads them from there.
+    """
+
+    @abstractmethod
+    def encode(self, image: Tensor) -> bytes:
+        """Encode one picture.
+
+        Args:
+            image: (3, H, W) uint8, RGB, any size from 1×1.
+
+        Raises:
+            ArgumentError: If `image` is not such a tensor.
+            CodecError: If the encoder fails.
+        """
+
+    @abstractmethod
+    def decode(self, data: bytes) -> Tensor:
+        """Decode one picture to (3, H, W) uint8, RGB, of exactly the size that was encoded.
+
+        Raises:
+            BitstreamError: If `data` is not a whole, undamaged stream of this codec.
+        """
+
+    def interrupt(self) -> None:
+        """End what this codec does in other threads, as far as it can be ended; they get a CodecError."""
 
 
 class ArrayCodec(Codec):

@@ -13,7 +13,7 @@ from vcm.errors import ArgumentError
 from vcm.evaluation.reader import Importance, WithOffsets, check_takes_offsets, scale_to_reader
 from vcm.evaluation.refinement import OnStep
 from vcm.evaluation.search import ImageSearch, check_searchable
-from vcm.tasks import Task
+from vcm.tasks import Task, check_split_task
 from vcm.types import Settings
 
 
@@ -71,7 +71,8 @@ class ImageEncoder:
 
     Raises:
         ArgumentError: If the preprocessor is not one, the codec takes no QP offsets and `importance` asks
-            for them, it is not one that a search can be made for, or a task is missing.
+            for them, it is not one that a search can be made for, or a task is missing or no `SplitTask`
+            where one is needed.
     """
 
     def __init__(
@@ -98,6 +99,10 @@ class ImageEncoder:
             raise ArgumentError(
                 "task", expected="a vcm.tasks.Task with at_reader, importance or search", got=None
             )
+        if importance is not None and importance.task is None:
+            check_split_task("task", task, "an importance map")
+        if search is not None and search.task is None:
+            check_split_task("task", task, "a search")
         self.codec, self.task, self.preprocessor = codec, task, preprocessor
         self.at_reader, self.importance, self.search = at_reader, importance, search
 

@@ -163,7 +163,7 @@ class Evaluation:
             "data": self.dataset.settings(),
             "task": self.task.settings(),
             "versions": deciding_versions(),
-            "device": next(self.task.parameters()).device.type,
+            "device": self.task.device.type,
         }
         folder, pool = self.folder, self.pool
         return Recorder(self.task, self.dataset, folder, base, pool=pool, progress=progress, share=share)
@@ -212,7 +212,7 @@ class Evaluation:
             "task": results.task,
             "systems": [{"name": s.name, "quality": s.quality, **s.settings()} for s in self.systems],
         }
-        machine = provenance(next(self.task.parameters()).device, self.pool.workers)
+        machine = provenance(self.task.device, self.pool.workers)
         times = {"started": started, "finished": now()}
         write_json(self.folder / PROVENANCE_JSON, {**machine, **times, **settings, "config": self.config})
         results.write(self.folder)

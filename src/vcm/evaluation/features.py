@@ -12,7 +12,7 @@ from vcm.codecs import CodecPool, FeatureCodec
 from vcm.codecs.learned.effort import Objective
 from vcm.errors import ArgumentError
 from vcm.evaluation.systems import Answer, Fault, System, attempt
-from vcm.tasks import Task
+from vcm.tasks import SplitTask, Task, check_split_task
 from vcm.tasks.distance import HEADS, feature_objective
 from vcm.types import Features, Prediction, Settings
 
@@ -29,13 +29,15 @@ class FeatureSystem(System):
     Args:
         name: The curve's name.
         codec: For the task's features.
-        task: Cut where the codec's model was trained for.
+        task: A `SplitTask`, cut where the codec's model was trained for.
 
     Raises:
-        ArgumentError: If the task's features at its cut are not those that the codec decodes to.
+        ArgumentError: If the task is no `SplitTask`, or its features at its cut are not those that the codec
+            decodes to.
     """
 
     def __init__(self, name: str, codec: FeatureCodec, task: Task) -> None:
+        task = check_split_task("task", task, "a feature codec")
         check_fit(codec, task)
         if codec.effort and codec.objective is None:
             codec.objective = search_objective(codec, task)
@@ -75,7 +77,7 @@ class FeatureSystem(System):
         )
 
 
-def search_objective(codec: FeatureCodec, task: Task) -> Objective:
+def search_objective(codec: FeatureCodec, task: SplitTask) -> Objective:
     """What a codec's search for a task lowers: features at the noted guides, and the task's raw outputs.
 
     Args:
@@ -83,11 +85,11 @@ def search_objective(codec: FeatureCodec, task: Task) -> Objective:
         task: As `check_fit` takes it.
     """
     heads = [HEADS] if task.has_heads else []
-    return feature_objective(task, list(dict.fromkeys([*codec.training.guides, *heads])))
+    return feature_objective(task, list(dict.fromkeys([*codec.guides, *heads])))
 
 
 def encode_for(
-    task: Task, codec: FeatureCodec, image: Tensor, on_step: Callable[[int, int], None] | None = None
+    task: SplitTask, codec: FeatureCodec, image: Tensor, on_step: Callable[[int, int], None] | None = None
 ) -> bytes:
     """Encode an image for a task.
 
@@ -97,13 +99,13 @@ def encode_for(
         image: (3, H, W) uint8 RGB.
         on_step: Called during a search with the steps done and all of them.
     """
-    device = next(task.parameters()).device
+    device = task.device
     prepared = task.prepare([image.to(device).float() / 255])
     listener = () if on_step is None else (on_step,)
     return codec.encode(prepared.inputs, (image.shape[1], image.shape[2]), *listener)
 
 
-def predict_from(task: Task, decoded: tuple[Tensor, tuple[int, int]]) -> Prediction:
+def predict_from(task: SplitTask, decoded: tuple[Tensor, tuple[int, int]]) -> Prediction:
     """The task's prediction from decoded features.
 
     Args:
@@ -111,20 +113,20 @@ def predict_from(task: Task, decoded: tuple[Tensor, tuple[int, int]]) -> Predict
         decoded: What `FeatureCodec.decode` gives: features, and the original picture's (height, width).
     """
     features, size = decoded
-    device = next(task.parameters()).device
+    device = task.device
     return task.tail(Features({task.cut: features.to(device).float()}, (size,)))[0]
 
 
 @torch.no_grad()
-def check_fit(codec: FeatureCodec, task: Task) -> None:
+def check_fit(codec: FeatureCodec, task: SplitTask) -> None:
     """Check that a task's features at its cut are those that the codec's model was trained for.
 
     Raises:
         ArgumentError: If the tail needs several tensors, or channels or stride differ.
     """
-    device = next(task.parameters()).device
+    device = task.device
     prepared = task.prepare(torch.zeros(1, 3, 64, 64, device=device))
-    features, target = task.cut_feature(prepared), codec.network.features[codec.task]
+    features, target = task.cut_feature(prepared), codec.feature_map
     channels, (height, width) = features.shape[1], prepared.inputs.shape[-2:]
     places = (-(-height // target.stride), -(-width // target.stride))  # of the last, a part may be outside
     if channels != target.channels or features.shape[-2:] != places:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vcm.codecs import Codec, qp_offsets
 from vcm.errors import ArgumentError
-from vcm.tasks import Task
+from vcm.tasks import SplitTask, Task, check_split_task
 from vcm.types import Detections, Prediction, Settings
 
 
@@ -30,14 +30,14 @@ class Importance:
         ArgumentError: If an argument is out of range.
     """
 
-    task: Task | None = None
+    task: SplitTask | None = None
     alpha: float = 2.0
     block: int = 32
     clip: int = 9
 
     def __post_init__(self) -> None:
-        if self.task is not None and not isinstance(self.task, Task):
-            raise ArgumentError("importance.task", expected="null or a vcm.tasks.Task", got=self.task)
+        if self.task is not None:
+            check_split_task("importance.task", self.task, "an importance map")
         qp_offsets(torch.ones(1, 1), alpha=self.alpha, block=self.block, clip=self.clip)
 
     def offsets(self, image: Tensor, task: Task) -> Tensor:
@@ -45,12 +45,16 @@ class Importance:
 
         Args:
             image: (3, H, W) uint8 RGB.
-            task: Whose importance where none was given to the constructor.
+            task: Whose importance where none was given to the constructor; a `SplitTask` then.
 
         Returns:
             (⌈H / block⌉, ⌈W / block⌉) int64.
+
+        Raises:
+            ArgumentError: If the task is no `SplitTask`.
         """
-        importance = (self.task or task).importance(image.float() / 255)
+        reader = self.task or check_split_task("task", task, "an importance map")
+        importance = reader.importance(image.float() / 255)
         return qp_offsets(importance, alpha=self.alpha, block=self.block, clip=self.clip)
 
     def settings(self) -> Settings:

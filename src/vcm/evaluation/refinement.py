@@ -13,7 +13,7 @@ from torch import Tensor
 from vcm.codecs import BPGCodec
 from vcm.losses.transform_rate import BLOCK, transform_bits
 from vcm.nn.hardware import cpu_has_bf16
-from vcm.tasks import Task
+from vcm.tasks import SplitTask
 from vcm.tasks.distance import image_distance
 
 OnStep = Callable[[int, int], None]
@@ -57,7 +57,7 @@ class Refinement:
 
     def __init__(
         self,
-        task: Task,
+        task: SplitTask,
         codec: BPGCodec,
         *,
         image: Tensor,
@@ -70,7 +70,7 @@ class Refinement:
         self.task, self.codec = task, codec
         self.weight, self.feature_share = weight, feature_share
         self.image, self.start, self.offsets, self.block = image, start, offsets, block
-        self.device = next(task.parameters()).device
+        self.device = task.device
         self.half = self.device.type == "cuda" or cpu_has_bf16()
 
     def run(self, effort: int, on_step: OnStep | None = None) -> Tensor:

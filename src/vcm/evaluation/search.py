@@ -22,7 +22,7 @@ from vcm.errors import ArgumentError, WeightsError
 from vcm.evaluation.provenance import deciding_versions
 from vcm.evaluation.refinement import OnStep, Refinement
 from vcm.files import read_bytes, write_bytes
-from vcm.tasks import Task
+from vcm.tasks import SplitTask, Task, check_split_task
 from vcm.types import Settings, is_number
 
 MAX_EFFORT = 10_000
@@ -76,15 +76,15 @@ class ImageSearch:
     """
 
     effort: int
-    task: Task | None = None
+    task: SplitTask | None = None
     weight: float = 1.0
     feature_share: float = 1.0
     cache: str | Path | None = None
 
     def __post_init__(self) -> None:
         check_whole("effort", self.effort, 0, MAX_EFFORT)
-        if self.task is not None and not isinstance(self.task, Task):
-            raise ArgumentError("search.task", expected="null or a vcm.tasks.Task", got=self.task)
+        if self.task is not None:
+            check_split_task("search.task", self.task, "a search")
         if not is_number(self.weight) or not 0 < self.weight < math.inf:
             raise ArgumentError("search.weight", expected="a finite number above 0", got=self.weight)
         if not is_number(self.feature_share) or not 0 <= self.feature_share < math.inf:
@@ -123,14 +123,14 @@ class ImageSearch:
             image: x, (3, H, W) uint8 RGB: what the task should see.
             start: x̄₀, of the same shape: x itself, or x preprocessed.
             codec: A `BPGCodec`, not lossless.
-            task: Whose features and outputs where none was given to the constructor.
+            task: Whose features and outputs where none was given to the constructor; a `SplitTask` then.
             offsets: QP offsets, as the codec takes them; None for none.
             block: Side of their blocks in pixels.
             on_step: Called after each step with the steps done and all of them.
 
         Raises:
-            ArgumentError: If the codec is another, the image has more than 2^24 pixels, or shapes do not go
-                together.
+            ArgumentError: If the codec or the task is another, the image has more than 2^24 pixels, or shapes
+                do not go together.
             CodecError: If it fails on x̄₀.
         """
         check_searchable(codec)
@@ -148,7 +148,8 @@ class ImageSearch:
             )
         if offsets is not None:
             offsets = torch.from_numpy(checked_offsets(offsets, height, width, block))
-        codec, reader = cast(BPGCodec, codec), self.task or task
+        codec = cast(BPGCodec, codec)
+        reader = self.task or check_split_task("task", task, "a search")
         refinement = Refinement(
             reader,
             codec,

@@ -241,7 +241,7 @@ class PictureSystem(System):
 
 def predict(task: Task, image: Tensor) -> Prediction:
     """The task's prediction for one (3, H, W) uint8 picture, on the task's device."""
-    device = next(task.parameters()).device
+    device = task.device
     return task.predict([image.to(device).float() / 255])[0]
 
 

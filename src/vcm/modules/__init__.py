@@ -1,5 +1,6 @@
 """LightningModules: what trains the networks."""
 
+from vcm.modules.base import NetworkModule, crops_of
 from vcm.modules.codec_loop import CodecLoop
 from vcm.modules.preprocessor import NPPModule
 from vcm.modules.proxy import ProxyCodecModule, ProxyImitationModule
@@ -11,8 +12,10 @@ __all__ = [
     "CodecLoop",
     "LRSchedule",
     "NPPModule",
+    "NetworkModule",
     "ProxyCodecModule",
     "ProxyImitationModule",
     "SlimmableModule",
     "TaskModule",
+    "crops_of",
 ]

@@ -27,7 +27,7 @@ from vcm.modules.schedules import LRSchedule, OptimizerFactory, SchedulerFactory
 from vcm.modules.supervision import Guide, Supervision, TaskSupervision
 from vcm.nn.preprocessor import NPP, QuantizationAdaptiveNPP, load_preprocessor, save_preprocessor
 from vcm.nn.proxy import Proxy
-from vcm.tasks import Task
+from vcm.tasks import SplitTask
 from vcm.types import Target
 
 Drawing = Literal["per_batch", "per_picture"]
@@ -40,7 +40,7 @@ class PairFigures(Figures):
         task: Frozen; its metric is taken against its own predictions on the originals.
     """
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: SplitTask) -> None:
         super().__init__()
         self.bpp, self.loss, self.task_loss, self.mse = (MeanMetric() for _ in range(4))
         self.accuracy = task.metric()
@@ -100,7 +100,7 @@ class NPPModule(NetworkModule):
         self,
         network: NPP,
         proxy: Proxy,
-        task: Task,
+        task: SplitTask,
         loop: CodecLoop,
         *,
         pairs: Sequence[tuple[float, float]],

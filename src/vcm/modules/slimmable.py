@@ -22,7 +22,7 @@ from vcm.modules.processes import is_repeated
 from vcm.modules.schedules import LRSchedule, OptimizerFactory, SchedulerFactory
 from vcm.nn.padding import pad_to_multiple
 from vcm.nn.slimmable import RECONSTRUCTION, CodecOutput, MultiTaskNetwork, load_network, save_network
-from vcm.tasks import Task
+from vcm.tasks import SplitTask
 from vcm.tasks.distance import FeatureDistance
 from vcm.tasks.letterbox import GREY
 from vcm.types import Prepared
@@ -85,7 +85,7 @@ class SlimmableModule(NetworkModule):
     def __init__(
         self,
         network: MultiTaskNetwork,
-        tasks: Mapping[str, Task],
+        tasks: Mapping[str, SplitTask],
         weights: Mapping[str, float],
         *,
         weight_scale: float = 1.0,
@@ -157,7 +157,7 @@ class SlimmableModule(NetworkModule):
         self.figures = nn.ModuleDict({name: self._figures(name) for name in network.tasks})
 
     @property
-    def tasks(self) -> dict[str, Task]:
+    def tasks(self) -> dict[str, SplitTask]:
         """The frozen task networks, by name."""
         return self._tasks[0]
 
@@ -271,7 +271,10 @@ class SlimmableModule(NetworkModule):
             WeightsError: If it cannot be read, or is of another architecture.
         """
         other, own = load_network(path), self.network.architecture()
-        if other.architecture() not in (own, {name: value for name, value in own.items() if name != "blocks"}):
+        if other.architecture() not in (
+            own,
+            {name: value for name, value in own.items() if name != "blocks"},
+        ):
             raise WeightsError(f"{path} is of another architecture: {other.architecture()}.")
         self.network.load_state_dict({**self.network.state_dict(), **other.state_dict()})
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from vcm.errors import ArgumentError
 from vcm.losses.features import relative_errors
 from vcm.modules.checks import check_between
-from vcm.tasks import Task
+from vcm.tasks import SplitTask, check_split_task
 from vcm.tasks.distance import output_error
 from vcm.tasks.pseudo import pseudo_target
 from vcm.types import Target
@@ -46,10 +46,11 @@ class TaskSupervision:
     """
 
     def __init__(
-        self, task: Task, supervision: Supervision, pseudo_score: float, *, feature_share: float = 1.0
+        self, task: SplitTask, supervision: Supervision, pseudo_score: float, *, feature_share: float = 1.0
     ) -> None:
         if supervision not in get_args(Supervision):
             raise ArgumentError("supervision", expected="labels, pseudo, features or heads", got=supervision)
+        check_split_task("task", task, "training through it")
         if supervision == "heads" and not task.has_heads:
             raise ArgumentError(
                 "supervision", expected=f"another than heads, which {task.name} has none of", got=supervision

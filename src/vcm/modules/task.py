@@ -21,7 +21,7 @@ from vcm.modules.processes import is_repeated
 from vcm.modules.schedules import LRSchedule, OptimizerFactory, SchedulerFactory
 from vcm.modules.supervision import Guide, Supervision, TaskSupervision
 from vcm.nn.preprocessor import NPP, QuantizationAdaptiveNPP
-from vcm.tasks import Task, fine_tuned
+from vcm.tasks import SplitTask, fine_tuned
 from vcm.tasks.fine_tuned import save_fine_tuned
 from vcm.types import Target
 
@@ -33,7 +33,7 @@ class QualityFigures(Figures):
         task: Whose metric is taken.
     """
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: SplitTask) -> None:
         super().__init__()
         self.bpp, self.loss = MeanMetric(), MeanMetric()
         self.accuracy = task.metric()
@@ -74,12 +74,12 @@ class TaskModule(NetworkModule):
             a number is out of its range.
     """
 
-    network: Task
+    network: SplitTask
     loop: CodecLoop
 
     def __init__(
         self,
-        task: Task,
+        task: SplitTask,
         loop: CodecLoop,
         *,
         qualities: Sequence[float],

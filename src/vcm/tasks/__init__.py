@@ -5,13 +5,22 @@ from typing import TYPE_CHECKING
 
 from vcm.tasks.base import Task
 from vcm.tasks.fine_tuned import fine_tuned
+from vcm.tasks.split import SplitTask, check_split_task
 from vcm.tasks.yolo import YOLOTask
 
 if TYPE_CHECKING:
     from vcm.tasks.classification import ClassificationTask
     from vcm.tasks.torchvision_detection import TorchvisionDetectionTask
 
-__all__ = ["ClassificationTask", "Task", "TorchvisionDetectionTask", "YOLOTask", "fine_tuned"]
+__all__ = [
+    "ClassificationTask",
+    "SplitTask",
+    "Task",
+    "TorchvisionDetectionTask",
+    "YOLOTask",
+    "check_split_task",
+    "fine_tuned",
+]
 
 _LATER = {
     "ClassificationTask": "vcm.tasks.classification",

@@ -16,9 +16,9 @@ from torchvision.transforms.v2 import functional as transforms
 
 from vcm.errors import ArgumentError, MissingToolError
 from vcm.losses.outputs import class_divergence
-from vcm.tasks.base import Task
 from vcm.tasks.checks import check_features, check_outputs, check_same_outputs, check_targets, image_list
 from vcm.tasks.importance import class_directions
+from vcm.tasks.split import SplitTask
 from vcm.tasks.weights import Published, load_weights, torchvision_weights
 from vcm.types import ClassScores, ClassTarget, Features, Prediction, Prepared, Settings, Target
 
@@ -44,7 +44,7 @@ class _Architecture:
     default_cut: str
 
 
-class ClassificationTask(Task):
+class ClassificationTask(SplitTask):
     """ResNet-50, ResNeXt-50 (32x4d), MobileNetV2 (torchvision) or ResNeSt-50 (timm, an optional package).
 
     ```
@@ -113,13 +113,13 @@ class ClassificationTask(Task):
         return tuple(self.stages)
 
     def prepare(self, images: Tensor | Sequence[Tensor]) -> Prepared:
-        """Resize and crop `images`; see `Task.prepare`."""
+        """Resize and crop `images`; see `SplitTask.prepare`."""
         pictures = image_list(images)
         sizes = tuple((picture.shape[-2], picture.shape[-1]) for picture in pictures)
         return Prepared(torch.stack([self.resize(picture) for picture in pictures]), sizes)
 
     def reader_size(self, height: int, width: int) -> tuple[int, int]:
-        """Return the size after the shorter side is resized, before the crop; see `Task.reader_size`."""
+        """Return the size after the shorter side is resized, before the crop; see `SplitTask.reader_size`."""
         shorter = min(height, width)
         if shorter <= self.resize_size:
             return height, width
@@ -127,40 +127,40 @@ class ClassificationTask(Task):
         return (self.resize_size, longer) if height <= width else (longer, self.resize_size)
 
     def encode(self, prepared: Prepared) -> Features:
-        """Normalize, and run the stages up to and including `cut`; see `Task.encode`."""
+        """Normalize, and run the stages up to and including `cut`; see `SplitTask.encode`."""
         x = transforms.normalize(prepared.inputs, _MEAN, _STD)
         for name in self.cuts[: self.cuts.index(self.cut) + 1]:
             x = self.stages[name](x)
         return Features({self.cut: x}, prepared.image_sizes)
 
     def onward(self, features: Features, cut: str) -> Features:
-        """Run the stages after this task's cut up to another; see `Task.onward`."""
+        """Run the stages after this task's cut up to another; see `SplitTask.onward`."""
         last = self.check_later_cut(cut)
         return Features({last: self._through(features, last)}, features.image_sizes)
 
     def tail(self, features: Features) -> list[Prediction]:
-        """Run the remaining stages and the head; see `Task.tail`. Logits keep their gradient."""
+        """Run the remaining stages and the head; see `SplitTask.tail`. Logits keep their gradient."""
         scores = self._logits(features)
         check_outputs([scores], self.name)
         return [ClassScores(logits) for logits in scores]
 
     def outputs(self, features: Features) -> dict[str, Tensor]:
-        """Logits (N, number of categories) as "logits"; see `Task.outputs`."""
+        """Logits (N, number of categories) as "logits"; see `SplitTask.outputs`."""
         return {"logits": self._logits(features)}
 
     def output_divergence(self, found: Mapping[str, Tensor], true: Mapping[str, Tensor]) -> Tensor:
-        """KL divergence of the class probabilities, in nats; see `Task.output_divergence`."""
+        """KL divergence of the class probabilities, in nats; see `SplitTask.output_divergence`."""
         check_same_outputs(found, true, ["logits"])
         return class_divergence(found["logits"], true["logits"])
 
     def output_directions(
         self, outputs: Mapping[str, Tensor], count: int, generator: torch.Generator
     ) -> list[dict[str, Tensor]]:
-        """Fisher directions of the softmax; see `Task.output_directions`."""
+        """Fisher directions of the softmax; see `SplitTask.output_directions`."""
         return [{"logits": g} for g in class_directions(outputs["logits"], count, generator)]
 
     def loss(self, images: Tensor | Sequence[Tensor], targets: Sequence[Target]) -> Tensor:
-        """Cross-entropy, averaged over pictures; see `Task.loss`."""
+        """Cross-entropy, averaged over pictures; see `SplitTask.loss`."""
         logits = self._logits(self.features(images))
         checked = check_targets(targets, ClassTarget, len(logits), len(self.categories))
         return F.cross_entropy(logits, torch.tensor([t.label for t in checked], device=logits.device))

@@ -12,7 +12,7 @@ from torch import Tensor
 from vcm.errors import ArgumentError
 from vcm.losses.features import relative_errors
 from vcm.losses.rate_distortion import squared_error
-from vcm.tasks.base import Task
+from vcm.tasks.split import SplitTask, check_split_task
 from vcm.types import Features, Prepared, is_number
 
 HEADS = "heads"
@@ -44,7 +44,7 @@ class FeatureDistance:
 
     ```
     D = Σ relative error of all that is needed after each guided layer
-      + 0.1 · divergence of the raw outputs, if "heads" is a guide (`Task.output_divergence`)
+      + 0.1 · divergence of the raw outputs, if "heads" is a guide (`SplitTask.output_divergence`)
       + near_weight · relative error at the cut
     ```
 
@@ -59,11 +59,11 @@ class FeatureDistance:
         ArgumentError: If the task has no such layer or no heads, or the share is below 0.
     """
 
-    def __init__(self, task: Task, guides: str | Sequence[str] | None, near_weight: float) -> None:
+    def __init__(self, task: SplitTask, guides: str | Sequence[str] | None, near_weight: float) -> None:
         if not is_number(near_weight) or not 0 <= near_weight < float("inf"):
             raise ArgumentError("near_weight", expected="a number from 0", got=near_weight)
         named = [guides] if isinstance(guides, str) else list(guides or ())
-        self.task, self.near_weight = task, float(near_weight)
+        self.task, self.near_weight = check_split_task("task", task, "a feature distance"), float(near_weight)
         layers = {task.check_later_cut(guide) for guide in named if guide != HEADS}
         self.layers = [layer for layer in task.cuts if layer in layers]
         self.heads = HEADS in named
@@ -127,7 +127,7 @@ class FeatureDistance:
 
 
 def feature_objective(
-    task: Task, guides: str | Sequence[str] | None = HEADS, near_weight: float = 0.3
+    task: SplitTask, guides: str | Sequence[str] | None = HEADS, near_weight: float = 0.3
 ) -> Callable[[Tensor], Callable[[Tensor], Tensor]]:
     """What an encoder-side search for a task lowers: `FeatureDistance` from the features of its input.
 
@@ -152,7 +152,7 @@ def feature_objective(
     return objective
 
 
-def _cut_later(task: Task, layer: str) -> Task:
+def _cut_later(task: SplitTask, layer: str) -> SplitTask:
     """The same network, cut at a later layer."""
     later = copy.copy(task)
     later.cut = layer
@@ -160,7 +160,7 @@ def _cut_later(task: Task, layer: str) -> Task:
 
 
 def output_error(
-    task: Task,
+    task: SplitTask,
     found: tuple[Mapping[str, Tensor], Mapping[str, Tensor]],
     true: tuple[Mapping[str, Tensor], Mapping[str, Tensor]],
     feature_share: float,
@@ -177,7 +177,9 @@ def output_error(
     return HEADS_WEIGHT * task.output_divergence(found[1], true[1]) + errors
 
 
-def image_distance(task: Task, feature_share: float = 1.0) -> Callable[[Tensor], Callable[[Tensor], Tensor]]:
+def image_distance(
+    task: SplitTask, feature_share: float = 1.0
+) -> Callable[[Tensor], Callable[[Tensor], Tensor]]:
     """What an encoder-side search of an image's pixels lowers.
 
     ```
@@ -188,7 +190,7 @@ def image_distance(task: Task, feature_share: float = 1.0) -> Callable[[Tensor],
     takes their error alone, whatever its share.
 
     Args:
-        task: Frozen; it reads the image and the decoded image as `Task.predict` does.
+        task: Frozen; it reads the image and the decoded image as `SplitTask.predict` does.
         feature_share: From 0.
 
     Returns:

@@ -7,7 +7,7 @@ from pathlib import Path
 from vcm.errors import ArgumentError
 from vcm.nn.content import state_sha256
 from vcm.nn.files import read_model, write_model
-from vcm.tasks.base import Task
+from vcm.tasks.split import SplitTask
 from vcm.types import Settings
 
 KIND = "FineTunedTask"
@@ -15,7 +15,7 @@ _NETWORK = ("task", "name", "cfg_sha256", "categories")
 """Settings that make the network; the others say how it is used, and may change between training and use."""
 
 
-def save_fine_tuned(task: Task, path: str | Path, **notes: str) -> None:
+def save_fine_tuned(task: SplitTask, path: str | Path, **notes: str) -> None:
     """Write a task's weights to a safetensors file, with the settings that the task started with.
 
     Args:
@@ -26,7 +26,7 @@ def save_fine_tuned(task: Task, path: str | Path, **notes: str) -> None:
     write_model(path, task.state_dict(), {"network": KIND, "settings": task.settings()}, notes)
 
 
-def fine_tuned(task: Task, weights: str | Path) -> Task:
+def fine_tuned(task: SplitTask, weights: str | Path) -> SplitTask:
     """Give a task the weights that `vcm train` fine-tuned; its settings then have the SHA-256 of these.
 
     Args:
@@ -38,7 +38,7 @@ def fine_tuned(task: Task, weights: str | Path) -> Task:
         ArgumentError: If the task's settings do not have a SHA-256 of its weights.
     """
 
-    def check(architecture: Settings) -> Task:
+    def check(architecture: Settings) -> SplitTask:
         if architecture.get("network") != KIND:
             raise ArgumentError("weights", expected="those of a task", got=architecture.get("network"))
         before, now = architecture.get("settings"), task.settings()

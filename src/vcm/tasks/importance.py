@@ -13,20 +13,20 @@ from vcm.tasks.checks import check_whole
 from vcm.types import is_whole
 
 if TYPE_CHECKING:
-    from vcm.tasks.base import Task
+    from vcm.tasks.split import SplitTask
 
 Outputs = Mapping[str, Tensor]
 
 
-def pixel_importance(task: Task, image: Tensor, directions: int, seed: int) -> Tensor:
-    """See `Task.importance`."""
+def pixel_importance(task: SplitTask, image: Tensor, directions: int, seed: int) -> Tensor:
+    """See `SplitTask.importance`."""
     check_whole("directions", directions)
     if not is_whole(seed) or not -(1 << 63) <= seed < 1 << 63:
         raise ArgumentError("seed", expected="a whole number of 64 bits", got=seed)
     if not isinstance(image, Tensor) or image.ndim != 3 or not image.is_floating_point():
         came = f"{tuple(image.shape)} {image.dtype}" if isinstance(image, Tensor) else type(image).__name__
         raise ArgumentError("image", expected="a float (3, H, W) RGB tensor in [0, 1]", got=came)
-    device = next(task.parameters()).device
+    device = task.device
     generator = torch.Generator().manual_seed(int(seed))
     with torch.inference_mode(False), torch.enable_grad():
         pixels = image.detach().clone().to(device).float().requires_grad_(True)
@@ -56,7 +56,7 @@ def pixel_importance(task: Task, image: Tensor, directions: int, seed: int) -> T
 def diagonal_directions(
     divergence: Callable[[Outputs, Outputs], Tensor], outputs: Outputs, count: int, generator: torch.Generator
 ) -> list[dict[str, Tensor]]:
-    """See `Task.output_directions`: √h · n with h the Hessian's diagonal and n standard normal.
+    """See `SplitTask.output_directions`: √h · n with h the Hessian's diagonal and n standard normal.
 
     The diagonal is estimated as v · Hv with one random v of ±1, which is exact for a diagonal Hessian
     (Bekas, Kokiopoulou, Saad, "An estimator for the diagonal of a matrix", 2007).

@@ -17,7 +17,6 @@ from torchvision.models.detection.image_list import ImageList
 from vcm.categories import COCO_CATEGORIES, match_categories
 from vcm.errors import ArgumentError
 from vcm.losses.outputs import dense_divergence
-from vcm.tasks.base import Task
 from vcm.tasks.checks import (
     check_features,
     check_fraction,
@@ -27,6 +26,7 @@ from vcm.tasks.checks import (
     image_list,
     trainable_boxes,
 )
+from vcm.tasks.split import SplitTask
 from vcm.tasks.torchvision_models import (
     ARCHITECTURES,
     STAGES,
@@ -46,7 +46,7 @@ _MIN_DISTANCES = 0.1
 """Smallest width and height of FCOS's boxes, in anchor sizes, that errors are taken relative to."""
 
 
-class TorchvisionDetectionTask(Task):
+class TorchvisionDetectionTask(SplitTask):
     """FCOS, RetinaNet, Faster R-CNN or Mask R-CNN on ResNet-50 with a feature pyramid, as in torchvision.
 
     ```
@@ -127,7 +127,7 @@ class TorchvisionDetectionTask(Task):
         return (*STAGES, "fpn")
 
     def prepare(self, images: Tensor | Sequence[Tensor]) -> Prepared:
-        """Resize `images`, and pad them to one size with the mean colour; see `Task.prepare`."""
+        """Resize `images`, and pad them to one size with the mean colour; see `SplitTask.prepare`."""
         pictures = image_list(images)
         sizes = tuple((picture.shape[-2], picture.shape[-1]) for picture in pictures)
         resized = [self.model.transform.resize(picture)[0] for picture in pictures]
@@ -139,16 +139,16 @@ class TorchvisionDetectionTask(Task):
         return Prepared(inputs, sizes)
 
     def reader_size(self, height: int, width: int) -> tuple[int, int]:
-        """Return the resized size, or the image's where that is smaller; see `Task.reader_size`."""
+        """Return the resized size, or the image's where that is smaller; see `SplitTask.reader_size`."""
         rows, columns = self.model.transform.resized(height, width)
         return min(rows, height), min(columns, width)
 
     def resample(self, image: Tensor, size: tuple[int, int]) -> Tensor:
-        """Scale as torchvision's detectors do: bilinear, not antialiased; see `Task.resample`."""
+        """Scale as torchvision's detectors do: bilinear, not antialiased; see `SplitTask.resample`."""
         return F.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]
 
     def encode(self, prepared: Prepared) -> Features:
-        """Normalize, and run the backbone up to and including `cut`; see `Task.encode`."""
+        """Normalize, and run the backbone up to and including `cut`; see `SplitTask.encode`."""
         return self._backbone(self.model.transform.normalize(prepared.inputs), prepared.image_sizes)
 
     def features(self, images: Tensor | Sequence[Tensor]) -> Features:
@@ -158,7 +158,7 @@ class TorchvisionDetectionTask(Task):
         return self._backbone(self.model.transform(pictures)[0].tensors, sizes)
 
     def onward(self, features: Features, cut: str) -> Features:
-        """Run the backbone on from this task's cut up to another; see `Task.onward`."""
+        """Run the backbone on from this task's cut up to another; see `SplitTask.onward`."""
         last = self.check_later_cut(cut)
         check_features(features, self._needed(self.cut))
         if self.cut == last:
@@ -168,7 +168,7 @@ class TorchvisionDetectionTask(Task):
 
     @torch.no_grad()
     def tail(self, features: Features) -> list[Prediction]:
-        """Run the rest of the backbone and the detector's heads; see `Task.tail`."""
+        """Run the rest of the backbone and the detector's heads; see `SplitTask.tail`."""
         levels = self.onward(features, "fpn").tensors
         check_outputs(levels.values(), self.name)
         resized = [self.model.transform.resized(*size) for size in features.image_sizes]
@@ -180,7 +180,7 @@ class TorchvisionDetectionTask(Task):
         return [self._detections(result) for result in found]
 
     def outputs(self, features: Features) -> dict[str, Tensor]:
-        """Raw outputs of the dense head over K anchors of all levels; see `Task.outputs`.
+        """Raw outputs of the dense head over K anchors of all levels; see `SplitTask.outputs`.
 
         Returns:
             FCOS and RetinaNet: "cls_logits" (N, K, number of labels), "bbox_regression" (N, K, 4), and for
@@ -194,7 +194,7 @@ class TorchvisionDetectionTask(Task):
         return {"objectness": _by_anchor(objectness, 1), "bbox_regression": _by_anchor(deltas, 4)}
 
     def output_divergence(self, found: Mapping[str, Tensor], true: Mapping[str, Tensor]) -> Tensor:
-        """See `vcm.losses.outputs.dense_divergence` and `Task.output_divergence`.
+        """See `vcm.losses.outputs.dense_divergence` and `SplitTask.output_divergence`.
 
         FCOS's distances to the four sides are taken relative to the original's box, its centreness as one
         more class.
@@ -214,7 +214,7 @@ class TorchvisionDetectionTask(Task):
         return dense_divergence(q, p, q_boxes, p_boxes, objectness)
 
     def loss(self, images: Tensor | Sequence[Tensor], targets: Sequence[Target]) -> Tensor:
-        """Sum of the detector's own training losses; see `Task.loss`.
+        """Sum of the detector's own training losses; see `SplitTask.loss`.
 
         Boxes are clipped to their picture; crowd regions and boxes without area are left out. Normalization
         layers stay frozen. Faster and Mask R-CNN draw the anchors and proposals that count at random, from

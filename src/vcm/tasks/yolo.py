@@ -17,7 +17,6 @@ from vcm.losses.outputs import yolo_divergence
 from vcm.nn.content import state_sha256
 from vcm.nn.darknet import IMAGE, Darknet, decode_head, parse_cfg, read_cfg, read_weights, yolov3_cfg
 from vcm.nn.darknet.layers import Shortcut
-from vcm.tasks.base import Task
 from vcm.tasks.checks import (
     check_features,
     check_fraction,
@@ -30,6 +29,7 @@ from vcm.tasks.checks import (
 )
 from vcm.tasks.hashing import file_sha256
 from vcm.tasks.letterbox import Letterbox
+from vcm.tasks.split import SplitTask
 from vcm.types import BoxTarget, Detections, Features, Prediction, Prepared, Settings, Target
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ _BUILTIN = {"yolov3": False, "yolov3-spp": True}
 _CUT_STRIDE = 8
 
 
-class YOLOTask(Task):
+class YOLOTask(SplitTask):
     """YOLOv3, YOLOv3-SPP, YOLOv3-tiny, YOLOv4-tiny and relatives, as Darknet runs them.
 
     ```
@@ -130,7 +130,7 @@ class YOLOTask(Task):
 
     @property
     def deepest_cut(self) -> str:
-        """The last layer that every head depends on, before their own; see `Task.deepest_cut`."""
+        """The last layer that every head depends on, before their own; see `SplitTask.deepest_cut`."""
         return _name(self.network.last_shared_layer())
 
     def default_cut(self) -> str:
@@ -141,23 +141,23 @@ class YOLOTask(Task):
         return _name(sums[0] if sums else (near or alone or [0])[-1])
 
     def prepare(self, images: Tensor | Sequence[Tensor]) -> Prepared:
-        """Letterbox `images`; see `Task.prepare`."""
+        """Letterbox `images`; see `SplitTask.prepare`."""
         pictures = image_list(images)
         sizes = tuple((picture.shape[-2], picture.shape[-1]) for picture in pictures)
         boxed = [Letterbox(size, self.input_size).apply(x) for size, x in zip(sizes, pictures, strict=True)]
         return Prepared(torch.stack(boxed), sizes)
 
     def reader_size(self, height: int, width: int) -> tuple[int, int]:
-        """Return the letterbox's scaled size, or the image's where smaller; see `Task.reader_size`."""
+        """Return the letterbox's scaled size, or the image's where smaller; see `SplitTask.reader_size`."""
         rows, columns = Letterbox((height, width), self.input_size).scaled_size
         return min(rows, height), min(columns, width)
 
     def resample(self, image: Tensor, size: tuple[int, int]) -> Tensor:
-        """Scale as the letterbox does: bilinear, corner pixels keep their place; see `Task.resample`."""
+        """Scale as the letterbox does: bilinear, corner pixels keep their place; see `SplitTask.resample`."""
         return F.interpolate(image[None], size=size, mode="bilinear", align_corners=True)[0]
 
     def encode(self, prepared: Prepared) -> Features:
-        """Run the network up to and including `cut`; see `Task.encode`.
+        """Run the network up to and including `cut`; see `SplitTask.encode`.
 
         The tensors after the first are outputs of earlier layers, and raw outputs of detection heads, by
         name.
@@ -166,18 +166,18 @@ class YOLOTask(Task):
         return Features({_name(index): tensor for index, tensor in live.items()}, prepared.image_sizes)
 
     def onward(self, features: Features, cut: str) -> Features:
-        """Run the layers after `cut` of this task up to another one; see `Task.onward`."""
+        """Run the layers after `cut` of this task up to another one; see `SplitTask.onward`."""
         last = _index(self.check_later_cut(cut))
         live = self.network.run(self._live(features), self._cut_index + 1, last)
         return Features({_name(index): tensor for index, tensor in live.items()}, features.image_sizes)
 
     @torch.no_grad()
     def tail(self, features: Features) -> list[Prediction]:
-        """Run the rest of the network, and turn its heads' outputs into detections; see `Task.tail`."""
+        """Run the rest of the network, and turn its heads' outputs into detections; see `SplitTask.tail`."""
         return self._detections(list(self.outputs(features).values()), features.image_sizes)
 
     def outputs(self, features: Features) -> dict[str, Tensor]:
-        """What goes into each `[yolo]` layer, by the name of the layer before it; see `Task.outputs`.
+        """What goes into each `[yolo]` layer, by the name of the layer before it; see `SplitTask.outputs`.
 
         Returns:
             (N, A·(5+C), H/s, W/s) for each head, in the cfg's order.
@@ -186,7 +186,7 @@ class YOLOTask(Task):
         return {_name(index): outputs[index] for index in self.network.head_layers}
 
     def output_divergence(self, found: Mapping[str, Tensor], true: Mapping[str, Tensor]) -> Tensor:
-        """See `vcm.losses.outputs.yolo_divergence` and `Task.output_divergence`."""
+        """See `vcm.losses.outputs.yolo_divergence` and `SplitTask.output_divergence`."""
         names = [_name(index) for index in self.network.head_layers]
         check_same_outputs(found, true, names)
         return yolo_divergence([found[name] for name in names], [true[name] for name in names], self.heads)
@@ -197,7 +197,7 @@ class YOLOTask(Task):
         return outputs
 
     def loss(self, images: Tensor | Sequence[Tensor], targets: Sequence[Target]) -> Tensor:
-        """YOLO's training loss, summed over heads; see `vcm.losses.yolo.yolo_loss` and `Task.loss`.
+        """YOLO's training loss, summed over heads; see `vcm.losses.yolo.yolo_loss` and `SplitTask.loss`.
 
         Boxes are clipped to their picture; crowd regions and boxes without area are left out.
         """

@@ -1,6 +1,6 @@
 """Learned codecs. Importing this imports no torch."""
 
-from vcm.codecs.learned.codec import FeatureCodec, LearnedCodec
+from vcm.codecs.learned.codec import LearnedCodec, SlimmableFeatureCodec
 from vcm.codecs.learned.zoo import CompressAICodec
 
-__all__ = ["CompressAICodec", "FeatureCodec", "LearnedCodec"]
+__all__ = ["CompressAICodec", "LearnedCodec", "SlimmableFeatureCodec"]

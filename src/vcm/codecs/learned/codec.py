@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from vcm.codecs.base import Codec, check_image
+from vcm.codecs.features import FeatureCodec
 from vcm.codecs.limits import MAX_PIXELS
 from vcm.codecs.options import check_choice
 from vcm.errors import ArgumentError
@@ -19,13 +20,13 @@ if TYPE_CHECKING:
 
     from vcm.codecs.learned.effort import Metric, Objective
     from vcm.codecs.learned.streams import StreamCoder
-    from vcm.nn.slimmable import MultiTaskNetwork
+    from vcm.nn.slimmable import FeatureMap, MultiTaskNetwork
 
 MODEL_SCALE = QualityScale("model or quality", 0, 1e9, higher_is_better=True, default=1, integer=False)
 
 
 class ModelStreams:
-    """What `LearnedCodec` and `FeatureCodec` share: a model, one of its tasks, and their settings.
+    """What `LearnedCodec` and `SlimmableFeatureCodec` share: a model, one of its tasks, and their settings.
 
     Args:
         quality: Which of the model's qualities; or which model of a family, where `model` says "{quality}".
@@ -201,7 +202,7 @@ class LearnedCodec(ModelStreams, Codec):
         return decoded[0].float().clamp(0, 1).mul_(255).round_().to(torch.uint8).cpu()
 
 
-class FeatureCodec(ModelStreams):
+class SlimmableFeatureCodec(ModelStreams, FeatureCodec):
     """A trained network's narrow stream: from a task's input to the feature map at the task's cut.
 
     Args:
@@ -237,26 +238,21 @@ class FeatureCodec(ModelStreams):
         objective: Objective | None = None,
     ) -> None:
         super().__init__(quality, model, task, device=device, effort=effort, lmbda=lmbda)
-        self.objective = objective
+        self.objective, self.guides = objective, tuple(self.training.guides)
         if task not in self.network.features:
             raise ArgumentError(
                 "task", expected=f"one with features: {', '.join(self.network.features) or 'none'}", got=task
             )
 
+    @property
+    def feature_map(self) -> FeatureMap:
+        """See `FeatureCodec.feature_map`."""
+        return self.network.features[self.task]
+
     def encode(
         self, x: Tensor, size: tuple[int, int], on_step: Callable[[int, int], None] | None = None
     ) -> bytes:
-        """Encode a task's input.
-
-        Args:
-            x: (1, 3, H, W) float in [0, 1]: the picture as the task's network sees it (`Task.prepare`).
-            size: (height, width) of the original image in pixels; it is sent along.
-            on_step: Called during a search with the steps done and all of them.
-
-        Raises:
-            ArgumentError: If `x` is not such a tensor, no image has that size, or a search has no objective.
-            CodecError: If it cannot be coded.
-        """
+        """See `FeatureCodec.encode`; a search without an objective is an ArgumentError, too."""
         from torch import inference_mode
 
         from vcm.codecs.learned.effort import feature_search
@@ -287,14 +283,10 @@ class FeatureCodec(ModelStreams):
         if not found:
             return found
         lmbda = self._effort.narrow_lmbda(self._coded_with)
-        return {**found, "lmbda": lmbda, "guides": list(self.training.guides)}
+        return {**found, "lmbda": lmbda, "guides": list(self.guides)}
 
     def decode(self, data: bytes) -> tuple[Tensor, tuple[int, int]]:
-        """Decode to the feature map, (1, C, h, w) float, and the original picture's (height, width).
-
-        Raises:
-            BitstreamError: If `data` is not a whole, undamaged stream of this model for this task.
-        """
+        """See `FeatureCodec.decode`; streams of other models or tasks are a BitstreamError."""
         header, features = self.streams.decode(check_bytes(data))
         return features, header.size
 
