@@ -116,7 +116,7 @@ class Turns(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, NPPModule)
-        pl_module.loop = self.loops[self._side(batch_idx)]
+        pl_module.codec_loop = self.loops[self._side(batch_idx)]
         self._begin = time.perf_counter()
 
     def on_train_batch_end(
@@ -148,7 +148,7 @@ def build() -> NPPModule:
     seed_everything(0, verbose=False)
     register_resolvers()
     with initialize_config_module("vcm.conf", version_base="1.3"):
-        config = compose("train", ["experiment=npp/small", *SETTINGS])
+        config = compose("train", ["experiment/train=npp/small", *SETTINGS])
         config.proxy = compose("train", ["network=proxy_small"]).network
     module: NPPModule = instantiate(config.module)
     return module

@@ -114,7 +114,7 @@ class TrainConfig:
         trainer: How to build Lightning's Trainer.
         network: How to build the network; the module takes it by interpolation. None: it trains a task's.
         tasks: How to build the frozen tasks, by name; likewise.
-        loop: How to build the codec in the loop; likewise.
+        codec_loop: How to build the codec in the loop; likewise.
         proxy: How to build the proxy of that codec; likewise.
         optimizer: How to build the optimizer, as a `_partial_`; the module takes it by interpolation.
         scheduler: How to build the learning rate scheduler, as a `_partial_` or a `vcm.modules.LRSchedule`;
@@ -133,7 +133,7 @@ class TrainConfig:
     trainer: dict[str, Any]
     tasks: dict[str, Any]
     network: dict[str, Any] | None = None
-    loop: dict[str, Any] | None = None
+    codec_loop: dict[str, Any] | None = None
     proxy: dict[str, Any] | None = None
     optimizer: dict[str, Any] | None = None
     scheduler: dict[str, Any] | None = None

@@ -37,7 +37,7 @@ class Mine(JPEGCodec):
 
 @pytest.fixture
 def configs(tmp_path, monkeypatch, write_picture):
-    for name, text in (("codec/mine", CODEC), ("experiment/mine", EXPERIMENT)):
+    for name, text in (("codec/mine", CODEC), ("experiment/evaluate/mine", EXPERIMENT)):
         path = tmp_path / "configs" / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)

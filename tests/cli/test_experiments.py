@@ -23,8 +23,11 @@ from vcm.nn.proxy import LearnedProxy, save_proxy
 from vcm.tasks import YOLOTask
 
 FOLDER = Path(vcm.conf.__file__).parent / "experiment"
-NAMES = sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.yaml"))
-TRAINED = [name for name in NAMES if "/" in name]
+TRAINED, EVALUATED = (
+    sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+    for folder in (FOLDER / "train", FOLDER / "evaluate")
+)
+NAMES = [*TRAINED, *EVALUATED]
 SMALL = [name for name in TRAINED if "small" in name]
 NEEDS_WEIGHTS = ("yolov3", "fcos", "resnet50")  # what no package has, or only torch's hub
 
@@ -42,7 +45,7 @@ def settings(tmp_path, monkeypatch, asset_path):
     register_resolvers()
 
     def overrides(name):
-        if "/" not in name:
+        if name in EVALUATED:
             return []
         content = composed(name)
         given = [f"data.{part}.root={tmp_path}/{part}" for part in ("train", "val")]
@@ -57,7 +60,7 @@ def settings(tmp_path, monkeypatch, asset_path):
                 assert kind in NEEDS_WEIGHTS
                 given.append(f"tasks.{task}.weights=null")
         if "path" in (content.proxy or {}):
-            codec = content.loop.codec._target_.rpartition(".")[2].removesuffix("Codec").lower()
+            codec = content.codec_loop.codec._target_.rpartition(".")[2].removesuffix("Codec").lower()
             save_proxy(LearnedProxy(codec, (22, 44), channels=4), tmp_path / "proxy.safetensors")
             given.append(f"proxy.path={tmp_path}/proxy.safetensors")
         return given
@@ -67,9 +70,9 @@ def settings(tmp_path, monkeypatch, asset_path):
 
 def composed(name: str, *overrides: str) -> DictConfig:
     """What `vcm train` or `vcm evaluate` makes of it, checked against the schema."""
-    command, schema = ("train", TrainConfig) if "/" in name else ("evaluate", EvaluateConfig)
+    command, schema = ("train", TrainConfig) if name in TRAINED else ("evaluate", EvaluateConfig)
     with initialize_config_module("vcm.conf", version_base="1.3"):
-        config = compose(command, [f"experiment={name}", *overrides])
+        config = compose(command, [f"experiment/{command}={name}", *overrides])
     merged = OmegaConf.merge(OmegaConf.structured(schema), config)
     assert isinstance(merged, DictConfig)
     return merged
@@ -145,7 +148,7 @@ def test_every_one_runs_for_a_batch(name, settings, tmp_path, capsys):
 
 def test_a_fine_tuned_task_is_what_the_files_say_of_it(settings, tmp_path):
     save_preprocessor(QuantizationAdaptiveNPP((2, 2, 2, 2)), tmp_path / "npp.safetensors")
-    text = (FOLDER / "npp/finetune_task_small.yaml").read_text()
+    text = (FOLDER / "train/npp/finetune_task_small.yaml").read_text()
     (rates,) = (line for line in text.splitlines() if "module.rates=" in line)
     target = f"{load_preprocessor.__module__}.{load_preprocessor.__name__}"
     preprocessor = f"module.preprocessor={{_target_: {target}, path: {tmp_path}/npp.safetensors}}"

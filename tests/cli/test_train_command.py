@@ -102,7 +102,7 @@ def test_missing_values_are_told_with_the_command(capsys, tmp_path, monkeypatch)
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiments_compose(name):
     with initialize_config_module("vcm.conf", version_base="1.3"):
-        config = compose("train", [f"experiment=slimmable/{name}"], return_hydra_config=False)
+        config = compose("train", [f"experiment/train=slimmable/{name}"], return_hydra_config=False)
     content = OmegaConf.to_container(config, resolve=False)
     widths = content["network"]["widths"]
     full = 64 if name.endswith("small") else 192
@@ -115,7 +115,7 @@ def test_experiments_compose(name):
 
 
 def test_every_experiment_is_tested():
-    folder = Path(__file__).parents[2] / "conf" / "experiment" / "slimmable"
+    folder = Path(__file__).parents[2] / "conf" / "experiment" / "train" / "slimmable"
     assert sorted(path.stem for path in folder.glob("*.yaml")) == sorted(EXPERIMENTS)
 
 

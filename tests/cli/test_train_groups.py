@@ -39,7 +39,7 @@ def npp(training):
     """A training of a preprocessor, which uses automatic optimization."""
     common = [a for a in training if not a.startswith(("network.", "module.", "+task", "tasks."))]
     task = ["+task@tasks.task=mobilenet_v2", "tasks.task.weights=null", "tasks.task.categories=[a,b]"]
-    network = ["network=npp", "module=npp", "loop=jpeg", "proxy=jpeg", "network.channels=[4,4,4,4]"]
+    network = ["network=npp", "module=npp", "codec_loop=jpeg", "proxy=jpeg", "network.channels=[4,4,4,4]"]
     return [*common, *task, *network, "module.pairs=[[1,50]]"]
 
 
@@ -70,7 +70,7 @@ def test_loggers_callbacks_optimizer_and_scheduler_compose(kind, request, capsys
 def test_what_training_leaves_loads_as_lightning_loads_it(npp):
     assert main([*npp, "callbacks=model_checkpoint"]) == 0
     config = composed(*npp[1:])
-    parts = {name: instantiate(config[name]) for name in ("network", "proxy", "loop")}
+    parts = {name: instantiate(config[name]) for name in ("network", "proxy", "codec_loop")}
     task = instantiate(config.tasks.task)
     for name in ("best", "last"):
         path = FOLDER / f"checkpoints/{name}.ckpt"

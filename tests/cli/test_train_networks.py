@@ -27,7 +27,7 @@ SLIMMABLE = [
     "network.features={task: {_target_: vcm.nn.slimmable.FeatureMap, channels: 32, stride: 8}}",
     "module.weights={task: 0.001, reconstruction: 0.01}",
 ]
-NPP = [*TASK, "module=npp", "loop=jpeg", "proxy=jpeg", "network.channels=[4,4,4,4]"]
+NPP = [*TASK, "module=npp", "codec_loop=jpeg", "proxy=jpeg", "network.channels=[4,4,4,4]"]
 PROXY = ["module=proxy_codec", "network.channels=4", "network.latent_channels=4"]
 SETTINGS = {
     "s_bfm": SLIMMABLE,
@@ -37,7 +37,7 @@ SETTINGS = {
     "qa_npp": [*NPP, "module.pairs=[[0.25,20],[16,80]]"],
     "proxy": PROXY,
     "proxy_small": PROXY,
-    "identity_proxy": ["module=proxy_imitation", "loop=bpg"],
+    "identity_proxy": ["module=proxy_imitation", "codec_loop=bpg"],
 }
 SCRIPT = """
 import json

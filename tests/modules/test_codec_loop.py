@@ -54,8 +54,8 @@ def test_a_modules_checkpoint_holds_the_counts():
     module, resumed = (
         ProxyImitationModule(IdentityProxy("jpeg", (10, 90)), CodecLoop(Fragile, workers=1)) for _ in range(2)
     )
-    module.loop.start(torch.stack([torch.zeros(3, 8, 8), torch.ones(3, 8, 8)]), 50, ["a", "b"])()
+    module.codec_loop.start(torch.stack([torch.zeros(3, 8, 8), torch.ones(3, 8, 8)]), 50, ["a", "b"])()
     checkpoint = {}
     module.on_save_checkpoint(checkpoint)
     resumed.on_load_checkpoint(checkpoint)
-    assert (resumed.loop.num_pictures, resumed.loop.num_failures) == (2, 1)
+    assert (resumed.codec_loop.num_pictures, resumed.codec_loop.num_failures) == (2, 1)

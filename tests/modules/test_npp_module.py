@@ -166,7 +166,7 @@ def test_pictures_that_the_codec_fails_on_are_left_out(pictures, tmp_path, caplo
     FailingJPEG.count = 0
     module = make(FailingJPEG, max_failures=0.5, workers=1)
     trainer(tmp_path, limit_val_batches=0).fit(module, pictures())
-    assert (module.loop.num_pictures, module.loop.num_failures) == (12, 4)
+    assert (module.codec_loop.num_pictures, module.codec_loop.num_failures) == (12, 4)
     told = [r.getMessage() for r in caplog.records if "left out of a step" in r.getMessage()]
     assert len(told) == 4
     assert "jpeg failed to encode it: this one does not work" in told[0]
@@ -273,9 +273,9 @@ def test_the_model_file_knows_its_pairs(tmp_path):
     torch.testing.assert_close(other.network.eval()(x, 1.0), loaded(x, 1.0))
 
 
-@pytest.mark.parametrize("missing", ["proxy", "loop"])
+@pytest.mark.parametrize("missing", ["proxy", "codec_loop"])
 def test_a_part_that_is_missing_is_told(missing):
-    parts = {"proxy": JPEGProxy(qualities=(10, 90)), "loop": CodecLoop(JPEGCodec), missing: None}
+    parts = {"proxy": JPEGProxy(qualities=(10, 90)), "codec_loop": CodecLoop(JPEGCodec), missing: None}
     with pytest.raises(ArgumentError, match=rf"{missing} must be a .*; got 'NoneType'\. .* say {missing}=…"):
         NPPModule(NPP((2, 2, 2, 2)), task=BatchTask(), pairs=[(1, 50)], **parts)
 
@@ -328,9 +328,9 @@ def test_mixed_precision_trains(pictures, tmp_path):
 def test_pairs_are_all_drawn(drawing, monkeypatch):
     module = make(drawing=drawing)
     seen = []
-    plain = module.loop.start
+    plain = module.codec_loop.start
     monkeypatch.setattr(module, "log_dict", lambda *_, **__: None)
-    monkeypatch.setattr(module.loop, "start", lambda x, q, ids: seen.append(q) or plain(x, q, ids))
+    monkeypatch.setattr(module.codec_loop, "start", lambda x, q, ids: seen.append(q) or plain(x, q, ids))
     for index in range(12):
         module.training_step(Batch(crops(), [None] * 3, ["a", "b", "c"]), index)
     assert {quality for qualities in seen for quality in qualities} == {20, 60}

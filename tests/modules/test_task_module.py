@@ -231,8 +231,8 @@ def test_a_preprocessor_comes_before_the_codec_at_the_qualitys_own_rate(detector
     before = copy.deepcopy(preprocessor).eval()
     module = make(detector(), preprocessor=preprocessor, rates=[0.25, 16])
     seen, given = [], []
-    plain = module.loop.start
-    module.loop.start = lambda x, quality, ids: (given.append((quality, x)), plain(x, quality, ids))[1]
+    plain = module.codec_loop.start
+    module.codec_loop.start = lambda x, quality, ids: (given.append((quality, x)), plain(x, quality, ids))[1]
     guides = module.guide.guides
     module.guide.guides = lambda images, targets: (seen.append(torch.stack(images)), guides(images, targets))[
         1
@@ -251,7 +251,7 @@ def test_a_batch_on_which_the_codec_fails_altogether_changes_nothing(detector, p
     module = make(task, Never, max_failures=1.0)
     trainer(tmp_path, limit_train_batches=1, limit_val_batches=0).fit(module, pictures())
     assert same(state(task), module.network)
-    assert module.loop.num_failures == 4
+    assert module.codec_loop.num_failures == 4
 
 
 @pytest.mark.parametrize(

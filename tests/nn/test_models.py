@@ -14,8 +14,8 @@ from vcm.nn.slimmable import SlimmableHyperprior, save_network
     ("make", "save"),
     [
         (lambda: SlimmableHyperprior({"reconstruction": 4}), save_network),
-        (lambda: NPP(), save_preprocessor),
-        (lambda: QuantizationAdaptiveNPP(), save_preprocessor),
+        (NPP, save_preprocessor),
+        (QuantizationAdaptiveNPP, save_preprocessor),
         (lambda: LearnedProxy("bpg", (22, 44), channels=4), save_proxy),
     ],
 )

@@ -1,4 +1,4 @@
-"""`vcm codecs`: what conf/codec offers. Imports no torch."""
+"""`vcm codecs`: what conf/curve offers. Imports no torch."""
 
 from __future__ import annotations
 
@@ -38,18 +38,10 @@ def standard_codecs() -> dict[str, type[Codec]]:
 
 
 def installed_codecs() -> Iterator[tuple[str, type[Codec]]]:
-    """Name in conf/codec and class of every codec, once: not again with what comes before it or an effort."""
-    files = [
-        file
-        for file in resources.files("vcm.conf").joinpath("codec").iterdir()
-        if file.name.endswith(".yaml")
-    ]
-    found: set[type[Codec]] = set()
+    """Name in conf/curve and class of every codec."""
+    files = resources.files("vcm.conf").joinpath("curve").iterdir()
     for file in sorted(files, key=lambda file: file.name):
-        for name, plan in yaml.safe_load(file.read_text()).items():
+        plan = yaml.safe_load(file.read_text()) if file.name.endswith(".yaml") else {}
+        if "codec" in plan:
             module, _, attribute = plan["codec"]["_target_"].rpartition(".")
-            kind = getattr(import_module(module), attribute)
-            if {"preprocessor", "at_reader", "importance"} & set(plan) or kind in found:
-                continue
-            found.add(kind)
-            yield name, kind
+            yield file.name.removesuffix(".yaml"), getattr(import_module(module), attribute)

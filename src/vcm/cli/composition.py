@@ -162,6 +162,8 @@ def _unknown_option(missing: str) -> str:
     conf = resources.files("vcm.conf")
     group, _, option = missing.rpartition("/")
     first, _, rest = missing.partition("/")
+    if first == "experiment":
+        return _unknown_experiment(conf.joinpath(first), rest)
     if group and conf.joinpath(group).is_dir():
         names = _options(conf.joinpath(group))
     elif rest and conf.joinpath(first).is_dir():  # a misspelt folder within a group
@@ -171,6 +173,19 @@ def _unknown_option(missing: str) -> str:
     near = _nearest(option, names)
     hint = f" Did you mean {near}?" if near else ""
     return f"{group} must be one of {', '.join(names)}; got {option}.{hint}"
+
+
+def _unknown_experiment(folder: Traversable, missing: str) -> str:
+    """For "train/npp/smal": the command's experiments; or that it is one of the other command's."""
+    command, _, name = missing.partition("/")
+    other = {"train": "evaluate", "evaluate": "train"}.get(command)
+    if other is None:
+        return f"There is no experiment {missing}."
+    if name in _options(folder.joinpath(other), nested=True):
+        return f"{name} is an experiment of vcm {other}: vcm {other} experiment={name}"
+    names = _options(folder.joinpath(command), nested=True)
+    hint = f" Did you mean {near}?" if (near := _nearest(name, names)) else ""
+    return f"experiment must be one of {', '.join(names)}; got {name}.{hint}"
 
 
 def _options(folder: Traversable, *, nested: bool = False) -> list[str]:

@@ -17,6 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from vcm.cli.composition import told_error
+from vcm.cli.overrides import current_overrides
 from vcm.cli.sweeps import (
     JOB_FILE,
     JobRecord,
@@ -78,6 +79,7 @@ def run_job(
 
     register_resolvers()
     # A "+" was needed once for settings of the trainer that conf/ has now; Hydra refuses it where they are.
+    arguments = current_overrides(command, arguments)
     arguments = [f"+{a}" if a.startswith("+trainer.") else a for a in arguments]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints its errors itself, and exits with 1
     sys.argv = [f"vcm {command}", *arguments]

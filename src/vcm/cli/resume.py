@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from vcm.cli.overrides import RENAMED, renamed_key
 from vcm.data.reading import PICTURE_SUFFIXES
 from vcm.errors import OutputError, ResumeError, WeightsError
 from vcm.files import (
@@ -31,7 +32,7 @@ LOCK_FILE, CONFIG_FILE, INPUTS_FILE = ".lock", "config.yaml", "inputs.json"
 _CHECKPOINT_KEYS = ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step", "loops")
 _IRRELEVANT = (
     *("trainer", "callbacks", "logger", "name", "run_dir", "start_from", "objective", "hydra"),
-    *("data.num_workers", "data.keep_in_memory", "loop.workers", "module.compile"),
+    *("data.num_workers", "data.keep_in_memory", "codec_loop.workers", "module.compile"),
 )
 """Settings that may change when a run is resumed: how long, on which devices, with how many helpers."""
 _FROZEN_WEIGHTS = ("tasks.", "proxy.path", "module.preprocessor.path")
@@ -104,7 +105,7 @@ def check_same_settings(composed: DictConfig, folder: Path, overrides: Sequence[
     saved = folder / CONFIG_FILE
     if not saved.exists():
         return
-    before, now = flat(_read_config(saved)), flat(OmegaConf.to_container(composed))
+    before, now = _renamed(flat(_read_config(saved))), flat(OmegaConf.to_container(composed))
     contents = _read_inputs(folder / INPUTS_FILE)
     given = {override.lstrip("+~").partition("=")[0] for override in overrides}
     changed = []
@@ -190,6 +191,15 @@ def flat(content: object, prefix: str = "") -> dict[str, Any]:
     for key, value in content.items():
         found.update(flat(value, f"{prefix}.{key}" if prefix else str(key)))
     return found
+
+
+def _renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved run's settings by their present names; interpolations, too."""
+    former = {f"${{{old}}}": f"${{{new}}}" for old, new in RENAMED.items()}
+    return {
+        renamed_key(key): former.get(value, value) if isinstance(value, str) else value
+        for key, value in settings.items()
+    }
 
 
 def _read_config(path: Path) -> object:

@@ -41,7 +41,7 @@ class NetworkModule(OptimizedModule):
         ArgumentError: If an argument is out of its range.
     """
 
-    loop: CodecLoop | None = None
+    codec_loop: CodecLoop | None = None
     """The codec in the loop, where training has one."""
 
     def __init__(
@@ -110,15 +110,15 @@ class NetworkModule(OptimizedModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the random generators' states, so that a resumed run takes the same next step."""
         checkpoint["random_state"] = random_state()
-        if self.loop is not None:
-            checkpoint["codec_loop"] = self.loop.state_dict()
+        if self.codec_loop is not None:
+            checkpoint["codec_loop"] = self.codec_loop.state_dict()
         checkpoint["frozen_sha256"] = self._frozen_sha256
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the states until training starts: setting up draws random numbers too."""
         self._random_state = checkpoint.get("random_state")
-        if self.loop is not None and "codec_loop" in checkpoint:
-            self.loop.load_state_dict(checkpoint["codec_loop"])
+        if self.codec_loop is not None and "codec_loop" in checkpoint:
+            self.codec_loop.load_state_dict(checkpoint["codec_loop"])
         self._frozen_sha256 = checkpoint.get("frozen_sha256", [])
 
     def on_train_start(self) -> None:

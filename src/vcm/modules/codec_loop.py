@@ -164,9 +164,12 @@ class CodecLoop:
         )
 
 
-def check_stands_in(proxy: Proxy, loop: CodecLoop) -> None:
+def check_stands_in(proxy: Proxy, codec_loop: CodecLoop) -> None:
     """Raise ArgumentError unless the proxy is of the loop's codec, at qualities on its scale."""
-    parts: tuple[tuple[str, object, type], ...] = (("proxy", proxy, Proxy), ("loop", loop, CodecLoop))
+    parts: tuple[tuple[str, object, type], ...] = (
+        ("proxy", proxy, Proxy),
+        ("codec_loop", codec_loop, CodecLoop),
+    )
     for name, part, kind in parts:
         if not isinstance(part, kind):
             raise ArgumentError(
@@ -175,23 +178,26 @@ def check_stands_in(proxy: Proxy, loop: CodecLoop) -> None:
                 got=type(part).__name__,
                 remedy=f"For `vcm train`, say {name}=….",
             )
-    if proxy.codec != loop.name:
+    if proxy.codec != codec_loop.name:
         raise ArgumentError(
             "proxy",
-            expected=f"one of {loop.name}, the codec in the loop",
+            expected=f"one of {codec_loop.name}, the codec in the loop",
             got=f"one of {proxy.codec}",
-            remedy=f"Train a proxy for {loop.name}, or put {proxy.codec} into the loop.",
+            remedy=f"Train a proxy for {codec_loop.name}, or put {proxy.codec} into the loop.",
         )
     for name, value in proxy.codec_settings.items():
-        if loop.conventions.get(name, value) != value:
+        if codec_loop.conventions.get(name, value) != value:
             raise ArgumentError(
                 "proxy",
-                expected=f"one of {loop.name} with {name}={loop.conventions[name]}, as the codec in the loop",
+                expected=f"one of {codec_loop.name} with {name}={codec_loop.conventions[name]}, "
+                "as the codec in the loop",
                 got=f"one with {name}={value}",
                 remedy="Train a proxy for this codec, or set the codec as it was for the proxy.",
             )
     for quality in proxy.qualities:
-        if not loop.scale.low <= quality <= loop.scale.high:
+        if not codec_loop.scale.low <= quality <= codec_loop.scale.high:
             raise ArgumentError(
-                "qualities", expected=f"{loop.scale} ({loop.scale.name} of {loop.name})", got=proxy.qualities
+                "qualities",
+                expected=f"{codec_loop.scale} ({codec_loop.scale.name} of {codec_loop.name})",
+                got=proxy.qualities,
             )

@@ -69,7 +69,7 @@ class NPPModule(NetworkModule):
         network: The preprocessor; with more than one λ, a quantization-adaptive one.
         proxy: Stands in for the codec; frozen here.
         task: What reads the decoded pictures; frozen.
-        loop: The codec.
+        codec_loop: The codec.
         pairs: (λ, quality) each; the paper's are (0.25, 44) … (16, 25) for BPG.
         drawing: "per_batch" or "per_picture".
         supervision: "labels" of the data set; "pseudo", the task's own predictions on the originals;
@@ -94,14 +94,14 @@ class NPPModule(NetworkModule):
     """
 
     network: NPP
-    loop: CodecLoop
+    codec_loop: CodecLoop
 
     def __init__(
         self,
         network: NPP,
         proxy: Proxy,
         task: SplitTask,
-        loop: CodecLoop,
+        codec_loop: CodecLoop,
         *,
         pairs: Sequence[tuple[float, float]],
         drawing: Drawing = "per_batch",
@@ -119,7 +119,7 @@ class NPPModule(NetworkModule):
         optimizer: OptimizerFactory | None = None,
         scheduler: SchedulerFactory | LRSchedule | None = None,
     ) -> None:
-        check_stands_in(proxy, loop)
+        check_stands_in(proxy, codec_loop)
         # In training mode, but with nothing to train: noisy symbols tell more of the rate.
         proxy.requires_grad_(False).train()
         super().__init__(
@@ -133,8 +133,8 @@ class NPPModule(NetworkModule):
             optimizer=optimizer,
             scheduler=scheduler,
         )
-        self.save_hyperparameters(ignore=["network", "proxy", "task", "loop", "optimizer", "scheduler"])
-        self.pairs = _check_pairs(pairs, network, proxy, loop)
+        self.save_hyperparameters(ignore=["network", "proxy", "task", "codec_loop", "optimizer", "scheduler"])
+        self.pairs = _check_pairs(pairs, network, proxy, codec_loop)
         self.weights = {
             name: check_between(name, value, 0, math.inf)
             for name, value in (
@@ -146,7 +146,7 @@ class NPPModule(NetworkModule):
         if drawing not in get_args(Drawing):
             raise ArgumentError("drawing", expected=" or ".join(get_args(Drawing)), got=drawing)
         self.drawing = drawing
-        self.loop = loop
+        self.codec_loop = codec_loop
         self._parts = (proxy, task)  # frozen, and no part of this module's checkpoints
         self.guide = TaskSupervision(task, supervision, pseudo_score, feature_share=feature_share)
         self.figures = nn.ModuleList(PairFigures(task) for _ in self.pairs)
@@ -161,12 +161,12 @@ class NPPModule(NetworkModule):
         rates, qualities = x.new_tensor(pairs).unbind(dim=1)
         proxy, _ = self._parts
         filtered: Tensor = self.network(x, rates).float()
-        coded = self.loop.start(filtered, [quality for _, quality in pairs], batch.image_ids)
+        coded = self.codec_loop.start(filtered, [quality for _, quality in pairs], batch.image_ids)
         proxied = proxy(filtered, qualities)
         guides = self.guide.guides(list(x), batch.targets)
         outcome = coded()
         kept = outcome.kept
-        self.log_dict({"train/codec_failures": float(self.loop.num_failures)}, prog_bar=True)
+        self.log_dict({"train/codec_failures": float(self.codec_loop.num_failures)}, prog_bar=True)
         if len(kept) == 0:
             return 0 * filtered.sum()  # other processes wait for gradients
         decoded = straight_through(outcome.decoded, proxied.decoded.float()[kept])
@@ -226,7 +226,7 @@ class NPPModule(NetworkModule):
         waiting = []
         for rate, quality in self.pairs:
             filtered = self.network(x, rate).float()
-            start = self.loop.start(filtered, quality, [batch.image_ids[place]])
+            start = self.codec_loop.start(filtered, quality, [batch.image_ids[place]])
             waiting.append((filtered, start))
         guide, label = self._memory(
             image,
@@ -258,7 +258,7 @@ class NPPModule(NetworkModule):
 
     def save_model(self, path: Path, **notes: str) -> None:
         """Write the network, and the pairs it was trained with, to a file that `load_preprocessor` reads."""
-        pairs = json.dumps({"codec": self.loop.name, "pairs": self.pairs})
+        pairs = json.dumps({"codec": self.codec_loop.name, "pairs": self.pairs})
         save_preprocessor(self.network, path, **notes, pairs=pairs)
 
     def start_from(self, path: str | Path) -> None:
@@ -270,7 +270,7 @@ class NPPModule(NetworkModule):
 
 
 def _check_pairs(
-    pairs: Sequence[tuple[float, float]], network: NPP, proxy: Proxy, loop: CodecLoop
+    pairs: Sequence[tuple[float, float]], network: NPP, proxy: Proxy, codec_loop: CodecLoop
 ) -> list[tuple[float, float]]:
     """The pairs, if network, proxy and codec are for them."""
     expected = "(λ, quality) pairs, at least one"
@@ -280,7 +280,7 @@ def _check_pairs(
         or any(not isinstance(pair, Sequence) or len(pair) != 2 for pair in pairs)
     ):
         raise ArgumentError("pairs", expected=expected, got=pairs)
-    checked = [(check_weight("λ", rate), loop.scale.check(quality)) for rate, quality in pairs]
+    checked = [(check_weight("λ", rate), codec_loop.scale.check(quality)) for rate, quality in pairs]
     for rate, quality in checked:
         low, high = proxy.qualities
         if not low <= quality <= high:

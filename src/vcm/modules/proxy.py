@@ -173,7 +173,7 @@ class ProxyImitationModule(_ProxyModule):
 
     Args:
         network: The proxy, with parameters to train.
-        loop: The codec.
+        codec_loop: The codec.
         rate_weight: w.
         validation_qualities: At which it is validated; None takes six over the proxy's range.
         learning_rate: Of Adam.
@@ -189,12 +189,12 @@ class ProxyImitationModule(_ProxyModule):
             of its range.
     """
 
-    loop: CodecLoop
+    codec_loop: CodecLoop
 
     def __init__(
         self,
         network: Proxy,
-        loop: CodecLoop,
+        codec_loop: CodecLoop,
         *,
         rate_weight: float = 1.0,
         validation_qualities: Sequence[float] | None = None,
@@ -216,39 +216,39 @@ class ProxyImitationModule(_ProxyModule):
             optimizer=optimizer,
             scheduler=scheduler,
         )
-        self.save_hyperparameters(ignore=["network", "loop", "optimizer", "scheduler"])
-        check_stands_in(network, loop)
+        self.save_hyperparameters(ignore=["network", "codec_loop", "optimizer", "scheduler"])
+        check_stands_in(network, codec_loop)
         if not any(parameter.requires_grad for parameter in network.parameters()):
             raise ArgumentError(
                 "network", expected="a proxy with parameters to train", got=network.architecture()
             )
-        self.loop = loop
+        self.codec_loop = codec_loop
         self.rate_weight = check_between("rate_weight", rate_weight, 0, math.inf)
         low, high = self._ends()
         steps = torch.linspace(low, high, 2 * _NUM_VALIDATED).tolist()
-        chosen = [round(q) if loop.scale.integer else q for q in steps]
+        chosen = [round(q) if codec_loop.scale.integer else q for q in steps]
         self.validation_qualities = list(chosen if validation_qualities is None else validation_qualities)
         if not self.validation_qualities:
             raise ArgumentError("validation_qualities", expected="at least one", got=validation_qualities)
         for quality in self.validation_qualities:
-            loop.codec(quality)
+            codec_loop.codec(quality)
             network.condition(quality, torch.zeros(1))
         self.fidelity = ProxyFidelity()
         self.loss = MeanMetric()
 
     def save_model(self, path: Path, **notes: str) -> None:
         """Write the proxy, and for which settings of the codec it is; see `load_proxy`."""
-        super().save_model(path, **notes, codec_settings=json.dumps(self.loop.conventions))
+        super().save_model(path, **notes, codec_settings=json.dumps(self.codec_loop.conventions))
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Loss of crops, each at a quality of its own; for every other batch with rounded symbols."""
         self.network.train(batch_index % 2 == 0)
         x = crops_of(batch)
         quality = self._draw(len(x))
-        coded = self.loop.start(x, quality.tolist(), batch.image_ids)
+        coded = self.codec_loop.start(x, quality.tolist(), batch.image_ids)
         output = self.network(x, quality.to(x.device))
         outcome = coded()
-        self.log_dict({"train/codec_failures": float(self.loop.num_failures)}, prog_bar=True)
+        self.log_dict({"train/codec_failures": float(self.codec_loop.num_failures)}, prog_bar=True)
         if len(outcome.kept) == 0:
             nothing: Tensor = 0 * (output.bpp.sum() + output.decoded.sum())
             return nothing  # other processes wait for gradients, of as many parameters
@@ -269,14 +269,14 @@ class ProxyImitationModule(_ProxyModule):
     def _draw(self, number: int) -> Tensor:
         """Qualities over the proxy's range, on the codec's scale."""
         low, high = self._ends()
-        if self.loop.scale.integer:
+        if self.codec_loop.scale.integer:
             return torch.randint(int(low), int(high) + 1, (number,)).float()
         return low + (high - low) * torch.rand(number)
 
     def _ends(self) -> tuple[float, float]:
         """Smallest and largest quality of the proxy that the codec's scale has."""
         low, high = self.network.qualities
-        return (math.ceil(low), math.floor(high)) if self.loop.scale.integer else (low, high)
+        return (math.ceil(low), math.floor(high)) if self.codec_loop.scale.integer else (low, high)
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last validation's figures."""
@@ -290,7 +290,7 @@ class ProxyImitationModule(_ProxyModule):
                 continue
             x, several = image[None], len(self.validation_qualities)
             name = [batch.image_ids[place]] * several
-            coded = self.loop.start(x.expand(several, -1, -1, -1), self.validation_qualities, name)
+            coded = self.codec_loop.start(x.expand(several, -1, -1, -1), self.validation_qualities, name)
             with torch.autocast(x.device.type, enabled=False):
                 outputs = [self.network(x, quality) for quality in self.validation_qualities]
             outcome = coded()

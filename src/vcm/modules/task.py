@@ -52,7 +52,7 @@ class TaskModule(NetworkModule):
 
     Args:
         task: What is fine-tuned: a copy of it, which is `network`; the task itself stays as it is.
-        loop: The codec.
+        codec_loop: The codec.
         qualities: On the codec's scale, one drawn for each batch.
         preprocessor: Before the codec; frozen. None for nothing.
         rates: λ of a quantization-adaptive preprocessor for each of the qualities.
@@ -75,12 +75,12 @@ class TaskModule(NetworkModule):
     """
 
     network: SplitTask
-    loop: CodecLoop
+    codec_loop: CodecLoop
 
     def __init__(
         self,
         task: SplitTask,
-        loop: CodecLoop,
+        codec_loop: CodecLoop,
         *,
         qualities: Sequence[float],
         preprocessor: NPP | None = None,
@@ -108,12 +108,12 @@ class TaskModule(NetworkModule):
             optimizer=optimizer,
             scheduler=scheduler,
         )
-        self.save_hyperparameters(ignore=["task", "loop", "preprocessor", "optimizer", "scheduler"])
+        self.save_hyperparameters(ignore=["task", "codec_loop", "preprocessor", "optimizer", "scheduler"])
         if not qualities:
             raise ArgumentError("qualities", expected="a list of at least one quality", got=qualities)
-        checked = [loop.scale.check(quality) for quality in qualities]
+        checked = [codec_loop.scale.check(quality) for quality in qualities]
         self.points = list(zip(_check_rates(rates, preprocessor, len(checked)), checked, strict=True))
-        self.loop = loop
+        self.codec_loop = codec_loop
         self._preprocessor = frozen  # no part of this module's checkpoints
         self.guide = TaskSupervision(task, supervision, pseudo_score, feature_share=feature_share)
         self.learner = TaskSupervision(self.network, supervision, pseudo_score, feature_share=feature_share)
@@ -125,10 +125,10 @@ class TaskModule(NetworkModule):
         del batch_index
         x = crops_of(batch)
         rate, quality = self.points[int(torch.randint(len(self.points), ()))]
-        coded = self.loop.start(self._filtered(x, rate), quality, batch.image_ids)
+        coded = self.codec_loop.start(self._filtered(x, rate), quality, batch.image_ids)
         guides = self.guide.guides(list(x), batch.targets)
         outcome = coded()
-        self.log_dict({"train/codec_failures": float(self.loop.num_failures)}, prog_bar=True)
+        self.log_dict({"train/codec_failures": float(self.codec_loop.num_failures)}, prog_bar=True)
         if len(outcome.kept) == 0:
             return 0 * self.learner.loss(list(x), guides)  # other processes wait for gradients
         kept = [guides[place] for place in outcome.kept.tolist()]
@@ -162,7 +162,9 @@ class TaskModule(NetworkModule):
 
     def _validate(self, image: Tensor, batch: Batch, place: int) -> None:
         name = [batch.image_ids[place]]
-        waiting = [self.loop.start(self._filtered(image[None], rate), q, name) for rate, q in self.points]
+        waiting = [
+            self.codec_loop.start(self._filtered(image[None], rate), q, name) for rate, q in self.points
+        ]
         guide, truth = self._memory(
             image, lambda: self._originals(image, batch.targets[place]), batch.image_ids[place]
         )

@@ -1,0 +1,69 @@
+"""Hydra overrides as users write them: short and former names of config groups."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+RENAMED: Mapping[str, str] = {"loop": "codec_loop"}
+"""Settings of vcm 0.1 and what they are called now."""
+_OVERRIDE = re.compile(r"(?P<prefix>\+{0,2}|~)(?P<key>[A-Za-z_]\w*)(?P<rest>(?:[.@=/].*)?)", re.DOTALL)
+
+
+def current_overrides(command: str, arguments: Sequence[str]) -> list[str]:
+    """Translate `experiment=NAME` to the command's own group, and former names to the present ones.
+
+    Experiments are in the groups `experiment/train` and `experiment/evaluate`. One of a user's own that is
+    still directly in the folder `experiment` of `--config-dir`, as in vcm 0.1, is found, too.
+
+    Args:
+        command: "train" or "evaluate".
+        arguments: Of the command, Hydra's own options among them.
+    """
+    folder = _config_dir(arguments)
+    return [_current(command, argument, folder) for argument in arguments]
+
+
+def renamed_key(key: str) -> str:
+    """Return the present name of a dotted key of a configuration that vcm 0.1 saved."""
+    first, dot, rest = key.partition(".")
+    if first == "module" and rest in RENAMED:
+        return f"module.{RENAMED[rest]}"
+    return RENAMED.get(first, first) + dot + rest
+
+
+def _current(command: str, argument: str, folder: Path | None) -> str:
+    match = _OVERRIDE.fullmatch(argument)
+    if match is None:
+        return argument
+    prefix, key, rest = match["prefix"], match["key"], match["rest"]
+    if key in RENAMED:
+        _tell(command, f"{key} is called {RENAMED[key]} now")
+        return f"{prefix}{RENAMED[key]}{rest}"
+    if key != "experiment" or (not rest.startswith(("=", "@")) and rest):
+        return argument
+    names = [name.strip(" '\"[]") for name in rest.partition("=")[2].split(",")]
+    if folder is not None and any(_is_misplaced(folder, command, name) for name in names):
+        place = folder / "experiment"
+        _tell(command, f"experiments belong into {place / command} now; {', '.join(names)} is in {place}")
+        return f"+{argument.lstrip('+')}"
+    return f"{prefix}experiment/{command}{rest}"
+
+
+def _is_misplaced(folder: Path, command: str, name: str) -> bool:
+    place = folder / "experiment"
+    return (place / f"{name}.yaml").is_file() and not (place / command / f"{name}.yaml").is_file()
+
+
+def _config_dir(arguments: Sequence[str]) -> Path | None:
+    for number, argument in enumerate(arguments):
+        option, equals, value = argument.partition("=")
+        if option in ("--config-dir", "-cd"):
+            return Path(value if equals else "".join(arguments[number + 1 : number + 2]))
+    return None
+
+
+def _tell(command: str, note: str) -> None:
+    print(f"vcm {command}: note: {note}.", file=sys.stderr)

@@ -1,0 +1,137 @@
+"""Overrides as users write them: `experiment=`, and settings by the names that vcm 0.1 had."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+
+from vcm.cli.main import main
+from vcm.cli.overrides import current_overrides, renamed_key
+
+EXPERIMENT = """# @package _global_
+defaults:
+  - override /codec: jpeg
+  - override /task: mobilenet_v2
+  - override /data: pictures
+
+name: mine
+task: {weights: null, categories: [a, b]}
+codecs: {jpeg: {qualities: [20]}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("experiment=npp/small", "experiment/train=npp/small"),
+        ("experiment=npp/small,npp/full", "experiment/train=npp/small,npp/full"),
+        ("+experiment=a", "+experiment/train=a"),
+        ("~experiment", "~experiment/train"),
+        ("experiment/train=a", "experiment/train=a"),
+        ("experiments=a", "experiments=a"),
+        ("experiment.name=a", "experiment.name=a"),
+        ("name=experiment=a", "name=experiment=a"),
+        ("loop=jpeg", "codec_loop=jpeg"),
+        ("~loop", "~codec_loop"),
+        ("++loop.workers=2", "++codec_loop.workers=2"),
+        ("looping=1", "looping=1"),
+        ("--multirun", "--multirun"),
+        ("hydra.run.dir=a\nb", "hydra.run.dir=a\nb"),
+    ],
+)
+def test_each_argument_becomes_what_hydra_knows(given, expected, capsys):
+    assert current_overrides("train", [given]) == [expected]
+    note = (
+        "vcm train: note: loop is called codec_loop now.\n" if given != expected and "loop" in given else ""
+    )
+    assert capsys.readouterr().err == note
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("loop", "codec_loop"),
+        ("loop.codec._target_", "codec_loop.codec._target_"),
+        ("module.loop", "module.codec_loop"),
+        ("module.pairs", "module.pairs"),
+        ("data.loop", "data.loop"),
+    ],
+)
+def test_saved_keys(key, expected):
+    assert renamed_key(key) == expected
+
+
+@pytest.mark.parametrize("place", ["experiment", "experiment/evaluate"])
+@pytest.mark.parametrize(
+    "option", [["--config-dir", "configs"], ["--config-dir=configs"], ["-cd", "configs"]]
+)
+def test_an_experiment_of_a_users_own_is_found_in_either_place(
+    place, option, tmp_path, monkeypatch, write_picture, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    write_picture(tmp_path / "photos/a.png", 64, 80)
+    path = tmp_path / "configs" / place / "mine.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(EXPERIMENT)
+    arguments = ["experiment=mine", "data.test.root=photos", "bootstrap=0"]
+    assert main(["evaluate", *option, *arguments]) == 0
+    assert Path("runs/mine/results.json").is_file()
+    notes = capsys.readouterr().err
+    moved = "experiments belong into configs/experiment/evaluate now; mine is in configs/experiment."
+    assert (moved in notes) == (place == "experiment")
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "said"),
+    [
+        ("evaluate", "npp/small", "npp/small is an experiment of vcm train: vcm train experiment=npp/small"),
+        ("train", "demo", "demo is an experiment of vcm evaluate: vcm evaluate experiment=demo"),
+        ("evaluate", "demmo", "experiment must be one of demo, .*; got demmo. Did you mean demo?"),
+    ],
+)
+def test_an_experiment_of_the_other_command_is_named(command, name, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main([command, f"experiment={name}"]) == 2
+    error = capsys.readouterr().err
+    start, _, end = said.partition(".*")
+    assert start in error
+    assert end in error
+
+
+def test_a_run_of_vcm_0_1_resumes(tmp_path, monkeypatch, write_picture, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_picture(tmp_path / "photos/a.png", 64, 64)
+    data = [f"data.{part}.{key}" for part in ("train", "val") for key in ("root=photos", "part=all")]
+    network = ["network=qa_npp", "network.channels=[2,2,2,2]", "module=npp", "proxy=jpeg", "codec_loop=jpeg"]
+    task = ["+task@tasks.task=mobilenet_v2", "tasks.task.weights=null", "+tasks.task.categories=[a,b]"]
+    sizes = ["data=photo_corpus_small", "data.crop_size=64", "data.batch_size=1", "trainer=cpu", "name=old"]
+    command = ["train", *network, *task, *sizes, *data, "module.pairs=[[1,20]]"]
+    assert main([*command, "trainer.max_epochs=1"]) == 0, capsys.readouterr().err
+    saved = Path("runs/old/config.yaml")
+    content = yaml.safe_load(saved.read_text())
+    content["loop"] = content.pop("codec_loop")
+    assert content["module"].pop("codec_loop") == "${codec_loop}"
+    content["module"]["loop"] = "${loop}"
+    saved.write_text(yaml.safe_dump(content, sort_keys=False))
+    assert main([*command, "trainer.max_epochs=2"]) == 0, capsys.readouterr().err
+    assert json.loads(Path("runs/old/metrics.jsonl").read_text().splitlines()[-1])["epoch"] == 1
+    content["loop"]["codec"]["quality_table"] = 1
+    saved.write_text(yaml.safe_dump(content, sort_keys=False))
+    assert main([*command, "trainer.max_epochs=3"]) == 2
+    assert "codec_loop.codec.quality_table changed" in capsys.readouterr().err
+
+
+def test_curves_are_composed_of_parts():
+    with initialize_config_module("vcm.conf", version_base="1.3"):
+        config = compose("evaluate", ["codec=[bpg]", "+curve@codecs.mine=[webp,npp,at_reader]"])
+        named = compose("evaluate", ["codec=[npp_bpg_importance_at_reader_effort10,features_effort10]"])
+    mine = OmegaConf.to_container(config.codecs.mine, resolve=False)
+    assert mine["codec"]["_target_"] == "vcm.codecs.WebPCodec"
+    assert mine["preprocessor"]["model"] == "${npp_model}"
+    assert mine["at_reader"] is True
+    curve = named.codecs.npp_bpg_importance_at_reader_effort10
+    assert (curve.at_reader, curve.effort, curve.importance.alpha, curve.rates) == (True, 10, 2.0, None)
+    assert named.codecs.features_effort10.codec.effort == 10
