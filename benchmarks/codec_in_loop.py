@@ -1,10 +1,10 @@
 """How fast a BPG encoder in the loop is: in process on a pool of threads, against files and subprocesses.
 
-Both sides encode and decode the same pictures with x265's same preset, on the same number of threads, in
+Both sides encode and decode the same images with x265's same preset, on the same number of threads, in
 turns, in one run; the ratio is the median over the turns of the other route's seconds by the pool's: by the
 clock, of processor time, and of encoding and decoding alone. The other route is that of file_route.py.
 
-    python benchmarks/codec_in_loop.py [--pictures FOLDER] [--json FILE]
+    python benchmarks/codec_in_loop.py [--images FOLDER] [--json FILE]
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from file_route import LEVELS, file_codec, machine_facts, make_pictures, read_pictures
+from file_route import LEVELS, file_codec, machine_facts, make_images, read_images
 from vcm.codecs import BPGCodec, Codec, CodecPool, RoundTrip, raise_failures
 from vcm.errors import VCMError
 
@@ -37,7 +37,7 @@ class Turn:
     Attributes:
         wall_s: Seconds by the clock.
         cpu_s: Seconds of processor time, those of subprocesses among them.
-        trips: What came of each picture.
+        trips: What came of each image.
     """
 
     wall_s: float
@@ -46,12 +46,12 @@ class Turn:
 
     @property
     def encode_s(self) -> float:
-        """Seconds of encoding, summed over the pictures."""
+        """Seconds of encoding, summed over the images."""
         return sum(trip.encode_s for trip in self.trips)
 
     @property
     def decode_s(self) -> float:
-        """Seconds of decoding, summed over the pictures."""
+        """Seconds of decoding, summed over the images."""
         return sum(trip.decode_s for trip in self.trips)
 
     @property
@@ -60,34 +60,32 @@ class Turn:
         return sum(trip.num_bits for trip in self.trips) / sum(trip.image[0].numel() for trip in self.trips)
 
 
-def run(pool: CodecPool, codec: Codec, pictures: list[Tensor]) -> Turn:
+def run(pool: CodecPool, codec: Codec, images: list[Tensor]) -> Turn:
     """Take a batch through a codec and back."""
     start, cpu = time.perf_counter(), sum(os.times()[:4])
-    trips = raise_failures(pool.round_trip(codec, pictures))
+    trips = raise_failures(pool.round_trip(codec, images))
     return Turn(time.perf_counter() - start, sum(os.times()[:4]) - cpu, trips)
 
 
-def compare(size: int, preset: str, quality: int, pictures: list[Tensor], turns: int) -> list[dict[str, Any]]:
+def compare(size: int, preset: str, quality: int, images: list[Tensor], turns: int) -> list[dict[str, Any]]:
     """One row for each number of threads."""
     codec = BPGCodec(quality, preset=preset)
     rows = []
-    other = file_codec(quality, preset, pictures)
+    other = file_codec(quality, preset, images)
     for threads in THREADS:
         with CodecPool(workers=threads) as pool:
-            run(pool, other, pictures)
-            times = [(run(pool, codec, pictures), run(pool, other, pictures)) for _ in range(turns)]
+            run(pool, other, images)
+            times = [(run(pool, codec, images), run(pool, other, images)) for _ in range(turns)]
         walls = [files.wall_s / ours.wall_s for ours, files in times]
         rows.append(
             {
                 "size": size,
                 "preset": preset,
                 "threads": threads,
-                "pool_ms_per_picture": 1e3
-                * statistics.median(ours.wall_s for ours, _ in times)
-                / len(pictures),
-                "files_ms_per_picture": 1e3
+                "pool_ms_per_image": 1e3 * statistics.median(ours.wall_s for ours, _ in times) / len(images),
+                "files_ms_per_image": 1e3
                 * statistics.median(files.wall_s for _, files in times)
-                / len(pictures),
+                / len(images),
                 "ratio": statistics.median(walls),
                 "ratio_lowest": min(walls),
                 "ratio_highest": max(walls),
@@ -107,10 +105,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--pictures", type=Path, help="folder of JPEG or PNG files (default: made at run time)"
-    )
-    parser.add_argument("--count", type=int, default=6, help="pictures in a batch (default: %(default)s)")
+    parser.add_argument("--images", type=Path, help="folder of JPEG or PNG files (default: made at run time)")
+    parser.add_argument("--count", type=int, default=6, help="images in a batch (default: %(default)s)")
     parser.add_argument("--turns", type=int, default=5, help="turns, each route once (default: %(default)s)")
     parser.add_argument("--quality", type=int, default=37, help="BPG's QP (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="file to write the results to")
@@ -124,14 +120,14 @@ def main() -> None:
         rows = []
         for size in SIZES:
             count = arguments.count
-            pictures = read_pictures(arguments.pictures, size, count) if arguments.pictures else None
-            pictures = pictures or make_pictures(size, count)
+            images = read_images(arguments.images, size, count) if arguments.images else None
+            images = images or make_images(size, count)
             for preset in LEVELS:
-                for row in compare(size, preset, arguments.quality, pictures, arguments.turns):
+                for row in compare(size, preset, arguments.quality, images, arguments.turns):
                     rows.append(row)
                     print(
-                        f"{size:5d} {preset:9s} {row['threads']:7d} {row['pool_ms_per_picture']:8.1f} "
-                        f"{row['files_ms_per_picture']:9.1f} {row['ratio']:6.2f} "
+                        f"{size:5d} {preset:9s} {row['threads']:7d} {row['pool_ms_per_image']:8.1f} "
+                        f"{row['files_ms_per_image']:9.1f} {row['ratio']:6.2f} "
                         f"({row['ratio_lowest']:.2f}-{row['ratio_highest']:.2f}) {row['ratio_cpu']:6.2f}"
                         f"{row['ratio_encode']:8.2f} {row['ratio_decode']:7.2f}"
                         f"{row['pool_bpp']:9.3f}/{row['files_bpp']:.3f}",

@@ -35,7 +35,7 @@ from torch import Tensor
 from vcm.cli.models import load_task
 from vcm.cli.tasks import configured_task
 from vcm.codecs import BPGCodec, LearnedCodec, SlimmableFeatureCodec
-from vcm.data import PictureFolderDataset
+from vcm.data import ImageFolderDataset
 from vcm.data.assets import asset_file
 from vcm.evaluation.encoder import ImageEncoder
 from vcm.evaluation.features import encode_for, predict_from, search_objective
@@ -100,7 +100,7 @@ def main() -> int:
     settings = {"images": known.images, "full_images": known.full_images}
     table = Table(RESULTS, settings)
     for name, (asset, folder, part) in SETS.items():
-        dataset = PictureFolderDataset(asset_file(asset, folder), part=part)
+        dataset = ImageFolderDataset(asset_file(asset, folder), part=part)
         images = chosen(dataset, task, known.images if part == "val" else None)[: known.images]
         for effort in known.efforts:
             key = {"images": name, "stream": "narrow", "quality": QUALITY, "effort": effort}
@@ -145,7 +145,7 @@ class Table:
             print()
 
 
-def chosen(dataset: PictureFolderDataset, task: SplitTask, number: int | None) -> list[Tensor]:
+def chosen(dataset: ImageFolderDataset, task: SplitTask, number: int | None) -> list[Tensor]:
     """The images with most detections, or the dataset's own order."""
     images = [dataset.image(index) for index in range(len(dataset) if number else 95)]
     if number is None:

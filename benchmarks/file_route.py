@@ -1,7 +1,7 @@
-"""What the benchmarks with a codec in the loop share: the route through files, and pictures.
+"""What the benchmarks with a codec in the loop share: the route through files, and images.
 
 The route is `bpgenc` and `bpgdec` where they are on PATH, else libheif's `heif-enc` and `heif-convert` (or
-`heif-dec`), each kept to one thread a picture and set to about the pool's rate.
+`heif-dec`), each kept to one thread a image and set to about the pool's rate.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ class HEIFFileCodec(ArrayCodec):
             source, target = Path(folder, "in.heic"), Path(folder, "out.png")
             source.write_bytes(data)
             self._runner.run([str(self._decoder), str(source), str(target)])
-            with Image.open(io.BytesIO(target.read_bytes())) as picture:
-                return np.array(picture.convert("RGB"))
+            with Image.open(io.BytesIO(target.read_bytes())) as image:
+                return np.array(image.convert("RGB"))
 
     @classmethod
     def unavailable(cls) -> str:
@@ -84,37 +84,37 @@ class HEIFFileCodec(ArrayCodec):
         return next((line.strip(" -") for line in listing.splitlines() if "x265" in line), "libheif")
 
 
-def make_pictures(size: int, count: int) -> list[Tensor]:
-    """Pictures with a photograph's spectrum (about 1/f) and correlated channels."""
+def make_images(size: int, count: int) -> list[Tensor]:
+    """Images with a photograph's spectrum (about 1/f) and correlated channels."""
     rng = np.random.default_rng(0)
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None]) + 1 / (2 * size)
-    pictures = []
+    images = []
     for _ in range(count):
         spectrum = np.fft.rfft2(rng.normal(size=(3, size, size))) / frequency**1.6
         planes = np.fft.irfft2(spectrum, s=(size, size))
         planes /= planes.std(axis=(1, 2), keepdims=True)
         rgb = 120 + 45 * planes[:1] + 12 * planes
-        pictures.append(torch.from_numpy(np.clip(rgb, 0, 255).astype(np.uint8)))
-    return pictures
+        images.append(torch.from_numpy(np.clip(rgb, 0, 255).astype(np.uint8)))
+    return images
 
 
-def read_pictures(folder: Path, size: int, count: int) -> list[Tensor]:
-    """The first pictures of a folder, cut to their largest central square and scaled to `size`."""
-    pictures = []
+def read_images(folder: Path, size: int, count: int) -> list[Tensor]:
+    """The first images of a folder, cut to their largest central square and scaled to `size`."""
+    images = []
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in (".jpg", ".jpeg", ".png") and len(pictures) < count:
+        if path.suffix.lower() in (".jpg", ".jpeg", ".png") and len(images) < count:
             with Image.open(path) as image:
                 side = min(image.size)
                 left, top = (image.width - side) // 2, (image.height - side) // 2
                 box = (left, top, left + side, top + side)
                 square = image.convert("RGB").resize((size, size), Image.Resampling.LANCZOS, box)
-            pictures.append(torch.from_numpy(np.array(square)).permute(2, 0, 1).contiguous())
-    if not pictures:
+            images.append(torch.from_numpy(np.array(square)).permute(2, 0, 1).contiguous())
+    if not images:
         sys.exit(f"{folder} holds no JPEG or PNG files.")
-    return pictures
+    return images
 
 
-def file_codec(quality: int, preset: str, pictures: list[Tensor]) -> Codec:
+def file_codec(quality: int, preset: str, images: list[Tensor]) -> Codec:
     """The route through files; for heif-enc, at the quality whose rate is nearest to that of `BPGCodec`."""
     if not BPGSubprocessCodec.unavailable():
         return BPGSubprocessCodec(quality, level=LEVELS[preset])
@@ -122,17 +122,17 @@ def file_codec(quality: int, preset: str, pictures: list[Tensor]) -> Codec:
         sys.exit(f"No route to compare with: {reason}.")
     low, high = 0, 100
     with CodecPool(workers=2) as pool:
-        rate = num_bits(pool, BPGCodec(quality, preset=preset), pictures)
+        rate = num_bits(pool, BPGCodec(quality, preset=preset), images)
         while high - low > 1:
             middle = (low + high) // 2
-            reached = num_bits(pool, HEIFFileCodec(middle, preset=preset), pictures)
+            reached = num_bits(pool, HEIFFileCodec(middle, preset=preset), images)
             low, high = (middle, high) if reached < rate else (low, middle)
     return HEIFFileCodec(high, preset=preset)
 
 
-def num_bits(pool: CodecPool, codec: Codec, pictures: list[Tensor]) -> int:
-    """Bits of all pictures' streams."""
-    return sum(8 * len(encoded.data) for encoded in raise_failures(pool.encode(codec, pictures)))
+def num_bits(pool: CodecPool, codec: Codec, images: list[Tensor]) -> int:
+    """Bits of all images' streams."""
+    return sum(8 * len(encoded.data) for encoded in raise_failures(pool.encode(codec, images)))
 
 
 def machine_facts(quality: int) -> dict[str, Any]:

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from vcm.codecs import BPGCodec, qp_offsets
-from vcm.data import PictureFolderDataset
+from vcm.data import ImageFolderDataset
 from vcm.data.assets import asset_file
 from vcm.evaluation.reader import scale_prediction, scale_to_reader
 from vcm.metrics.bd import bd_rate
@@ -92,7 +92,7 @@ def heads(task: YOLOTask, image: Tensor) -> dict[str, Tensor]:
 
 
 def load_examples(tasks: dict[str, YOLOTask], count: int) -> list[Example]:
-    dataset = PictureFolderDataset(asset_file("photo-corpus", "."), part="val")
+    dataset = ImageFolderDataset(asset_file("photo-corpus", "."), part="val")
     examples: list[Example] = []
     for index in range(len(dataset)):
         image = dataset.image(index)

@@ -1,4 +1,4 @@
-"""Fit the rate of the differentiable JPEG to Pillow's bytes, and print how well it does on other pictures.
+"""Fit the rate of the differentiable JPEG to Pillow's bytes, and print how well it does on other images.
 
 Least squares of the relative error over crops of the photo corpus' training part, at nine qualities, 4:2:0
 and 4:4:4 together; judged on crops of its validation part. The numbers that it prints first are `_BITS` of
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vcm.codecs import JPEGCodec
-from vcm.data import PictureFolderDataset
+from vcm.data import ImageFolderDataset
 from vcm.data.assets import asset_file, fetch
 from vcm.data.datasets import Part
 from vcm.nn.proxy import JPEGProxy
@@ -22,28 +22,28 @@ from vcm.nn.proxy.jpeg import CHROMA, HEADER_BITS
 
 QUALITIES = (5, 10, 20, 30, 45, 60, 75, 85, 95)
 SIDES = (64, 128, 256, 384)
-NUM_PICTURES: dict[Part, int] = {"train": 200, "val": 60}
+NUM_IMAGES: dict[Part, int] = {"train": 200, "val": 60}
 
 
 def crops(part: Part) -> list[Tensor]:
-    """Random crops of one part's first pictures, of several sizes."""
+    """Random crops of one part's first images, of several sizes."""
     root = asset_file("photo-corpus", ".")
-    dataset = PictureFolderDataset(root, part=part)
+    dataset = ImageFolderDataset(root, part=part)
     random = np.random.default_rng(0)
-    pictures = []
-    for number, index in enumerate(random.permutation(len(dataset))[: NUM_PICTURES[part]]):
+    images = []
+    for number, index in enumerate(random.permutation(len(dataset))[: NUM_IMAGES[part]]):
         image = dataset.image(int(index))
         height, width = (min(side, SIDES[number % len(SIDES)]) for side in image.shape[1:])
         top, left = (
             int(random.integers(side - kept + 1))
             for side, kept in zip(image.shape[1:], (height, width), strict=True)
         )
-        pictures.append(image[:, top : top + height, left : left + width])
-    return pictures
+        images.append(image[:, top : top + height, left : left + width])
+    return images
 
 
 def measure(images: list[Tensor], chroma: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(picture, quality, 8) counts; (picture, quality) bits of real streams and MSE of the proxy."""
+    """(image, quality, 8) counts; (image, quality) bits of real streams and MSE of the proxy."""
     proxy = JPEGProxy(chroma=chroma).eval()
     counts, bits, errors = [], [], []
     for image in images:
@@ -66,9 +66,9 @@ def ranks(values: np.ndarray) -> np.ndarray:
 def main() -> None:
     fetch("photo-corpus")
     with torch.no_grad():
-        pictures = {part: crops(part) for part in NUM_PICTURES}
+        samples = {part: crops(part) for part in NUM_IMAGES}
         parts = {
-            part: {chroma: measure(images, chroma) for chroma in CHROMA} for part, images in pictures.items()
+            part: {chroma: measure(images, chroma) for chroma in CHROMA} for part, images in samples.items()
         }
     counts = np.concatenate(
         [counts.reshape(-1, counts.shape[-1]) for counts, _, _ in parts["train"].values()]
@@ -76,7 +76,7 @@ def main() -> None:
     bits = np.concatenate([bits.ravel() for _, bits, _ in parts["train"].values()])
     fitted, *_ = np.linalg.lstsq(counts / bits[:, None], 1 - HEADER_BITS / bits, rcond=None)
     print("bits:", ", ".join(f"{value:.2f}" for value in fitted))
-    pixels = np.array([image.shape[1] * image.shape[2] for image in pictures["val"]])[:, None]
+    pixels = np.array([image.shape[1] * image.shape[2] for image in samples["val"]])[:, None]
     print(
         "\n4:x:x  quality  |relative error of bpp|, mean  worst  rank correlation  PSNR dB, mean MSE  worst"
     )

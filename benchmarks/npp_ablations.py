@@ -1,6 +1,6 @@
 """What each part of the preprocessor's training is good for: the same training without it.
 
-Trains `experiment=npp/small` whole, without a proxy (its picture is the identity's, its rate a constant), and
+Trains `experiment=npp/small` whole, without a proxy (its image is the identity's, its rate a constant), and
 without the rate term; and `experiment=npp/small_jpeg`, whose model then stands before BPG. Each for as many
 epochs, from the same seed. Then measures BPG alone and after each of them, from real bytes, and prints
 BD-rates. A training that was stopped goes on when the same command is given again.
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20, help="of each training (default: %(default)s)")
     parser.add_argument("--task", default="yolov3_tiny", help="what judges")
     parser.add_argument("--preset", default="veryslow", help="x265's, of the codec that is judged")
-    parser.add_argument("--limit", type=int, help="pictures to judge on; all of the COCO sample by default")
+    parser.add_argument("--limit", type=int, help="images to judge on; all of the COCO sample by default")
     known = parser.parse_args()
     if not Path(PROXY).exists():
         sys.exit(f"{PROXY} is missing: train it as this file's first lines say.")

@@ -3,7 +3,7 @@
 72 random crops of the photo corpus' validation part, 192 × 192 pixels, seen by yolov3-tiny at 128 × 128, as
 in the preprocessors' training: BPG (preset medium) alone and after each model, real bytes, at pairs of λ and
 QP that they were trained with. Errors are relative, at layers 13 and 8, all that the detector's heads need.
-That is steadier than the mAP of few pictures: trainings are compared by it.
+That is steadier than the mAP of few images: trainings are compared by it.
 
     vcm fetch photo-corpus yolov3-tiny
     python benchmarks/npp_features.py MODEL [MODEL …]
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from vcm.codecs import BPGCodec
-from vcm.data import PictureFolderDataset
+from vcm.data import ImageFolderDataset
 from vcm.data.assets import asset_file
 from vcm.data.transforms import RandomCrop
 from vcm.evaluation.preprocessing import NPPPreprocessor
@@ -58,9 +58,9 @@ def main() -> None:
 def validation_crops() -> list[Tensor]:
     """(3, 192, 192) uint8 each; the same at every call."""
     torch.manual_seed(5)
-    pictures = PictureFolderDataset(asset_file("photo-corpus", "."), part="val")
+    images = ImageFolderDataset(asset_file("photo-corpus", "."), part="val")
     crop = RandomCrop(CROP, smallest_scale=0.25)
-    return [crop(pictures[number % len(pictures)]).image for number in range(NUM_CROPS)]
+    return [crop(images[number % len(images)]).image for number in range(NUM_CROPS)]
 
 
 @torch.no_grad()

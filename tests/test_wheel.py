@@ -79,7 +79,7 @@ def test_installed_wheel_evaluates_from_an_empty_folder(vcm, asset_path, tmp_pat
     assert Path(where.strip()).is_relative_to(vcm.parent.parent)
     arguments = ("codec=[jpeg]", "codecs.jpeg.qualities=[10,60]", "data.test.limit=2", "name=wheel")
     printed = run(vcm, "evaluate", *arguments, cwd=tmp_path, env=environment)
-    assert "yolov3-tiny, 2 pictures" in printed
+    assert "yolov3-tiny, 2 images" in printed
     report = Path(run(vcm, "report", "runs/wheel", cwd=tmp_path, env=environment).strip())
     assert report == tmp_path / "runs/wheel/report.html"
     assert report.stat().st_size > 50_000

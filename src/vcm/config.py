@@ -13,7 +13,7 @@ class CodecPlan:
     Attributes:
         codec: How to build the codec (`_target_` and its options, without the quality).
         qualities: Operating points, in the codec's own scale.
-        preprocessor: How to build what changes pictures before this codec; None for the evaluation's.
+        preprocessor: How to build what changes images before this codec; None for the evaluation's.
         rates: λ of an NPPPreprocessor for each of the qualities; None takes what it was trained with there.
         at_reader: Whether images are scaled to the size at which the task reads them, before all else.
         importance: Options of `vcm.evaluation.reader.Importance` (alpha, block, clip, task); None for
@@ -74,16 +74,16 @@ class EvaluateConfig:
         codecs: Curves, by name.
         task: How to build the task.
         data: How to build the datamodule; its test data set is evaluated on.
-        preprocessor: How to build what changes pictures before every codec without one of its own; None for
+        preprocessor: How to build what changes images before every codec without one of its own; None for
             nothing.
         npp_model: Model file of the preprocessors in codec=npp_….
         labels: What predictions are held against; None for all that the data set allows.
         pseudo_score: Boxes on the originals at or above this score are pseudo-labels, in [0, 1].
-        examples: Number of pictures whose decoded versions are kept.
-        bootstrap: Resamples of the pictures that confidence intervals are from; 0 for none.
+        examples: Number of images whose decoded versions are kept.
+        bootstrap: Resamples of the images that confidence intervals are from; 0 for none.
         workers: Threads of the codecs; None for one a core.
         device: Of the task; "auto" takes CUDA where there is any.
-        devices: Processes that share the pictures, with CUDA a GPU each; results are the same.
+        devices: Processes that share the images, with CUDA a GPU each; results are the same.
         objective: What a job of a sweep returns.
     """
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from vcm.deprecation import former_names
+
 
 class VCMError(Exception):
     """Base of all errors that vcm raises on purpose."""
@@ -42,8 +44,8 @@ def _rebuilt(argument: str, expected: str, got: str, remedy: str) -> ArgumentErr
     return ArgumentError(argument, expected=expected, got=_Shown(got), remedy=remedy)
 
 
-class PictureError(VCMError):
-    """A picture cannot be read: missing, truncated, not an image, or of a kind that is not supported."""
+class ImageError(VCMError):
+    """A image cannot be read: missing, truncated, not an image, or of a kind that is not supported."""
 
 
 class DatasetError(VCMError):
@@ -80,3 +82,6 @@ class ResumeError(VCMError):
 
 class EvaluationError(VCMError):
     """An evaluation cannot go on, or cannot be picked up where it stopped."""
+
+
+__getattr__ = former_names(__name__, {"PictureError": "ImageError"})

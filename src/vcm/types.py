@@ -36,7 +36,7 @@ class QualityScale:
         name: The codec's own word for it, such as "QP" or "quality".
         low: Smallest value allowed.
         high: Largest value allowed.
-        higher_is_better: Whether a larger value gives a better picture (and more bytes).
+        higher_is_better: Whether a larger value gives a better image (and more bytes).
         default: What the codec takes when nothing is said.
         integer: Whether only whole numbers are allowed.
     """
@@ -69,10 +69,10 @@ class QualityScale:
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """Boxes that a detector predicts in one picture, best first.
+    """Boxes that a detector predicts in one image, best first.
 
     Attributes:
-        boxes: (N, 4) float32, x1 y1 x2 y2 in pixels of the original picture.
+        boxes: (N, 4) float32, x1 y1 x2 y2 in pixels of the original image.
         scores: (N,) float32 in [0, 1].
         labels: (N,) int64, 0-based index into the task's `categories`.
     """
@@ -84,7 +84,7 @@ class Detections:
 
 @dataclass(frozen=True, eq=False)
 class BoxTarget:
-    """True boxes of one picture.
+    """True boxes of one image.
 
     Attributes:
         boxes: (N, 4) float32, x1 y1 x2 y2 in pixels.
@@ -101,7 +101,7 @@ class BoxTarget:
 
 @dataclass(frozen=True, eq=False)
 class ClassScores:
-    """What a classifier says of one picture.
+    """What a classifier says of one image.
 
     Attributes:
         logits: (C,) float32, over the task's `categories`.
@@ -112,7 +112,7 @@ class ClassScores:
 
 @dataclass(frozen=True)
 class ClassTarget:
-    """True class of one picture: 0-based index into the data set's `categories`."""
+    """True class of one image: 0-based index into the data set's `categories`."""
 
     label: int
 
@@ -123,11 +123,11 @@ Target: TypeAlias = BoxTarget | ClassTarget
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """Pictures as a task's network takes them: resized, letterboxed or cropped, not yet normalized.
+    """Images as a task's network takes them: resized, letterboxed or cropped, not yet normalized.
 
     Attributes:
         inputs: (N, 3, H', W') float, RGB in [0, 1].
-        image_sizes: (height, width) of each original picture in pixels.
+        image_sizes: (height, width) of each original image in pixels.
     """
 
     inputs: Tensor
@@ -142,7 +142,7 @@ class Features:
         tensors: Every tensor that is still needed after the cut, by the name of the layer that made it. The
             first is the cut layer's own output, (N, C, H', W'); others are there only where later layers
             reach back past the cut.
-        image_sizes: (height, width) of each original picture, to put boxes back where they belong.
+        image_sizes: (height, width) of each original image, to put boxes back where they belong.
     """
 
     tensors: dict[str, Tensor]
@@ -151,7 +151,7 @@ class Features:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One picture of a data set.
+    """One image of a data set.
 
     Attributes:
         image_id: Unique within the data set, stable between runs (a relative path or COCO's own id).

@@ -1,4 +1,4 @@
-"""Tiny models with random weights, small pictures, and a way to run commands on them."""
+"""Tiny models with random weights, small images, and a way to run commands on them."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def model(tmp_path_factory):
     return _write_model(tmp_path_factory.mktemp("model"))
 
 
-def _write_picture(path, height=48, width=60, seed=0):
+def _write_image(path, height=48, width=60, seed=0):
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
@@ -83,9 +83,9 @@ def _write_picture(path, height=48, width=60, seed=0):
 
 @pytest.fixture
 def photos(tmp_path):
-    """Three pictures in two folders."""
+    """Three images in two folders."""
     for number, name in enumerate(("000000000139.jpg", "sub/7.png", "sub/photo.webp")):
-        _write_picture(tmp_path / "photos" / name, 40 + 7 * number, 64 - 5 * number, seed=number)
+        _write_image(tmp_path / "photos" / name, 40 + 7 * number, 64 - 5 * number, seed=number)
     return tmp_path / "photos"
 
 
@@ -114,9 +114,9 @@ def write_model():
 
 
 @pytest.fixture
-def write_picture():
-    """`write_picture(path, height, width, seed)`: a picture of noise."""
-    return _write_picture
+def write_image():
+    """`write_image(path, height, width, seed)`: a image of noise."""
+    return _write_image
 
 
 @pytest.fixture

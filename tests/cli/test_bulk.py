@@ -39,11 +39,11 @@ def model(tmp_path, write_model):
 
 
 @pytest.fixture
-def many(tmp_path, write_picture):
+def many(tmp_path, write_image):
     """A folder of images, one of which is damaged."""
     folder = tmp_path / "many"
     for number in range(COUNT):
-        write_picture(folder / f"{number:02d}.png", 40, 48, seed=number)
+        write_image(folder / f"{number:02d}.png", 40, 48, seed=number)
     (folder / "07.png").write_bytes(b"no image")
     return folder
 
@@ -258,9 +258,9 @@ def test_slow_files_are_spread_and_an_interrupt_keeps_what_was_started(tmp_path)
     assert all(not outcome.error for outcome in rest)
 
 
-def test_workers_end_with_their_parent(model, tmp_path, write_picture):
+def test_workers_end_with_their_parent(model, tmp_path, write_image):
     for number in range(16):
-        write_picture(tmp_path / "large" / f"{number}.png", 1200, 1600, seed=number)
+        write_image(tmp_path / "large" / f"{number}.png", 1200, 1600, seed=number)
     arguments = ["compress", str(tmp_path / "large"), "--for", "viewing", "--model", str(model)]
     process = subprocess.Popen(
         [sys.executable, "-m", "vcm", *arguments, "--workers", "2"], start_new_session=True

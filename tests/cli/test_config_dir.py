@@ -16,7 +16,7 @@ EXPERIMENT = """# @package _global_
 defaults:
   - override /codec: [jpeg, mine]
   - override /task: mobilenet_v2
-  - override /data: pictures
+  - override /data: images
 
 name: mine
 task: {weights: null, categories: [a, b]}
@@ -36,7 +36,7 @@ class Mine(JPEGCodec):
 
 
 @pytest.fixture
-def configs(tmp_path, monkeypatch, write_picture):
+def configs(tmp_path, monkeypatch, write_image):
     for name, text in (("codec/mine", CODEC), ("experiment/evaluate/mine", EXPERIMENT)):
         path = tmp_path / "configs" / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,7 +44,7 @@ def configs(tmp_path, monkeypatch, write_picture):
     (tmp_path / "mine_package.py").write_text(PACKAGE)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
-    write_picture(tmp_path / "photos/a.png", 64, 80)
+    write_image(tmp_path / "photos/a.png", 64, 80)
     return ["--config-dir", "configs"]
 
 

@@ -9,7 +9,7 @@ from vcm.cli.main import main
 from vcm.cli.preprocess import scale_to_side
 from vcm.cli.tasks import configured_task
 from vcm.codecs import BPGCodec, JPEGCodec, qp_offsets
-from vcm.data import read_picture
+from vcm.data import read_image
 from vcm.errors import ArgumentError
 from vcm.evaluation.preprocessing import NPPPreprocessor
 from vcm.evaluation.reader import scale_to_reader
@@ -35,19 +35,19 @@ def detector(asset_path):
 
 
 @pytest.fixture
-def image(coco_pictures, tmp_path):
+def image(coco_images, tmp_path):
     path = tmp_path / "photo.jpg"
-    path.write_bytes(coco_pictures[0].read_bytes())
+    path.write_bytes(coco_images[0].read_bytes())
     return path
 
 
 FAST = ("--quality", 40, "--preset", "ultrafast")
 
 
-def test_a_folder_on_two_processes_with_a_manifest(encode, coco_pictures, tmp_path):
+def test_a_folder_on_two_processes_with_a_manifest(encode, coco_images, tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
-    for path in coco_pictures[:4]:
+    for path in coco_images[:4]:
         (folder / path.name).write_bytes(path.read_bytes())
     options = (*FAST, "--for", "detection", "--at-reader")
     assert encode(folder, *options, "-o", tmp_path / "one")[0] == 0
@@ -68,7 +68,7 @@ def test_a_folder_on_two_processes_with_a_manifest(encode, coco_pictures, tmp_pa
 def test_plain_files_are_the_codecs_own(encode, image, tmp_path):
     status, out, err = encode(image, *FAST)
     assert (status, err) == (0, "")
-    pixels = read_picture(image)
+    pixels = read_image(image)
     stream = BPGCodec(40, preset="ultrafast").encode(pixels)
     assert (tmp_path / "photo.bpg").read_bytes() == stream
     assert f"{len(stream):,} bytes, {8 * len(stream) / pixels[0].numel():.4f} bpp" in out
@@ -80,7 +80,7 @@ def test_plain_files_are_the_codecs_own(encode, image, tmp_path):
 
 
 def test_for_a_detector(encode, image, detector, tmp_path):
-    pixels = read_picture(image)
+    pixels = read_image(image)
     scaled = scale_to_reader(pixels, detector)
     assert max(scaled.shape) == 416
     codec = BPGCodec(40, preset="ultrafast")
@@ -104,7 +104,7 @@ def test_for_a_detector(encode, image, detector, tmp_path):
     assert len(set(cases.values())) == 4
     target = tmp_path / "at.webp"
     status = encode(image, "--codec", "webp", "--for", "yolov3_tiny", "--at-reader", "-o", target)[0]
-    assert (status, read_picture(target).shape) == (0, scaled.shape)
+    assert (status, read_image(target).shape) == (0, scaled.shape)
 
 
 @pytest.mark.parametrize(
@@ -170,13 +170,13 @@ def test_preprocess_scales_then_filters(encode, image, detector, tmp_path):
     torch.nn.init.normal_(network.head[-1].weight, std=0.3)
     model = tmp_path / "npp.safetensors"
     save_preprocessor(network, model, pairs=json.dumps({}))
-    pixels = read_picture(image)
+    pixels = read_image(image)
 
     def preprocess(*options):
         target = tmp_path / "out.png"
         status, _, err = encode(image, *options, "-o", target, "--overwrite", command="preprocess")
         assert (status, err) == (0, "")
-        return read_picture(target)
+        return read_image(target)
 
     at_reader = scale_to_reader(pixels, detector)
     assert torch.equal(preprocess("--model", "none", "--size", 416), at_reader)
@@ -206,7 +206,7 @@ def test_bad_sizes(arguments, message, encode, image, tmp_path):
 
 
 def test_effort_writes_what_the_search_finds(encode, image, detector, tmp_path):
-    pixels = scale_to_reader(read_picture(image), detector)
+    pixels = scale_to_reader(read_image(image), detector)
     codec = BPGCodec(40, preset="ultrafast")
     offsets = qp_offsets(detector.importance(pixels.float() / 255))
     filtered = NPPPreprocessor(shipped(QA_NPP_BPG), codec="bpg", quality=40)(pixels)
@@ -225,7 +225,7 @@ def test_effort_writes_what_the_search_finds(encode, image, detector, tmp_path):
 
 
 def test_npp_takes_its_rate_from_the_quality_or_as_given(encode, image, tmp_path):
-    pixels = read_picture(image)
+    pixels = read_image(image)
     codec = BPGCodec(40, preset="ultrafast")
     for number, (options, rate) in enumerate({(): None, ("--rate", 4): 4.0}.items()):
         target = tmp_path / f"{number}.bpg"
@@ -260,7 +260,7 @@ def test_an_effort_that_cannot_be_made(encode, image, options, message):
 
 
 def test_preprocess_effort(encode, image, detector, tmp_path):
-    pixels = scale_to_reader(read_picture(image), detector)
+    pixels = scale_to_reader(read_image(image), detector)
     codec = BPGCodec(40)
     filtered = NPPPreprocessor(shipped(QA_NPP_BPG), codec="bpg", quality=40)(pixels)
     options = ("--for", "detection", "--quality", 40, "--effort", 2)
@@ -269,7 +269,7 @@ def test_preprocess_effort(encode, image, detector, tmp_path):
         status, _, err = encode(image, *options, *model, "-o", target, command="preprocess")
         assert (status, err) == (0, "")
         expected = ImageSearch(2).run(pixels, start, codec, detector).image
-        assert torch.equal(read_picture(target), expected)
+        assert torch.equal(read_image(target), expected)
         assert not torch.equal(expected, start)
     status, out, _ = encode(image, *options, "-o", tmp_path / "0.png", command="preprocess")
     assert status == 0

@@ -72,9 +72,9 @@ MISTAKES = [
     ([*TWO, "codecs.jpeg.qualities=[]"], "at least one quality"),
     (["codec=[bpgenc]"], "BPGCodec"),
     ([*TWO, "task.weights=nowhere.weights"], "nowhere.weights"),
-    ([*TWO, "data=pictures", "data.test.root=nowhere"], "no such folder"),
-    ([*TWO, "data=pictures", "data.test.root=."], "holds no picture"),
-    ([*TWO, "data=pictures"], "data.test.root"),
+    ([*TWO, "data=images", "data.test.root=nowhere"], "no such folder"),
+    ([*TWO, "data=images", "data.test.root=."], "holds no image"),
+    ([*TWO, "data=images"], "data.test.root"),
     ([*TWO, "device=cuda:7"], "device must be"),
     ([*TWO, "labels=[gold]"], "labels must be"),
     ([*TWO, "task=yolov3"], "task.weights"),
@@ -96,8 +96,8 @@ def test_asset_that_is_not_fetched(vcm, tmp_path):
     assert "vcm fetch yolov3-tiny" in done.stderr
 
 
-def test_bad_pictures_among_good_ones(vcm, tmp_path):
-    folder = tmp_path / "pictures"
+def test_bad_images_among_good_ones(vcm, tmp_path):
+    folder = tmp_path / "images"
     folder.mkdir()
     rng = np.random.default_rng(0)
     colour = Image.fromarray(rng.integers(0, 256, (48, 64, 3), dtype=np.uint8))
@@ -114,11 +114,11 @@ def test_bad_pictures_among_good_ones(vcm, tmp_path):
     Image.new("RGB", (1, 5000)).save(folder / "long.png")
     colour.save(folder / "truncated.jpg")
     (folder / "truncated.jpg").write_bytes((folder / "truncated.jpg").read_bytes()[:900])
-    (folder / "text.jpg").write_text("not a picture")
-    done = vcm("codec=[jpeg,bpg]", "codecs.jpeg.qualities=[50]", "codecs.bpg.qualities=[37]", "data=pictures",
+    (folder / "text.jpg").write_text("not a image")
+    done = vcm("codec=[jpeg,bpg]", "codecs.jpeg.qualities=[50]", "codecs.bpg.qualities=[37]", "data=images",
                f"data.test.root={folder}")  # fmt: skip
     assert done.returncode == 1, done.stderr
-    assert "2 pictures left out" in done.stderr
+    assert "2 images left out" in done.stderr
     assert "truncated.jpg" in done.stderr
     assert "text.jpg" in done.stderr
     results = json.loads((tmp_path / "runs/evaluate/results.json").read_text())
@@ -135,12 +135,12 @@ def test_sweep_has_a_folder_a_job_and_the_worst_status(vcm, tmp_path):
     assert len(list(tmp_path.glob("runs/sweep/*/results.json"))) == 1
 
 
-def test_classifier_on_pictures(vcm, asset_path, coco_pictures, tmp_path):
+def test_classifier_on_images(vcm, asset_path, coco_images, tmp_path):
     asset_path("mobilenet-v2", "mobilenet_v2-b0353104.pth")
-    (tmp_path / "pictures").mkdir()
-    for path in coco_pictures[:3]:
-        (tmp_path / "pictures" / path.name).symlink_to(path)
-    done = vcm(*TWO, "task=mobilenet_v2", "data=pictures", "data.test.root=pictures")
+    (tmp_path / "images").mkdir()
+    for path in coco_images[:3]:
+        (tmp_path / "images" / path.name).symlink_to(path)
+    done = vcm(*TWO, "task=mobilenet_v2", "data=images", "data.test.root=images")
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "runs/evaluate/results.json").read_text())
     assert results["originals"] == {"pseudo": {"top_1": 1.0, "top_5": 1.0}}

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-import vcm.conf
 import yaml
 from omegaconf import OmegaConf
 
+import vcm.conf
 from vcm.cli.systems import NPP_TARGET, build_codecs, build_preprocessors
 from vcm.codecs import SlimmableFeatureCodec
 from vcm.config import CodecPlan
@@ -119,7 +119,7 @@ def test_a_codec_of_features_takes_none(curve):
     plan = OmegaConf.structured(CodecPlan(codec={}, qualities=[1]))
     assert build_preprocessors("features", plan, {"_target_": "no.where"}, codecs) == [None]
     plan.preprocessor = {"_target_": NPP_TARGET}
-    with pytest.raises(ArgumentError, match="this codec takes no pictures"):
+    with pytest.raises(ArgumentError, match="this codec takes no images"):
         build_preprocessors("features", plan, None, codecs)
 
 

@@ -75,12 +75,12 @@ def test_without_a_kill_every_byte_is_the_same(folder):
     assert content(folder / "1") == content(folder / "2")
 
 
-def test_an_image_that_fails_in_a_process_is_recorded_once(folder, write_picture, capsys):
+def test_an_image_that_fails_in_a_process_is_recorded_once(folder, write_image, capsys):
     for number in range(4):
-        write_picture(folder / "photos" / f"{number}.png", 40, 48, seed=number)
+        write_image(folder / "photos" / f"{number}.png", 40, 48, seed=number)
     (folder / "photos/2.png").write_bytes(b"no image")
     for devices in ("1", "2"):
-        arguments = ("data=pictures", "data.test.root=photos", f"run_dir={devices}", f"devices={devices}")
+        arguments = ("data=images", "data.test.root=photos", f"run_dir={devices}", f"devices={devices}")
         assert main(command(*arguments)[3:]) == 1
         assert "2.png" in capsys.readouterr().err
     assert content(folder / "1") == content(folder / "2")

@@ -5,17 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import vcm.conf
 from hydra import compose, initialize_config_module
 from hydra.utils import get_object, instantiate
 from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
+import vcm.conf
 from vcm.cli.job import register_resolvers
 from vcm.cli.main import main
 from vcm.config import EvaluateConfig, TrainConfig
-from vcm.data import PictureDataModule
+from vcm.data import ImageDataModule
 from vcm.modules.base import NetworkModule
 from vcm.nn.files import read_notes
 from vcm.nn.preprocessor import QuantizationAdaptiveNPP, load_preprocessor, save_preprocessor
@@ -34,7 +34,7 @@ NEEDS_WEIGHTS = ("yolov3", "fcos", "resnet50")  # what no package has, or only t
 
 @pytest.fixture
 def settings(tmp_path, monkeypatch, asset_path):
-    """`settings(name)`: pictures, weights and models in the places of those that an experiment wants."""
+    """`settings(name)`: images, weights and models in the places of those that an experiment wants."""
     rng = np.random.default_rng(0)
     for part, count in (("train", 2), ("val", 1)):
         (tmp_path / part).mkdir()
@@ -109,7 +109,7 @@ def test_builds_what_is_trained(name, settings):
     assert isinstance(module, NetworkModule)
     assert any(p.requires_grad for p in module.network.parameters())
     data = instantiate(config.data)
-    assert isinstance(data, PictureDataModule)
+    assert isinstance(data, ImageDataModule)
     assert len(data.train_dataset) == 2
     if config.trainer.accelerator != "gpu":
         assert isinstance(instantiate(config.trainer), Trainer)
@@ -168,7 +168,7 @@ def test_a_fine_tuned_task_is_what_the_files_say_of_it(settings, tmp_path):
     assert config.task.task.architecture == "fcos"
 
 
-def test_labelled_pictures_to_train_on(asset_path):
+def test_labelled_images_to_train_on(asset_path):
     images, annotations = (asset_path("coco-sample", name) for name in ("images", "instances.json"))
     given = [
         f"data.{part}.{key}={path}"

@@ -15,7 +15,7 @@ EXPERIMENT = """# @package _global_
 defaults:
   - override /codec: jpeg
   - override /task: mobilenet_v2
-  - override /data: pictures
+  - override /data: images
 
 name: mine
 task: {weights: null, categories: [a, b]}
@@ -36,6 +36,8 @@ codecs: {jpeg: {qualities: [20]}}
         ("name=experiment=a", "name=experiment=a"),
         ("loop=jpeg", "codec_loop=jpeg"),
         ("~loop", "~codec_loop"),
+        ("data=pictures", "data=images"),
+        ("module.drawing=per_picture", "module.drawing=per_image"),
         ("++loop.workers=2", "++codec_loop.workers=2"),
         ("looping=1", "looping=1"),
         ("--multirun", "--multirun"),
@@ -44,10 +46,13 @@ codecs: {jpeg: {qualities: [20]}}
 )
 def test_each_argument_becomes_what_hydra_knows(given, expected, capsys):
     assert current_overrides("train", [given]) == [expected]
-    note = (
-        "vcm train: note: loop is called codec_loop now.\n" if given != expected and "loop" in given else ""
-    )
-    assert capsys.readouterr().err == note
+    note = capsys.readouterr().err
+    if expected in ("data=images", "module.drawing=per_image"):
+        assert note == f"vcm train: note: {given} is called {expected} now.\n"
+    else:
+        assert note == (
+            "vcm train: note: loop is called codec_loop now.\n" if "codec_loop" in expected else ""
+        )
 
 
 @pytest.mark.parametrize(
@@ -69,10 +74,10 @@ def test_saved_keys(key, expected):
     "option", [["--config-dir", "configs"], ["--config-dir=configs"], ["-cd", "configs"]]
 )
 def test_an_experiment_of_a_users_own_is_found_in_either_place(
-    place, option, tmp_path, monkeypatch, write_picture, capsys
+    place, option, tmp_path, monkeypatch, write_image, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    write_picture(tmp_path / "photos/a.png", 64, 80)
+    write_image(tmp_path / "photos/a.png", 64, 80)
     path = tmp_path / "configs" / place / "mine.yaml"
     path.parent.mkdir(parents=True)
     path.write_text(EXPERIMENT)
@@ -101,9 +106,9 @@ def test_an_experiment_of_the_other_command_is_named(command, name, said, capsys
     assert end in error
 
 
-def test_a_run_of_vcm_0_1_resumes(tmp_path, monkeypatch, write_picture, capsys):
+def test_a_run_of_vcm_0_1_resumes(tmp_path, monkeypatch, write_image, capsys):
     monkeypatch.chdir(tmp_path)
-    write_picture(tmp_path / "photos/a.png", 64, 64)
+    write_image(tmp_path / "photos/a.png", 64, 64)
     data = [f"data.{part}.{key}" for part in ("train", "val") for key in ("root=photos", "part=all")]
     network = ["network=qa_npp", "network.channels=[2,2,2,2]", "module=npp", "proxy=jpeg", "codec_loop=jpeg"]
     task = ["+task@tasks.task=mobilenet_v2", "tasks.task.weights=null", "+tasks.task.categories=[a,b]"]
@@ -115,6 +120,9 @@ def test_a_run_of_vcm_0_1_resumes(tmp_path, monkeypatch, write_picture, capsys):
     content["loop"] = content.pop("codec_loop")
     assert content["module"].pop("codec_loop") == "${codec_loop}"
     content["module"]["loop"] = "${loop}"
+    content["data"]["_target_"] = content["data"]["_target_"].replace("Image", "Picture")
+    for part in ("train", "val"):
+        content["data"][part]["_target_"] = content["data"][part]["_target_"].replace("Image", "Picture")
     saved.write_text(yaml.safe_dump(content, sort_keys=False))
     assert main([*command, "trainer.max_epochs=2"]) == 0, capsys.readouterr().err
     assert json.loads(Path("runs/old/metrics.jsonl").read_text().splitlines()[-1])["epoch"] == 1

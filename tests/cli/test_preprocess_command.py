@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageCms
 
 from vcm.cli.main import main
-from vcm.data import read_picture
+from vcm.data import read_image
 from vcm.nn.preprocessor import NPP, QuantizationAdaptiveNPP, load_preprocessor, save_preprocessor
 
 CHANNELS = (3, 4, 4, 5)
@@ -47,9 +47,9 @@ def preprocess(vcm, npp):
 
 
 def filtered(path, model, rate=None):
-    """What the network itself makes of a picture."""
+    """What the network itself makes of a image."""
     with torch.no_grad():
-        x = load_preprocessor(model)(read_picture(path)[None].float() / 255, rate)
+        x = load_preprocessor(model)(read_image(path)[None].float() / 255, rate)
     return (x[0] * 255).round().to(torch.uint8)
 
 
@@ -67,15 +67,15 @@ def test_folders_in_folders_out(preprocess, npp, photos, tmp_path, files_below):
     num_bytes = sum((tmp_path / "out" / name).stat().st_size for name in names)
     assert out.startswith(f"3 files, {num_bytes:,} bytes, ")
     for source in ("000000000139.jpg", "sub/7.png", "sub/photo.webp"):
-        written = read_picture((tmp_path / "out" / source).with_suffix(".png"))
+        written = read_image((tmp_path / "out" / source).with_suffix(".png"))
         assert (written.int() - filtered(photos / source, npp).int()).abs().max() <= 1
-        assert not torch.equal(written, read_picture(photos / source))
+        assert not torch.equal(written, read_image(photos / source))
 
 
-def test_a_rate_for_a_model_of_many(preprocess, qa_npp, tmp_path, write_picture):
-    photo = write_picture(tmp_path / "photo.jpg")
+def test_a_rate_for_a_model_of_many(preprocess, qa_npp, tmp_path, write_image):
+    photo = write_image(tmp_path / "photo.jpg")
     assert preprocess(photo, "--rate", 2, use=qa_npp)[0] == 0
-    written = read_picture(tmp_path / "photo.png")
+    written = read_image(tmp_path / "photo.png")
     assert (written.int() - filtered(photo, qa_npp, 2).int()).abs().max() <= 1
     for arguments in ([], ["--rate", 17], ["--rate", 0.1], ["--rate", "nan"]):
         status, _, err = preprocess(photo, *arguments, "-o", tmp_path / "other.png", use=qa_npp)
@@ -84,23 +84,23 @@ def test_a_rate_for_a_model_of_many(preprocess, qa_npp, tmp_path, write_picture)
     assert "0.25 at 44" in preprocess(photo, use=qa_npp)[2]
 
 
-def test_a_rate_for_a_model_of_one(preprocess, tmp_path, write_picture):
-    status, _, err = preprocess(write_picture(tmp_path / "photo.jpg"), "--rate", 2)
+def test_a_rate_for_a_model_of_one(preprocess, tmp_path, write_image):
+    status, _, err = preprocess(write_image(tmp_path / "photo.jpg"), "--rate", 2)
     assert status == 2
     assert "rate must be left out" in err
 
 
 @pytest.mark.parametrize("suffix", [".png", ".TIF", ".tiff", ".webp", ".bmp", ".ppm"])
-def test_lossless_formats_by_name(preprocess, npp, tmp_path, write_picture, suffix):
-    photo = write_picture(tmp_path / "photo.jpg")
+def test_lossless_formats_by_name(preprocess, npp, tmp_path, write_image, suffix):
+    photo = write_image(tmp_path / "photo.jpg")
     assert preprocess(photo, "-o", tmp_path / f"mine{suffix}")[0] == 0
     assert preprocess(photo, "-o", tmp_path / "mine")[0] == 0
-    assert torch.equal(read_picture(tmp_path / f"mine{suffix}"), read_picture(tmp_path / "mine/photo.png"))
+    assert torch.equal(read_image(tmp_path / f"mine{suffix}"), read_image(tmp_path / "mine/photo.png"))
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".avif", ".jp2", ".gif", ".mine"])
-def test_lossy_formats_are_refused(preprocess, tmp_path, write_picture, files_below, suffix):
-    write_picture(tmp_path / "in/photo.png")
+def test_lossy_formats_are_refused(preprocess, tmp_path, write_image, files_below, suffix):
+    write_image(tmp_path / "in/photo.png")
     status, _, err = preprocess(tmp_path / "in/photo.png", "-o", tmp_path / f"mine{suffix}")
     assert status == 2
     assert "--output must be a folder, or a name that ends in .png" in err
@@ -108,15 +108,15 @@ def test_lossy_formats_are_refused(preprocess, tmp_path, write_picture, files_be
     assert files_below(tmp_path) == ["in/photo.png"]
 
 
-def test_inputs_and_files_that_are_there_stay(preprocess, tmp_path, write_picture):
-    photos = [write_picture(tmp_path / name, seed=n) for n, name in enumerate(("a.png", "b.jpg", "b.webp"))]
+def test_inputs_and_files_that_are_there_stay(preprocess, tmp_path, write_image):
+    photos = [write_image(tmp_path / name, seed=n) for n, name in enumerate(("a.png", "b.jpg", "b.webp"))]
     before = [photo.read_bytes() for photo in photos]
     status, out, err = preprocess(*photos, "--overwrite")
     assert status == 1
     assert "a.png is read by this command" in err
     assert out.startswith("2 files, ")  # b.jpg.png, and b.webp.png
     assert [photo.read_bytes() for photo in photos] == before
-    mine = write_picture(tmp_path / "b.png")
+    mine = write_image(tmp_path / "b.png")
     os.utime(mine, ns=(0, 0))  # older than the image
     status, _, err = preprocess(photos[1])
     assert status == 1
@@ -132,8 +132,8 @@ def test_preprocessing_again_goes_on_where_it_was_stopped(preprocess, photos, tm
     assert out.endswith("; 2 there already\n")
 
 
-def test_what_other_settings_or_nobody_made_is_no_success(preprocess, qa_npp, tmp_path, write_picture):
-    photo, out = write_picture(tmp_path / "a.jpg"), tmp_path / "out"
+def test_what_other_settings_or_nobody_made_is_no_success(preprocess, qa_npp, tmp_path, write_image):
+    photo, out = write_image(tmp_path / "a.jpg"), tmp_path / "out"
     assert preprocess(photo, "--rate", 1, "-o", out / "", use=qa_npp)[0] == 0
     for arguments in (["--rate", 8],):
         status, _, err = preprocess(photo, *arguments, "-o", out, use=qa_npp)
@@ -142,35 +142,35 @@ def test_what_other_settings_or_nobody_made_is_no_success(preprocess, qa_npp, tm
     for content in (b"", photo.read_bytes()):
         (out / "a.png").write_bytes(content)
         assert preprocess(photo, "--rate", 1, "-o", out, use=qa_npp)[0] == 1
-    write_picture(tmp_path / "a.jpg", seed=9)
+    write_image(tmp_path / "a.jpg", seed=9)
     assert preprocess(photo, "--rate", 1, "-o", out, "--overwrite", use=qa_npp)[0] == 0
 
 
 def test_images_that_differ_in_their_suffix_alone_all_have_an_output(
-    preprocess, npp, tmp_path, write_picture, files_below
+    preprocess, npp, tmp_path, write_image, files_below
 ):
     for number, name in enumerate(("a/IMG.png", "a/IMG.jpg", "a/IMG.webp", "a/other.jpg")):
-        write_picture(tmp_path / "in" / name, seed=number)
+        write_image(tmp_path / "in" / name, seed=number)
     status, out, _ = preprocess(tmp_path / "in", "-o", tmp_path / "out")
     assert (status, out.startswith("4 files, ")) == (0, True)
     assert files_below(tmp_path / "out") == ["a/IMG.jpg.png", "a/IMG.png", "a/IMG.webp.png", "a/other.png"]
-    written = read_picture(tmp_path / "out/a/IMG.jpg.png")
+    written = read_image(tmp_path / "out/a/IMG.jpg.png")
     assert (written.int() - filtered(tmp_path / "in/a/IMG.jpg", npp).int()).abs().max() <= 1
 
 
 def test_one_bad_file_does_not_stop_the_rest(preprocess, photos, tmp_path, files_below):
-    (photos / "bad.jpg").write_text("no picture")
+    (photos / "bad.jpg").write_text("no image")
     status, out, err = preprocess(photos, tmp_path / "missing.jpg", "-o", tmp_path / "out")
     assert status == 1
-    assert "bad.jpg: is not a picture" in err
+    assert "bad.jpg: is not a image" in err
     assert "missing.jpg: cannot be read" in err
     assert out.startswith("3 files, ")
     assert out.endswith("; 2 left out\n")
     assert len(files_below(tmp_path / "out")) == 3
 
 
-def test_other_models_are_told(preprocess, model, tmp_path, write_picture):
-    photo = write_picture(tmp_path / "photo.jpg")
+def test_other_models_are_told(preprocess, model, tmp_path, write_image):
+    photo = write_image(tmp_path / "photo.jpg")
     (tmp_path / "junk.safetensors").write_bytes(b"junk" * 99)
     for other, message in (
         (model, "does not hold a preprocessor"),
@@ -184,9 +184,9 @@ def test_other_models_are_told(preprocess, model, tmp_path, write_picture):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (17, 33)])
-def test_small_and_odd_sizes(preprocess, tmp_path, write_picture, size):
-    preprocess(write_picture(tmp_path / "photo.jpg", *size))
-    assert read_picture(tmp_path / "photo.png").shape == (3, *size)
+def test_small_and_odd_sizes(preprocess, tmp_path, write_image, size):
+    preprocess(write_image(tmp_path / "photo.jpg", *size))
+    assert read_image(tmp_path / "photo.png").shape == (3, *size)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".webp"])
@@ -210,7 +210,7 @@ def test_orientation_is_applied_and_the_rest_is_kept(preprocess, npp, tmp_path, 
             WIDTH: 20, HEIGHT: 50, EXPOSURE: 0.25,
         }  # fmt: skip
     assert profile == colour_profile()
-    assert (read_picture(target).int() - filtered(photo, npp).int()).abs().max() <= 1
+    assert (read_image(target).int() - filtered(photo, npp).int()).abs().max() <= 1
 
 
 def test_a_tiff_does_not_pass_on_its_layout(preprocess, tmp_path):
@@ -221,7 +221,7 @@ def test_a_tiff_does_not_pass_on_its_layout(preprocess, tmp_path):
         assert preprocess(tmp_path / "photo.tif", "-o", tmp_path / name)[0] == 0
     with Image.open(tmp_path / "a.png") as written:
         assert dict(written.getexif()) == {0x0132: "2020:01:01 00:00:00"}
-    assert read_picture(tmp_path / "a.tif").shape == (3, 9, 8)
+    assert read_image(tmp_path / "a.tif").shape == (3, 9, 8)
 
 
 def test_profiles_for_other_than_rgb_are_dropped(preprocess, tmp_path):
@@ -242,7 +242,7 @@ def test_damaged_exif_is_dropped(preprocess, tmp_path):
     assert preprocess(tmp_path / "photo.jpg")[:1] == (0,)
 
 
-def test_a_format_that_cannot_hold_the_picture_is_told(preprocess, tmp_path):
+def test_a_format_that_cannot_hold_the_image_is_told(preprocess, tmp_path):
     Image.new("RGB", (17000, 1)).save(tmp_path / "photo.jpg")
     status, _, err = preprocess(tmp_path / "photo.jpg", "-o", tmp_path / "a.webp")
     assert status == 1

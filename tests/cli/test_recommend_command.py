@@ -7,14 +7,14 @@ from PIL import Image
 
 from vcm.cli.main import main
 from vcm.cli.recommend import parse_size
-from vcm.errors import PictureError
+from vcm.errors import ImageError
 
 
 @pytest.fixture
-def recommend(capsys, asset_path, coco_pictures):
+def recommend(capsys, asset_path, coco_images):
     asset_path("yolov3-tiny", "yolov3-tiny.weights")
 
-    def run(*arguments, images=coco_pictures[:3]):
+    def run(*arguments, images=coco_images[:3]):
         status = main(["recommend", *map(str, images), *arguments])
         captured = capsys.readouterr()
         return status, captured.out, captured.err
@@ -67,16 +67,16 @@ def test_wrong_arguments_are_told(recommend, arguments, message):
     assert "Traceback" not in err
 
 
-def test_images_in_which_nothing_is_found_are_told(recommend, write_picture, tmp_path):
-    status, _, err = recommend(images=[write_picture(tmp_path / "noise.png", 64, 64)])
+def test_images_in_which_nothing_is_found_are_told(recommend, write_image, tmp_path):
+    status, _, err = recommend(images=[write_image(tmp_path / "noise.png", 64, 64)])
     assert status == 2
     assert "images must be some in which yolov3-tiny finds anything at score 0.3; got 'none'" in err
 
 
-def test_an_image_that_one_codec_cannot_take_leaves_the_others(recommend, coco_pictures, tmp_path):
+def test_an_image_that_one_codec_cannot_take_leaves_the_others(recommend, coco_images, tmp_path):
     wide = tmp_path / "wide.png"
     Image.new("RGB", (17_000, 4)).save(wide)
-    status, out, err = recommend("--codec", "webp", "--codec", "jpeg", images=[coco_pictures[0], wide])
+    status, out, err = recommend("--codec", "webp", "--codec", "jpeg", images=[coco_images[0], wide])
     assert status == 1
     assert "left out: webp" in err
     assert "wide.png" in err
@@ -88,14 +88,14 @@ def test_sizes():
     assert [parse_size(text) for text in ("40kB", "2000", "1.5 MiB", "3b")] == [40_000, 2000, 1.5 * 2**20, 3]
 
 
-def test_the_images_that_are_tried_are_spread_evenly(capsys, coco_pictures, tmp_path, monkeypatch):
+def test_the_images_that_are_tried_are_spread_evenly(capsys, coco_images, tmp_path, monkeypatch):
     tried = []
-    monkeypatch.setattr("vcm.data.reading.read_picture", lambda path: tried.append(path) or _stop())
-    for number, picture in enumerate(coco_pictures[:7]):
-        (tmp_path / f"{number}.jpg").write_bytes(picture.read_bytes())
+    monkeypatch.setattr("vcm.data.reading.read_image", lambda path: tried.append(path) or _stop())
+    for number, image in enumerate(coco_images[:7]):
+        (tmp_path / f"{number}.jpg").write_bytes(image.read_bytes())
     assert main(["recommend", str(tmp_path), "--limit", "4"]) == 2
     assert [path.name for path in tried] == ["0.jpg", "1.jpg", "3.jpg", "5.jpg"]
 
 
 def _stop():
-    raise PictureError("enough")
+    raise ImageError("enough")

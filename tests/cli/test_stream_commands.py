@@ -14,7 +14,7 @@ from vcm.codecs.learned.container import read_stream
 from vcm.nn.slimmable import FeatureMap, SlimmableFactorized, save_network
 
 
-def test_pictures_for_viewing_come_back_in_their_size(vcm, photos, tmp_path, files_below):
+def test_images_for_viewing_come_back_in_their_size(vcm, photos, tmp_path, files_below):
     status, out, err = vcm("compress", photos, "--for", "viewing", "-o", tmp_path / "s")
     assert (status, err) == (0, "")
     names = files_below(tmp_path / "s")
@@ -30,8 +30,8 @@ def test_pictures_for_viewing_come_back_in_their_size(vcm, photos, tmp_path, fil
         assert (image.format, image.size) == ("PNG", (59, 47))
 
 
-def test_one_picture_beside_itself_or_under_a_name(vcm, tmp_path, write_picture):
-    photo = write_picture(tmp_path / "photo.jpg")
+def test_one_image_beside_itself_or_under_a_name(vcm, tmp_path, write_image):
+    photo = write_image(tmp_path / "photo.jpg")
     assert vcm("compress", photo, "--for", "reconstruction")[1].startswith("1 file, ")
     assert vcm("compress", photo, "--for", "viewing", "-o", tmp_path / "new/mine.vcm")[0] == 0
     assert vcm("compress", photo, "--for", "viewing", "-o", tmp_path / "folder")[0] == 0
@@ -83,8 +83,8 @@ def test_coco_numbers_its_categories_with_gaps():
     assert category_ids(["person", "stop sign"]) == [1, 2]
 
 
-def test_boxes_are_drawn_from_a_score_on(vcm, tmp_path, write_picture):
-    photo = write_picture(tmp_path / "photo.png")
+def test_boxes_are_drawn_from_a_score_on(vcm, tmp_path, write_image):
+    photo = write_image(tmp_path / "photo.png")
     vcm("compress", photo, "--for", "detection", "-o", tmp_path / "s.vcm")
     arguments = ("decompress", tmp_path / "s.vcm", "--original", photo, "--min-score")
     assert vcm(*arguments, 1, "-o", tmp_path / "none.json")[0] == 0
@@ -101,9 +101,9 @@ def test_boxes_are_drawn_from_a_score_on(vcm, tmp_path, write_picture):
     assert (canvas == canvas[0, 0]).all()
 
 
-def test_other_categories_count_from_one(vcm, tmp_path, write_model, write_picture):
+def test_other_categories_count_from_one(vcm, tmp_path, write_model, write_image):
     model = write_model(tmp_path, categories=["cat", "mole"])
-    photo = write_picture(tmp_path / "0x1f.png")
+    photo = write_image(tmp_path / "0x1f.png")
     vcm("compress", photo, "--for", "detection", use=model)
     assert vcm("decompress", tmp_path / "0x1f.png.vcm", use=model)[0] == 0
     results = json.loads((tmp_path / "0x1f.png.json").read_text())
@@ -111,8 +111,8 @@ def test_other_categories_count_from_one(vcm, tmp_path, write_model, write_pictu
     assert {entry["image_id"] for entry in results} == {"0x1f"}
 
 
-def test_classes_by_probability(vcm, tmp_path, write_picture):
-    photo = write_picture(tmp_path / "photo.png")
+def test_classes_by_probability(vcm, tmp_path, write_image):
+    photo = write_image(tmp_path / "photo.png")
     vcm("compress", photo, "--for", "classification")
     assert vcm("decompress", tmp_path / "photo.png.vcm")[0] == 0
     (entry,) = json.loads((tmp_path / "photo.png.json").read_text())
@@ -140,7 +140,7 @@ def test_streams_of_all_kinds_in_one_call(vcm, photos, tmp_path, files_below):
 # --- a real detector ------------------------------------------------------------------------------------
 
 
-def test_yolov3_tiny_draws_on_its_original(vcm, asset_path, coco_pictures, tmp_path):
+def test_yolov3_tiny_draws_on_its_original(vcm, asset_path, coco_images, tmp_path):
     asset_path("yolov3-tiny", "yolov3-tiny.weights")
     torch.manual_seed(0)
     network = SlimmableFactorized(
@@ -149,7 +149,7 @@ def test_yolov3_tiny_draws_on_its_original(vcm, asset_path, coco_pictures, tmp_p
     plan = yaml.safe_load((Path(__file__).parents[2] / "conf/task/yolov3_tiny.yaml").read_text())
     plan["score_threshold"] = 1e-9  # random features: whatever the detector makes of them
     save_network(network, tmp_path / "m.safetensors", tasks=json.dumps({"detection": plan}))
-    photo = coco_pictures[0]
+    photo = coco_images[0]
     stream = tmp_path / "photo.vcm"
     assert vcm("compress", photo, "--for", "detection", "-o", stream, use=tmp_path / "m.safetensors")[0] == 0
     assert read_stream(stream.read_bytes()).header.coded_size == (416, 416)

@@ -18,8 +18,8 @@ from vcm.nn.slimmable import FeatureMap, SlimmableFactorized, save_network
 # --- what is left out -----------------------------------------------------------------------------------
 
 
-def test_one_bad_picture_does_not_stop_the_rest(vcm, photos, tmp_path, files_below):
-    (photos / "bad.jpg").write_bytes(b"no picture")
+def test_one_bad_image_does_not_stop_the_rest(vcm, photos, tmp_path, files_below):
+    (photos / "bad.jpg").write_bytes(b"no image")
     (photos / "empty.png").touch()
     status, out, err = vcm(
         "compress", photos, tmp_path / "nope.jpg", "--for", "viewing", "-o", tmp_path / "s"
@@ -28,7 +28,7 @@ def test_one_bad_picture_does_not_stop_the_rest(vcm, photos, tmp_path, files_bel
     assert out.startswith("3 files, ")
     assert out.endswith("; 3 left out\n")
     assert f"{tmp_path / 'nope.jpg'}: cannot be read: No such file" in err
-    assert f"{photos / 'bad.jpg'}: is not a picture" in err
+    assert f"{photos / 'bad.jpg'}: is not a image" in err
     assert f"{photos / 'empty.png'}: the file is empty" in err
     assert len(files_below(tmp_path / "s")) == 3
 
@@ -56,10 +56,10 @@ def test_one_bad_stream_does_not_stop_the_rest(vcm, photos, tmp_path, write_mode
     assert len(files_below(tmp_path / "d")) == 3
 
 
-def test_a_model_without_that_width(vcm, tmp_path, write_picture, files_below):
+def test_a_model_without_that_width(vcm, tmp_path, write_image, files_below):
     torch.manual_seed(0)
     save_network(SlimmableFactorized({"reconstruction": 4}), tmp_path / "small.safetensors")
-    photo = write_picture(tmp_path / "photo.png")
+    photo = write_image(tmp_path / "photo.png")
     status, _, err = vcm("compress", photo, "--for", "detection", use=tmp_path / "small.safetensors")
     assert status == 2
     assert "has a width for: viewing; got 'detection'" in err
@@ -70,8 +70,8 @@ def test_a_model_without_that_width(vcm, tmp_path, write_picture, files_below):
     assert files_below(tmp_path).count("photo.png.png") == 0
 
 
-def test_nothing_is_overwritten_unasked(vcm, tmp_path, write_picture):
-    photo = write_picture(tmp_path / "photo.png")
+def test_nothing_is_overwritten_unasked(vcm, tmp_path, write_image):
+    photo = write_image(tmp_path / "photo.png")
     stream = tmp_path / "photo.png.vcm"
     stream.write_bytes(b"precious")
     status, out, err = vcm("compress", photo, "--for", "viewing")
@@ -100,22 +100,22 @@ def test_existing_predictions_stay(vcm, photos, tmp_path):
     json.loads((photos / "detections.json").read_text())
 
 
-def test_two_inputs_for_one_output(vcm, photos, tmp_path, write_picture):
-    write_picture(tmp_path / "more/7.png")
-    pictures = (photos / "sub/7.png", tmp_path / "more/7.png")
-    status, out, err = vcm("compress", *pictures, "--for", "detection", "-o", tmp_path / "s")
+def test_two_inputs_for_one_output(vcm, photos, tmp_path, write_image):
+    write_image(tmp_path / "more/7.png")
+    images = (photos / "sub/7.png", tmp_path / "more/7.png")
+    status, out, err = vcm("compress", *images, "--for", "detection", "-o", tmp_path / "s")
     assert status == 1
     assert out.startswith("1 file, ")
     assert f"{tmp_path / 's/7.png.vcm'} comes of {photos / 'sub/7.png'} already" in err
-    for number, picture in enumerate(pictures):
-        vcm("compress", picture, "--for", "detection", "-o", tmp_path / f"t/{number}")
+    for number, image in enumerate(images):
+        vcm("compress", image, "--for", "detection", "-o", tmp_path / f"t/{number}")
 
 
 @pytest.mark.parametrize("by_name", [True, False])
-def test_images_of_the_same_name_keep_their_detections(vcm, photos, tmp_path, write_picture, by_name):
+def test_images_of_the_same_name_keep_their_detections(vcm, photos, tmp_path, write_image, by_name):
     names = ("a/7.png", "b/7.png", "b/7.jpg", "b/c/9.png")
     for number, name in enumerate(names):
-        write_picture(tmp_path / "in" / name, seed=number)
+        write_image(tmp_path / "in" / name, seed=number)
     assert vcm("compress", tmp_path / "in", "--for", "detection", "-o", tmp_path / "t")[0] == 0
     streams = [tmp_path / "t" / f"{name}.vcm" for name in names] if by_name else [tmp_path / "t"]
     status, out, err = vcm("decompress", *streams, "-o", tmp_path / "d")
@@ -135,9 +135,9 @@ def test_images_of_the_same_name_keep_their_detections(vcm, photos, tmp_path, wr
     ]
 
 
-def test_folders_that_hold_the_same_names_stay_apart(vcm, tmp_path, write_picture, files_below):
+def test_folders_that_hold_the_same_names_stay_apart(vcm, tmp_path, write_image, files_below):
     for number, name in enumerate(("a/7.png", "b/7.png", "b/8.png")):
-        write_picture(tmp_path / name, seed=number)
+        write_image(tmp_path / name, seed=number)
     folders = (tmp_path / "a", tmp_path / "b")
     assert vcm("compress", *folders, "--for", "detection", "-o", tmp_path / "s")[0] == 0
     assert files_below(tmp_path / "s") == ["a/7.png.vcm", "b/7.png.vcm", "b/8.png.vcm"]
@@ -175,19 +175,19 @@ def test_what_is_there_but_not_what_would_be_made_is_no_success(vcm, photos, tmp
     assert "exists already; --overwrite replaces it" in err
 
 
-def test_a_stream_of_another_image_is_no_success(vcm, tmp_path, write_picture):
+def test_a_stream_of_another_image_is_no_success(vcm, tmp_path, write_image):
     arguments = ("compress", tmp_path / "a.png", "--for", "viewing")
-    write_picture(tmp_path / "a.png", 40, 50)
+    write_image(tmp_path / "a.png", 40, 50)
     assert vcm(*arguments)[0] == 0
-    other = write_picture(tmp_path / "b.png", 70, 90)
+    other = write_image(tmp_path / "b.png", 70, 90)
     os.utime(other, ns=(0, 0))
     other.replace(tmp_path / "a.png")
     status, _, err = vcm(*arguments)
     assert (status, "exists already" in err) == (1, True)
 
 
-def test_an_image_that_is_not_the_streams_is_no_success(vcm, tmp_path, write_picture):
-    photo = write_picture(tmp_path / "a.png")
+def test_an_image_that_is_not_the_streams_is_no_success(vcm, tmp_path, write_image):
+    photo = write_image(tmp_path / "a.png")
     for purpose in ("viewing", "detection"):
         stream = tmp_path / f"{purpose}.vcm"
         vcm("compress", photo, "--for", purpose, "-o", stream)
@@ -198,23 +198,23 @@ def test_an_image_that_is_not_the_streams_is_no_success(vcm, tmp_path, write_pic
         if purpose == "detection":
             status, _, err = vcm("decompress", stream, "--min-score", "0.9")
             assert (status, "detection.png exists already" in err) == (1, True)
-        write_picture(tmp_path / f"{purpose}.png")
+        write_image(tmp_path / f"{purpose}.png")
         status, _, err = vcm("decompress", stream)
         assert (status, f"{purpose}.png exists already" in err) == (1, True)
 
 
-def test_ids_never_meet(vcm, tmp_path, write_picture):
+def test_ids_never_meet(vcm, tmp_path, write_image):
     for number, name in enumerate(("x.jpg", "x.png", "x.jpg.webp")):
-        write_picture(tmp_path / "z" / name, seed=number)
+        write_image(tmp_path / "z" / name, seed=number)
     vcm("compress", tmp_path / "z", "--for", "classification", "-o", tmp_path / "s")
     assert vcm("decompress", tmp_path / "s", "-o", tmp_path / "d")[0] == 0
     found = json.loads((tmp_path / "d/classifications.json").read_text())
     assert sorted(entry["image_id"] for entry in found) == ["x.jpg", "x.jpg.webp", "x.png"]
 
 
-def test_folders_of_one_name_stay_apart(vcm, tmp_path, write_picture, files_below):
+def test_folders_of_one_name_stay_apart(vcm, tmp_path, write_image, files_below):
     for number, name in enumerate(("x/imgs/1.png", "y/imgs/1.png")):
-        write_picture(tmp_path / name, seed=number)
+        write_image(tmp_path / name, seed=number)
     folders = (tmp_path / "x/imgs", tmp_path / "y/imgs")
     assert vcm("compress", *folders, "--for", "viewing", "-o", tmp_path / "s")[0] == 0
     assert files_below(tmp_path / "s") == ["x/imgs/1.png.vcm", "y/imgs/1.png.vcm"]
@@ -225,13 +225,13 @@ def test_folders_of_one_name_stay_apart(vcm, tmp_path, write_picture, files_belo
     "cfg", ["${.z9}", "${oc.env:SECRET}", "a ${asset:yolov3-tiny,yolov3-tiny.cfg}", "${asset:a,${b}}"]
 )
 def test_a_hostile_note_of_tasks_unfolds_and_reads_nothing(
-    vcm, tmp_path, write_picture, write_model, cfg, monkeypatch
+    vcm, tmp_path, write_image, write_model, cfg, monkeypatch
 ):
     monkeypatch.setenv("SECRET", "hunter2")
     note = {"_target_": "vcm.tasks.YOLOTask", "cfg": cfg, "z0": "x" * 1000}
     note |= {f"z{n + 1}": f"${{.z{n}}}" * 12 for n in range(9)}
     model = write_model(tmp_path, "laughs.safetensors", detection=note)
-    status, _, err = vcm("compress", write_picture(tmp_path / "p.png"), "--for", "detection", use=model)
+    status, _, err = vcm("compress", write_image(tmp_path / "p.png"), "--for", "detection", use=model)
     assert status == 2
     assert "its note of tasks must be values, and ${asset:NAME,FILE}" in err
     assert "hunter2" not in err
@@ -304,10 +304,10 @@ def test_a_link_at_an_output_is_never_followed(vcm, photos, tmp_path):
     read_stream((tmp_path / "s/7.png.vcm").read_bytes())
 
 
-def test_originals_that_do_not_fit(vcm, photos, tmp_path, write_picture):
+def test_originals_that_do_not_fit(vcm, photos, tmp_path, write_image):
     vcm("compress", photos, "--for", "detection", "-o", tmp_path / "s")
-    write_picture(tmp_path / "o/000000000139.jpg", 10, 10)
-    write_picture(tmp_path / "o/sub/photo.webp", 54, 54)
+    write_image(tmp_path / "o/000000000139.jpg", 10, 10)
+    write_image(tmp_path / "o/sub/photo.webp", 54, 54)
     status, out, err = vcm("decompress", tmp_path / "s", "-o", tmp_path / "d", "--original", tmp_path / "o")
     assert status == 1
     assert out.startswith("1 file, ")
@@ -316,7 +316,7 @@ def test_originals_that_do_not_fit(vcm, photos, tmp_path, write_picture):
     for original in (tmp_path / "none", photos / "sub/7.png"):
         status, _, err = vcm("decompress", tmp_path / "s", "--original", original)
         assert status == 2
-        assert "--original must be a folder of pictures" in err
+        assert "--original must be a folder of images" in err
 
 
 # --- what stops everything ------------------------------------------------------------------------------
@@ -326,7 +326,7 @@ def test_nothing_to_begin_with(vcm, tmp_path):
     (tmp_path / "empty").mkdir()
     status, _, err = vcm("compress", tmp_path / "empty", tmp_path / "nope", "--for", "viewing")
     assert status == 2
-    assert "there are no pictures in this folder" in err
+    assert "there are no images in this folder" in err
     assert "nope: cannot be read: No such file" in err
     status, _, err = vcm("decompress", tmp_path / "empty")
     assert status == 2
@@ -334,8 +334,8 @@ def test_nothing_to_begin_with(vcm, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["compress", "decompress"])
-def test_wrong_settings(vcm, model, tmp_path, command, write_picture):
-    photo = write_picture(tmp_path / "photo.png")
+def test_wrong_settings(vcm, model, tmp_path, command, write_image):
+    photo = write_image(tmp_path / "photo.png")
     options = ["--for", "viewing"] if command == "compress" else []
     for use in (tmp_path / "none.safetensors", photo, tmp_path):
         status, _, err = vcm(command, photo, *options, use=use)
@@ -356,8 +356,8 @@ def test_wrong_settings(vcm, model, tmp_path, command, write_picture):
         assert "ends in .png or .json" in err
 
 
-def test_a_picture_is_not_named_json(vcm, tmp_path, write_picture):
-    vcm("compress", write_picture(tmp_path / "photo.png"), "--for", "viewing")
+def test_a_image_is_not_named_json(vcm, tmp_path, write_image):
+    vcm("compress", write_image(tmp_path / "photo.png"), "--for", "viewing")
     status, _, err = vcm("decompress", tmp_path / "photo.png.vcm", "-o", tmp_path / "photo.json")
     assert status == 1
     assert "name it .png" in err
@@ -377,26 +377,26 @@ def test_a_picture_is_not_named_json(vcm, tmp_path, write_picture):
         ),
     ],
 )
-def test_a_task_that_cannot_be_built(vcm, tmp_path, plan, message, write_model, write_picture):
+def test_a_task_that_cannot_be_built(vcm, tmp_path, plan, message, write_model, write_image):
     model = write_model(tmp_path, detection=plan)
-    status, _, err = vcm("compress", write_picture(tmp_path / "a.png"), "--for", "detection", use=model)
+    status, _, err = vcm("compress", write_image(tmp_path / "a.png"), "--for", "detection", use=model)
     assert status == 2
     assert message in err
 
 
-def test_missing_weights_tell_how_to_fetch_them(vcm, tmp_path, monkeypatch, write_model, write_picture):
+def test_missing_weights_tell_how_to_fetch_them(vcm, tmp_path, monkeypatch, write_model, write_image):
     monkeypatch.setenv("VCM_CACHE", str(tmp_path / "cache"))
     plan = yaml.safe_load((Path(__file__).parents[2] / "conf/task/yolov3_tiny.yaml").read_text())
     model = write_model(tmp_path, detection=plan)
-    status, _, err = vcm("compress", write_picture(tmp_path / "a.png"), "--for", "detection", use=model)
+    status, _, err = vcm("compress", write_image(tmp_path / "a.png"), "--for", "detection", use=model)
     assert status == 2
     assert "vcm fetch yolov3-tiny" in err
 
 
-def test_a_damaged_note(vcm, tmp_path, write_picture):
+def test_a_damaged_note(vcm, tmp_path, write_image):
     network = SlimmableFactorized({"detection": 4}, features={"detection": FeatureMap(5, 8)})
     save_network(network, tmp_path / "m.safetensors", tasks="{", made="today")
-    photo = write_picture(tmp_path / "a.png")
+    photo = write_image(tmp_path / "a.png")
     status, _, err = vcm("compress", photo, "--for", "detection", use=tmp_path / "m.safetensors")
     assert status == 2
     assert "its note of tasks must be a JSON object" in err
@@ -406,8 +406,8 @@ def test_a_damaged_note(vcm, tmp_path, write_picture):
 # --- places that take no files --------------------------------------------------------------------------
 
 
-def test_a_full_disk_leaves_no_half_file(vcm, tmp_path, monkeypatch, write_picture, files_below):
-    photo = write_picture(tmp_path / "photo.png")
+def test_a_full_disk_leaves_no_half_file(vcm, tmp_path, monkeypatch, write_image, files_below):
+    photo = write_image(tmp_path / "photo.png")
 
     class Full:
         def __enter__(self):
@@ -438,8 +438,8 @@ def test_a_full_disk_leaves_no_half_file(vcm, tmp_path, monkeypatch, write_pictu
     assert files_below(tmp_path) == ["photo.png"]
 
 
-def test_an_output_folder_that_is_a_file(vcm, tmp_path, write_picture):
-    photo = write_picture(tmp_path / "photo.png")
+def test_an_output_folder_that_is_a_file(vcm, tmp_path, write_image):
+    photo = write_image(tmp_path / "photo.png")
     (tmp_path / "file").touch()
     for command, given in (("compress", photo), ("compress", tmp_path)):
         status, _, err = vcm(command, given, "--for", "viewing", "-o", tmp_path / "file/below")
@@ -447,8 +447,8 @@ def test_an_output_folder_that_is_a_file(vcm, tmp_path, write_picture):
         assert f"{tmp_path / 'file'} is a file" in err
 
 
-def test_a_folder_that_takes_no_files(vcm, tmp_path, monkeypatch, write_picture):
-    photo = write_picture(tmp_path / "photo.png")
+def test_a_folder_that_takes_no_files(vcm, tmp_path, monkeypatch, write_image):
+    photo = write_image(tmp_path / "photo.png")
     monkeypatch.setattr(os, "access", lambda *_: False)
     status, _, err = vcm("compress", photo, "--for", "viewing", "-o", tmp_path / "new")
     assert status == 1

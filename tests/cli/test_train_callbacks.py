@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader
 
 from vcm.cli.main import main
-from vcm.data import Batch, PictureFolderDataset
+from vcm.data import Batch, ImageFolderDataset
 from vcm.data.datamodule import collate
 
 STOPPING = "lightning.pytorch.callbacks.EarlyStopping"
@@ -121,7 +121,7 @@ class Plain(LightningModule):
 @pytest.mark.filterwarnings("ignore:.*log_every_n_steps")
 def test_batches_train_somebodys_own_module_in_a_plain_trainer(training, tmp_path):
     module = Plain()
-    loader = DataLoader(PictureFolderDataset(tmp_path / "train"), batch_size=4, collate_fn=collate)
+    loader = DataLoader(ImageFolderDataset(tmp_path / "train"), batch_size=4, collate_fn=collate)
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=1,

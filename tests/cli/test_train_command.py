@@ -1,4 +1,4 @@
-"""`vcm train`, from composing to the model file, on small pictures and an untrained classifier."""
+"""`vcm train`, from composing to the model file, on small images and an untrained classifier."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Pictures made at test time, and libbpg's JavaScript decoder."""
+"""Images made at test time, and libbpg's JavaScript decoder."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def make_photo(height: int, width: int, seed: int = 0) -> Pixels:
 
 @pytest.fixture(scope="session")
 def photo() -> Callable[..., Tensor]:
-    """`photo(height, width, seed=0)`: a (3, H, W) uint8 picture like a photograph."""
+    """`photo(height, width, seed=0)`: a (3, H, W) uint8 image like a photograph."""
 
     def make(height: int, width: int, seed: int = 0) -> Tensor:
         return torch.from_numpy(make_photo(height, width, seed)).permute(2, 0, 1).contiguous()
@@ -121,14 +121,14 @@ def libbpg_decode(decoder_folder: Path, tmp_path: Path) -> Callable[..., list[Pi
             paths[-1].write_bytes(stream)
         command = ["node", str(DRIVER), str(decoder_folder / decoder), *map(str, paths)]
         result = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
-        pictures: list[Pixels | str] = []
+        images: list[Pixels | str] = []
         for path, line in zip(paths, result.stdout.splitlines(), strict=True):
             answer = json.loads(line)
             if "error" in answer:
-                pictures.append(answer["error"])
+                images.append(answer["error"])
                 continue
             rgba = np.fromfile(f"{path}.rgba", np.uint8)
-            pictures.append(rgba.reshape(answer["height"], answer["width"], 4)[:, :, :3])
-        return pictures
+            images.append(rgba.reshape(answer["height"], answer["width"], 4)[:, :, :3])
+        return images
 
     return decode

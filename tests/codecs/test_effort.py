@@ -47,10 +47,10 @@ def image(height=48, width=80, seed=0):
     return (255 * large).round().to(torch.uint8)
 
 
-def cost(picture, codec, data):
+def cost(pixels, codec, data):
     """Real bits a pixel, and the error that a decoder sees."""
-    error = (codec.decode(data).float() - picture.float()).square().mean()
-    return 8 * len(data) / picture[0].numel() + LMBDA * float(error)
+    error = (codec.decode(data).float() - pixels.float()).square().mean()
+    return 8 * len(data) / pixels[0].numel() + LMBDA * float(error)
 
 
 @pytest.fixture(scope="module")
@@ -60,32 +60,32 @@ def trained():
 
 
 def test_a_search_gives_better_streams_of_the_same_form_each_time_the_same(trained):
-    picture = image(96, 128)
+    pixels = image(96, 128)
     plain = LearnedCodec(3, model=trained)
     searching = LearnedCodec(3, model=trained, effort=10, lmbda=LMBDA)
-    data, before = searching.encode(picture), plain.encode(picture)
-    assert data == searching.encode(picture)
+    data, before = searching.encode(pixels), plain.encode(pixels)
+    assert data == searching.encode(pixels)
     assert read_stream(data).header == read_stream(before).header
-    assert cost(picture, plain, data) < 0.98 * cost(picture, plain, before)
+    assert cost(pixels, plain, data) < 0.98 * cost(pixels, plain, before)
     assert torch.equal(plain.decode(data), searching.decode(data))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_network_can_be_searched_and_decodes(kind):
-    network, picture = make(kind), image()
+    network, pixels = make(kind), image()
     plain, searching = LearnedCodec(model=network), LearnedCodec(model=network, effort=4, lmbda=LMBDA)
-    data = searching.encode(picture)
-    assert data == searching.encode(picture)
-    assert plain.decode(data).shape == picture.shape
-    assert LearnedCodec(model=network, effort=0, lmbda=LMBDA).encode(picture) == plain.encode(picture)
+    data = searching.encode(pixels)
+    assert data == searching.encode(pixels)
+    assert plain.decode(data).shape == pixels.shape
+    assert LearnedCodec(model=network, effort=0, lmbda=LMBDA).encode(pixels) == plain.encode(pixels)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_search_is_never_worse_by_its_own_measure(kind):
     network = make(kind)
     for seed in range(3):
-        picture = image(33, 41, seed)
-        x = pad_to_multiple(picture[None].float() / 255, network.stride)
+        pixels = image(33, 41, seed)
+        x = pad_to_multiple(pixels[None].float() / 255, network.stride)
 
         def distortion(decoded, area, x=x):
             return (decoded - x[(..., *area)]).square().mean()
@@ -109,35 +109,35 @@ def test_a_search_is_never_worse_by_its_own_measure(kind):
 
 
 def test_estimated_bits_are_those_of_the_tables(trained):
-    picture = image(96, 128)
-    x = picture[None].float() / 255
+    pixels = image(96, 128)
+    x = pixels[None].float() / 255
     with torch.no_grad():
         symbols = trained.quantize(trained.at_width("reconstruction")(x), "reconstruction")
         bits = float(trained.symbol_bits(symbols["y"], symbols, "reconstruction"))
-    *_, section = read_stream(LearnedCodec(3, model=trained).encode(picture)).sections
+    *_, section = read_stream(LearnedCodec(3, model=trained).encode(pixels)).sections
     assert bits == pytest.approx(8 * len(section), rel=0.06)
 
 
 @pytest.mark.parametrize(("size", "tiles"), [((1, 1), 1), ((1, 40), 1), ((560, 530), 4)])
 def test_large_images_are_searched_in_tiles_and_small_ones_at_all(trained, size, tiles):
-    picture, told = image(*size), []
+    pixels, told = image(*size), []
     plain = LearnedCodec(2, model=trained)
     codec = LearnedCodec(2, model=trained, effort=2, lmbda=LMBDA)
-    data = codec.encode(picture, lambda *steps: told.append(steps))
-    assert plain.decode(data).shape == picture.shape
+    data = codec.encode(pixels, lambda *steps: told.append(steps))
+    assert plain.decode(data).shape == pixels.shape
     assert told == [(step + 1, 2 * tiles) for step in range(2 * tiles)]
-    assert cost(picture, plain, data) <= cost(picture, plain, plain.encode(picture)) + 8 / picture[0].numel()
+    assert cost(pixels, plain, data) <= cost(pixels, plain, plain.encode(pixels)) + 8 / pixels[0].numel()
 
 
 def test_a_search_by_ms_ssim_raises_it(trained):
-    picture = image(192, 176)
+    pixels = image(192, 176)
     plain = LearnedCodec(3, model=trained)
     by_mse, by_ssim = (
-        LearnedCodec(3, model=trained, effort=8, lmbda=0.02, metric=metric).encode(picture)
+        LearnedCodec(3, model=trained, effort=8, lmbda=0.02, metric=metric).encode(pixels)
         for metric in ("mse", "ms_ssim")
     )
-    before = ms_ssim(plain.decode(plain.encode(picture)), picture)
-    assert ms_ssim(plain.decode(by_ssim), picture) > before
+    before = ms_ssim(plain.decode(plain.encode(pixels)), pixels)
+    assert ms_ssim(plain.decode(by_ssim), pixels) > before
     assert by_mse != by_ssim
 
 
@@ -164,9 +164,9 @@ def test_features_need_an_objective_and_get_nearer_by_it():
             SlimmableFeatureCodec(2, model=network, effort=1, lmbda=1, objective=bad).encode(x, (50, 60))
     with torch.inference_mode():
         assert codec.encode(x.clone(), (50, 60)) == data
-        pictures = LearnedCodec(2, model=network, effort=2, lmbda=0.05)
-        found = pictures.encode(image(64, 64).clone())
-    assert found == pictures.encode(image(64, 64))
+        images = LearnedCodec(2, model=network, effort=2, lmbda=0.05)
+        found = images.encode(image(64, 64).clone())
+    assert found == images.encode(image(64, 64))
 
 
 @pytest.mark.parametrize("effort", [-1, 1.5, True, "3", 10_001, None])
@@ -225,13 +225,13 @@ def test_settings_of_features_say_all_that_decides_the_search(tmp_path):
 
 
 def test_the_hyper_decoder_runs_once_in_each_direction(monkeypatch):
-    network, picture = make("means"), image()
+    network, pixels = make("means"), image()
     calls = []
     for part in network.integer_h_s:
         whole = part.forward
         monkeypatch.setattr(part, "forward", lambda *a, whole=whole: calls.append(1) or whole(*a))
     codec = LearnedCodec(model=network)
-    data = codec.encode(picture)
+    data = codec.encode(pixels)
     assert len(calls) == 1
     codec.decode(data)
     assert len(calls) == 2

@@ -46,7 +46,7 @@ def network(request):
     return make(request.param)
 
 
-def picture(height, width, seed=0):
+def random_image(height, width, seed=0):
     """Smooth shapes and some noise."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(1, 3, 4, 4, generator=generator)
@@ -56,17 +56,17 @@ def picture(height, width, seed=0):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 200), (15, 17), (16, 16), (64, 64), (65, 129), (300, 40)])
-def test_pictures_of_any_size_come_back_in_that_size(network, size):
+def test_images_of_any_size_come_back_in_that_size(network, size):
     codec = LearnedCodec(model=network)
-    image = picture(*size)
+    image = random_image(*size)
     decoded = codec.decode(codec.encode(image))
     assert decoded.shape == image.shape
     assert decoded.dtype == torch.uint8
 
 
-def test_the_decoded_picture_is_what_the_network_says(network):
+def test_the_decoded_image_is_what_the_network_says(network):
     codec = LearnedCodec(model=network)
-    image = picture(128, 192)
+    image = random_image(128, 192)
     expected = network(image[None].float() / 255, "reconstruction").decoded[0]
     expected = (expected.clamp(0, 1) * 255).round().to(torch.uint8)
     difference = (codec.decode(codec.encode(image)).int() - expected.int()).abs()
@@ -75,7 +75,7 @@ def test_the_decoded_picture_is_what_the_network_says(network):
 
 def test_features_come_back_as_the_network_says(network):
     codec = SlimmableFeatureCodec(model=network)
-    x = picture(96, 160)[None].float() / 255
+    x = random_image(96, 160)[None].float() / 255
     features, size = codec.decode(codec.encode(x, (480, 800)))
     assert size == (480, 800)
     padded = torch.nn.functional.pad(x, (0, -160 % network.stride, 0, -96 % network.stride), mode="replicate")
@@ -106,7 +106,7 @@ def test_decoded_symbols_equal_encoded_ones(models):
             network.update()
             receiver = copy.deepcopy(network).to(torch.bfloat16)
             side = rng.choice([64, 128])
-            image = picture(side, 64, seed)[None].float() / 255
+            image = random_image(side, 64, seed)[None].float() / 255
             torch.set_num_threads(1)
             coded = symbols_of(network, image, task)
             tables = {name: CodingTable.of(network.table(task, name)) for name in coded}
@@ -131,7 +131,7 @@ def test_streams_pass_between_cpu_and_cuda(kind):
         network = make(kind, seed)
         network.update()
         here, there = network, copy.deepcopy(network)
-        image = picture(200, 150, seed)
+        image = random_image(200, 150, seed)
         cpu, cuda = LearnedCodec(model=here), LearnedCodec(model=there, device="cuda")
         for sender, receiver in ((cpu, cuda), (cuda, cpu)):
             data = sender.encode(image)
@@ -141,7 +141,7 @@ def test_streams_pass_between_cpu_and_cuda(kind):
 
 def fit_scales(network, task):
     """What training does to a hyperprior: scales that fit the latent."""
-    x = picture(256, 256, 4)[None].float() / 255
+    x = random_image(256, 256, 4)[None].float() / 255
     optimizer = torch.optim.Adam([*network.h_a.parameters(), *network.h_s.parameters()], lr=3e-3)
     for _ in range(100):
         bits = sum(-likelihoods.log2().sum() for likelihoods in network(x, task).likelihoods.values())
@@ -156,7 +156,7 @@ def test_bytes_equal_the_estimate_within_one_percent(kind, task):
     network = make(kind)
     if isinstance(network, SlimmableHyperprior):
         fit_scales(network, task)
-    image = picture(512, 512, 3)[None].float() / 255
+    image = random_image(512, 512, 3)[None].float() / 255
     with torch.no_grad():
         likelihoods = network(image, task).likelihoods
     estimate = sum(-values.log2().sum() for values in likelihoods.values())
@@ -172,9 +172,9 @@ def test_bytes_equal_the_estimate_within_one_percent(kind, task):
 def test_the_narrow_encoder_is_a_slice(kind):
     """Weights that only the full width has do not change a byte of the narrow stream; others do."""
     network = make(kind)
-    x = picture(128, 128)[None].float() / 255
+    x = random_image(128, 128)[None].float() / 255
     before = SlimmableFeatureCodec(model=network).encode(x, (128, 128))
-    full = LearnedCodec(model=network).encode(picture(128, 128))
+    full = LearnedCodec(model=network).encode(random_image(128, 128))
     changed = copy.deepcopy(network)
     with torch.no_grad():
         parts = [changed.g_a, *([changed.h_a, changed.h_s] if kind is SlimmableHyperprior else [])]
@@ -195,7 +195,7 @@ def test_the_narrow_encoder_is_a_slice(kind):
         ):
             parameter.add_(0.1)
     assert SlimmableFeatureCodec(model=changed).encode(x, (128, 128)) == before
-    assert LearnedCodec(model=changed).encode(picture(128, 128)) != full
+    assert LearnedCodec(model=changed).encode(random_image(128, 128)) != full
     with torch.no_grad():
         changed.g_a.convs[1].weight[0, 0] += 1
     assert SlimmableFeatureCodec(model=changed).encode(x, (128, 128)) != before
@@ -204,7 +204,7 @@ def test_the_narrow_encoder_is_a_slice(kind):
 def test_streams_of_other_models_widths_and_kinds_are_told(network):
     codec = LearnedCodec(model=network)
     features = SlimmableFeatureCodec(model=network)
-    image = picture(64, 64)
+    image = random_image(64, 64)
     data = codec.encode(image)
     with pytest.raises(BitstreamError, match="of another model"):
         LearnedCodec(model=make(type(network), seed=9)).decode(data)
@@ -218,7 +218,7 @@ def test_streams_of_other_models_widths_and_kinds_are_told(network):
 
 def test_no_network_runs_on_a_damaged_stream(network, monkeypatch):
     codec = LearnedCodec(model=network)
-    data = codec.encode(picture(64, 80))
+    data = codec.encode(random_image(64, 80))
     for name in ("indexes", "dequantize", "decode"):
         monkeypatch.setattr(network, name, lambda *_: pytest.fail("ran"))
     rng = random.Random(1)
@@ -234,11 +234,11 @@ def test_latents_that_cannot_be_coded_are_told():
     with torch.no_grad():
         network.g_a.convs[3].weight.fill_(1e9)
     with pytest.raises(CodecError, match="has not been trained properly"):
-        LearnedCodec(model=network).encode(picture(64, 64))
+        LearnedCodec(model=network).encode(random_image(64, 64))
     with torch.no_grad():
         network.g_a.convs[3].weight.fill_(float("nan"))
     with pytest.raises(CodecError, match="latent has values up to nan"):
-        LearnedCodec(model=network).encode(picture(64, 64))
+        LearnedCodec(model=network).encode(random_image(64, 64))
 
 
 def test_sections_of_impossible_lengths_are_told():
@@ -273,12 +273,12 @@ def test_tiles_leave_no_seams():
     assert (too_narrow - whole).abs().max() > 0.01
 
 
-def test_large_pictures_are_tiled(monkeypatch):
-    """Streams of tiled pictures decode to what untiled ones decode to, up to rounding."""
+def test_large_images_are_tiled(monkeypatch):
+    """Streams of tiled images decode to what untiled ones decode to, up to rounding."""
     from vcm.codecs.learned import streams
 
     network = make(SlimmableHyperprior)
-    image = picture(200, 330)
+    image = random_image(200, 330)
     codec = LearnedCodec(model=network)
     whole = codec.decode(codec.encode(image))
     monkeypatch.setattr(streams, "TILE", 8)
@@ -287,7 +287,7 @@ def test_large_pictures_are_tiled(monkeypatch):
 
 
 def test_threads_share_a_codec(network):
-    images = [picture(40 + 3 * n, 70, n) for n in range(6)]
+    images = [random_image(40 + 3 * n, 70, n) for n in range(6)]
     codec = LearnedCodec(model=network)
     with CodecPool(workers=3) as pool:
         outcomes = pool.round_trip(codec, images)

@@ -1,4 +1,4 @@
-"""Streams made on purpose, their checksums right; and pictures at the edges of what is coded."""
+"""Streams made on purpose, their checksums right; and images at the edges of what is coded."""
 
 import dataclasses
 import subprocess
@@ -35,7 +35,7 @@ def network(request):
     return make(request.param)
 
 
-def picture(height, width):
+def random_image(height, width):
     return (torch.rand(3, height, width, generator=torch.Generator().manual_seed(1)) * 255).to(torch.uint8)
 
 
@@ -52,9 +52,9 @@ def test_a_few_symbols_do_not_overrun_the_encoders_buffer(count):
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1)])
 @pytest.mark.parametrize("widths", [(1, 2), (3, 4)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_thin_pictures_and_thin_networks(kind, widths, size):
+def test_thin_images_and_thin_networks(kind, widths, size):
     network = make(kind, widths)
-    image = picture(*size)
+    image = random_image(*size)
     codec = LearnedCodec(model=network)
     assert codec.decode(codec.encode(image)).shape == image.shape
     features, original = SlimmableFeatureCodec(model=network).decode(
@@ -66,7 +66,7 @@ def test_thin_pictures_and_thin_networks(kind, widths, size):
 
 @pytest.mark.parametrize("precision", [torch.float64, torch.bfloat16])
 def test_networks_of_other_precisions_code_too(network, precision):
-    image = picture(70, 50)
+    image = random_image(70, 50)
     codec = LearnedCodec(model=network.to(precision))
     assert codec.decode(codec.encode(image)).shape == image.shape
 
@@ -114,7 +114,7 @@ def forged(data, **changes):
 
 def test_forged_headers_are_told(network, monkeypatch):
     codec = LearnedCodec(model=network)
-    data = codec.encode(picture(60, 70))
+    data = codec.encode(random_image(60, 70))
     monkeypatch.setattr(network.decoders["reconstruction"], "forward", lambda *_: pytest.fail("ran"))
     for changes, message in (
         ({"size": (6000, 7000), "coded_size": (6000, 7000)}, "symbols need"),
@@ -131,7 +131,7 @@ def test_forged_headers_are_told(network, monkeypatch):
 @pytest.mark.parametrize("length", [0, 4, 13])
 def test_a_last_section_that_nobody_encoded_is_told_before_the_first_is_decoded(network, length, monkeypatch):
     codec = LearnedCodec(model=network)
-    data = codec.encode(picture(60, 70))
+    data = codec.encode(random_image(60, 70))
     for worker in ("decode_symbols", "in_tiles"):
         monkeypatch.setattr(streams, worker, lambda *_, **__: pytest.fail("ran"))
     with pytest.raises(BitstreamError, match=f"has {length} bytes; it must have a multiple of 4, from 8"):
@@ -139,6 +139,6 @@ def test_a_last_section_that_nobody_encoded_is_told_before_the_first_is_decoded(
 
 
 @pytest.mark.parametrize("size", [(0, 5), (9000, 9000)])
-def test_sizes_that_no_picture_has_are_told(size):
+def test_sizes_that_no_image_has_are_told(size):
     with pytest.raises(ArgumentError, match="size must be 1 to 67108864 pixels"):
         SlimmableFeatureCodec(model=make(SlimmableFactorized)).encode(torch.rand(1, 3, 8, 8), size)

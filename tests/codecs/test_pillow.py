@@ -48,10 +48,10 @@ def test_jpeg_and_webp_equal_compressai(quality: int, photo: Photo, tmp_path: Pa
         assert_as_compressai(path, image, quality)
 
 
-def test_jpeg_and_webp_equal_compressai_on_coco(coco_pictures: list[Path]) -> None:
-    for path in coco_pictures[:8]:
-        with Image.open(path) as picture:
-            image = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+def test_jpeg_and_webp_equal_compressai_on_coco(coco_images: list[Path]) -> None:
+    for path in coco_images[:8]:
+        with Image.open(path) as file:
+            image = torch.from_numpy(np.array(file.convert("RGB"))).permute(2, 0, 1)
         for quality in (20, 75):
             assert_as_compressai(path, image, quality)
 
@@ -69,7 +69,7 @@ def test_any_size_comes_back(kind: type[Codec], size: tuple[int, int], photo: Ph
 
 
 @by_name
-def test_more_bytes_buy_a_better_picture(kind: type[Codec], photo: Photo) -> None:
+def test_more_bytes_buy_a_better_image(kind: type[Codec], photo: Photo) -> None:
     image = photo(96, 128)
     scale = kind.quality_scale
     points = []
@@ -137,7 +137,7 @@ def test_an_encoder_that_fails_is_a_codec_error(
         raise OSError("encoder error -2")
 
     monkeypatch.setattr(Image.Image, "save", fail)
-    with pytest.raises(CodecError, match=r"encoder failed on a picture of 8x8: encoder error -2"):
+    with pytest.raises(CodecError, match=r"encoder failed on a image of 8x8: encoder error -2"):
         kind().encode(photo(8, 8))
 
 
@@ -158,7 +158,7 @@ def test_sides_that_the_format_cannot_hold_are_refused(
 def test_a_forged_size_is_refused(kind: type[Codec], monkeypatch: pytest.MonkeyPatch, photo: Photo) -> None:
     data = kind().encode(photo(40, 60))
     monkeypatch.setattr("vcm.codecs.limits.MAX_PIXELS", 40 * 60 - 1)
-    with pytest.raises(BitstreamError, match="a picture must have 1 to 2399 pixels; got 60x40"):
+    with pytest.raises(BitstreamError, match="a image must have 1 to 2399 pixels; got 60x40"):
         kind().decode(data)
 
 
@@ -242,7 +242,7 @@ def test_options_change_the_bytes(photo: Photo) -> None:
     ],
     ids=["gray", "float", "batch", "empty", "huge", "numpy"],
 )
-def test_what_is_no_picture_is_refused(image: object) -> None:
+def test_what_is_no_image_is_refused(image: object) -> None:
     with pytest.raises(ArgumentError, match="image must be"):
         JPEGCodec().encode(image)
 

@@ -34,7 +34,7 @@ Photo = Callable[..., Tensor]
 
 
 class ScriptedCodec(Codec):
-    """Writes a picture's first value; waits or fails where that says so."""
+    """Writes a image's first value; waits or fails where that says so."""
 
     name = title = "scripted"
     suffix = ".bin"
@@ -57,14 +57,14 @@ class ScriptedCodec(Codec):
         return torch.full((3, size, 4), data[0], dtype=torch.uint8)
 
 
-def pictures(values: range) -> list[Tensor]:
+def random_images(values: range) -> list[Tensor]:
     return [torch.full((3, 4, 4), value, dtype=torch.uint8) for value in values]
 
 
 @pytest.mark.parametrize("workers", [1, 2, 8])
 def test_order_is_kept_and_failures_lose_nothing_else(workers: int) -> None:
     with CodecPool(workers=workers) as pool:
-        outcomes = pool.round_trip(ScriptedCodec(), pictures(range(20)))
+        outcomes = pool.round_trip(ScriptedCodec(), random_images(range(20)))
     assert len(outcomes) == 20
     for index, outcome in enumerate(outcomes):
         if index in (5, 7, 13):
@@ -81,9 +81,9 @@ def test_order_is_kept_and_failures_lose_nothing_else(workers: int) -> None:
 
 def test_failures_raise_by_their_place() -> None:
     with CodecPool(workers=2) as pool:
-        outcomes = pool.encode(ScriptedCodec(), pictures(range(10, 16)))
-        fine = pool.encode(ScriptedCodec(), pictures(range(3)))
-    with pytest.raises(CodecError, match="Picture 3 of 6, counted from 0, failed to encode: unlucky") as info:
+        outcomes = pool.encode(ScriptedCodec(), random_images(range(10, 16)))
+        fine = pool.encode(ScriptedCodec(), random_images(range(3)))
+    with pytest.raises(CodecError, match="Image 3 of 6, counted from 0, failed to encode: unlucky") as info:
         raise_failures(outcomes)
     assert isinstance(info.value.__cause__, ZeroDivisionError)
     assert raise_failures(fine) == fine
@@ -96,23 +96,23 @@ def test_encoding_and_decoding_apart_equal_the_codec(photo: Photo) -> None:
         encoded = raise_failures(pool.encode(codec, images))
         decoded = pool.decode(codec, [*(outcome.data for outcome in encoded), b"no JPEG"])
         trips = raise_failures(pool.round_trip(codec, images))
-    for image, stream, picture, trip in zip(images, encoded, decoded, trips, strict=False):
+    for image, stream, result, trip in zip(images, encoded, decoded, trips, strict=False):
         assert isinstance(stream, Encoded)
-        assert isinstance(picture, Decoded)
+        assert isinstance(result, Decoded)
         assert stream.data == codec.encode(image) == trip.data
-        assert torch.equal(picture.image, codec.decode(stream.data))
-        assert torch.equal(picture.image, trip.image)
+        assert torch.equal(result.image, codec.decode(stream.data))
+        assert torch.equal(result.image, trip.image)
         assert trip.num_bits == 8 * len(trip.data)
-        assert min(stream.encode_s, picture.decode_s, trip.encode_s, trip.decode_s) > 0
+        assert min(stream.encode_s, image.decode_s, trip.encode_s, trip.decode_s) > 0
     assert isinstance(decoded[-1], Failure)
     assert isinstance(decoded[-1].error, BitstreamError)
     assert decoded[-1].index == 6
 
 
-def test_times_are_each_pictures_own() -> None:
+def test_times_are_each_images_own() -> None:
     with CodecPool(workers=4) as pool:
         slow, fast = raise_failures(
-            pool.round_trip(ScriptedCodec(), [*pictures(range(1)), *pictures(range(19, 20))])
+            pool.round_trip(ScriptedCodec(), [*random_images(range(1)), *random_images(range(19, 20))])
         )
     assert slow.encode_s >= 0.04
     assert fast.encode_s < slow.encode_s
@@ -134,7 +134,7 @@ def test_an_empty_batch_is_no_failure() -> None:
 def test_the_threads_end_with_the_pool() -> None:
     before = threading.active_count()
     with CodecPool(workers=3) as pool:
-        pool.encode(ScriptedCodec(), pictures(range(15, 20)))
+        pool.encode(ScriptedCodec(), random_images(range(15, 20)))
         assert threading.active_count() > before
     assert threading.active_count() == before
 
@@ -146,7 +146,7 @@ def test_workers_out_of_range_are_refused(workers: object) -> None:
 
 
 def test_an_interrupt_ends_a_pool_promptly(tmp_path: Path) -> None:
-    """Ctrl-C while an external encoder hangs and hundreds of pictures wait."""
+    """Ctrl-C while an external encoder hangs and hundreds of images wait."""
     encoder = tmp_path / "bpgenc"
     encoder.write_text("#!/bin/sh\nsleep 60\n")
     encoder.chmod(0o755)

@@ -7,10 +7,10 @@ from vcm.codecs.limits import MAX_PIXELS
 from vcm.errors import BitstreamError
 
 HEADER = Header("detection", b"\x01\x02\x03\x04", 128, (480, 640), (416, 416), 2.4375)
-PICTURE = Header("reconstruction", b"abcd", 192, (1, 70000), (1, 70000))
+IMAGE = Header("reconstruction", b"abcd", 192, (1, 70000), (1, 70000))
 
 
-@pytest.mark.parametrize("header", [HEADER, PICTURE])
+@pytest.mark.parametrize("header", [HEADER, IMAGE])
 @pytest.mark.parametrize("sections", [(b"",), (b"abcd", b"x" * 300), (b"a" * 70000,)])
 def test_what_is_written_is_read(header, sections):
     data = write_stream(header, sections)
@@ -21,7 +21,7 @@ def test_what_is_written_is_read(header, sections):
 
 
 def test_the_header_is_small():
-    assert read_stream(write_stream(PICTURE, [b"1234"])).overhead <= 24
+    assert read_stream(write_stream(IMAGE, [b"1234"])).overhead <= 24
     assert read_stream(write_stream(HEADER, [b"1234"] * 2)).overhead <= 28
 
 

@@ -98,7 +98,7 @@ FORGED = ("cannot hold an image of 64x64", "NaN or infinite pixels", "symbols be
 
 @pytest.mark.parametrize("architecture", ["bmshj2018-factorized", "mbt2018"])
 def test_forged_streams_crash_nothing(architecture, tmp_path):
-    """Sections of any content under a right checksum: an error or some picture, and a living process."""
+    """Sections of any content under a right checksum: an error or some image, and a living process."""
     _, path = save(tmp_path, architecture)
     codec = CompressAICodec(architecture=architecture, checkpoint=path)
     stream = read_stream(codec.encode(torch.zeros(3, 64, 64, dtype=torch.uint8)))

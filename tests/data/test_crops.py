@@ -8,8 +8,8 @@ from vcm.types import BoxTarget, Sample
 
 class TestCrops:
     def test_boxes_move_with_their_pixels(self):
-        picture = torch.zeros(3, 50, 70, dtype=torch.uint8)
-        picture[:, 20:30, 30:45] = 255
+        image = torch.zeros(3, 50, 70, dtype=torch.uint8)
+        image[:, 20:30, 30:45] = 255
         target = BoxTarget(
             torch.tensor([[30.0, 20, 45, 30]]),
             torch.tensor([4]),
@@ -19,7 +19,7 @@ class TestCrops:
         torch.manual_seed(0)
         seen = set()
         for _ in range(60):
-            crop = RandomCrop(32)(Sample("a", picture, target))
+            crop = RandomCrop(32)(Sample("a", image, target))
             ys, xs = np.nonzero(crop.image[0].numpy())
             visible = len(ys) / 150
             seen.add(visible >= 0.25)
@@ -29,11 +29,11 @@ class TestCrops:
                 assert crop.target.area.item() == pytest.approx(len(ys))
         assert seen == {True, False}
 
-    def test_small_pictures_are_padded_with_their_edge(self):
-        picture = torch.arange(3 * 5 * 7, dtype=torch.uint8).reshape(3, 5, 7)
-        crop = RandomCrop(8, mirror=False)(Sample("a", picture, None)).image
-        assert torch.equal(crop[:, :5, :7], picture)
-        assert torch.equal(crop[:, 5:, :7], picture[:, -1:].expand(-1, 3, -1))
+    def test_small_images_are_padded_with_their_edge(self):
+        image = torch.arange(3 * 5 * 7, dtype=torch.uint8).reshape(3, 5, 7)
+        crop = RandomCrop(8, mirror=False)(Sample("a", image, None)).image
+        assert torch.equal(crop[:, :5, :7], image)
+        assert torch.equal(crop[:, 5:, :7], image[:, -1:].expand(-1, 3, -1))
         assert torch.equal(crop[:, :, 7], crop[:, :, 6])
 
     def test_box_wholly_outside_is_dropped(self):

@@ -8,14 +8,14 @@ from PIL import Image
 from vcm.data import (
     ClassFolderDataset,
     COCODataset,
-    PictureDataModule,
-    PictureFolderDataset,
+    ImageDataModule,
+    ImageFolderDataset,
     YOLOFolderDataset,
 )
-from vcm.errors import ArgumentError, DatasetError, PictureError
+from vcm.errors import ArgumentError, DatasetError, ImageError
 
 
-def make_pictures(folder, names, size=(60, 40)):
+def make_images(folder, names, size=(60, 40)):
     folder.mkdir(parents=True, exist_ok=True)
     for number, name in enumerate(names):
         path = folder / name
@@ -47,7 +47,7 @@ def box(x, y, w, h, category=18, image=7, **more):
 @pytest.fixture
 def open_coco(tmp_path):
     def open_coco(content, **options):
-        make_pictures(tmp_path / "images", ["a.png", "b.png"])
+        make_images(tmp_path / "images", ["a.png", "b.png"])
         text = content if isinstance(content, str) else json.dumps(content)
         (tmp_path / "ann.json").write_text(text)
         return COCODataset(tmp_path / "images", tmp_path / "ann.json", **options)
@@ -86,7 +86,7 @@ class TestCOCO:
             assert target.labels.tolist() == [ids.index(e["category_id"]) for e in entries]
         assert [data.target(index) for index in range(65, 95)] == [None] * 30
 
-    def test_boxes_outside_the_picture_are_clipped_or_left_out_and_told(self, open_coco):
+    def test_boxes_outside_the_image_are_clipped_or_left_out_and_told(self, open_coco):
         data = open_coco(
             coco(
                 [
@@ -115,7 +115,7 @@ class TestCOCO:
         assert len(data[0].target.boxes) == 1
         assert len(data.problems) == 2
 
-    def test_missing_picture_is_told_when_it_is_read(self, open_coco):
+    def test_missing_image_is_told_when_it_is_read(self, open_coco):
         images = [
             {"id": 7, "file_name": "a.png", "width": 60, "height": 40},
             {"id": 9, "file_name": "gone.png", "width": 60, "height": 40},
@@ -123,7 +123,7 @@ class TestCOCO:
         data = open_coco(coco([box(1, 1, 5, 5)], images))
         assert len(data) == 2
         assert data[0].image.shape == (3, 40, 60)
-        with pytest.raises(PictureError, match=r"gone\.png"):
+        with pytest.raises(ImageError, match=r"gone\.png"):
             data[1]
 
     @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ class TestCOCO:
             ("[1, 2]", "not in COCO's instances form"),
             ("{}", "not in COCO's instances form"),
             (coco([]), "holds no box"),
-            ({"images": [], "annotations": [], "categories": []}, "names no picture"),
+            ({"images": [], "annotations": [], "categories": []}, "names no image"),
         ],
     )
     def test_empty_or_foreign_annotations(self, open_coco, content, message):
@@ -147,7 +147,7 @@ class TestCOCO:
         with pytest.raises(DatasetError, match="cannot be read"):
             COCODataset(tmp_path / "images", tmp_path / "other.json")
 
-    def test_unlabelled_pictures_are_kept_on_demand(self, open_coco):
+    def test_unlabelled_images_are_kept_on_demand(self, open_coco):
         assert open_coco(coco([box(1, 1, 5, 5)])).image_ids == ["7"]
         data = open_coco(coco([box(1, 1, 5, 5)]), unlabelled="keep")
         assert data.image_ids == ["7", "b.png"]
@@ -155,7 +155,7 @@ class TestCOCO:
         with pytest.raises(ArgumentError, match="unlabelled"):
             open_coco(coco([box(1, 1, 5, 5)]), unlabelled="all")
 
-    def test_settings_change_with_pictures_and_labels(self, tmp_path, open_coco):
+    def test_settings_change_with_images_and_labels(self, tmp_path, open_coco):
         first = open_coco(coco([box(1, 1, 5, 5)])).settings()
         assert open_coco(coco([box(1, 1, 5, 5)])).settings() == first
         assert open_coco(coco([box(1, 1, 5, 6)])).settings() != first
@@ -167,7 +167,7 @@ class TestCOCO:
 class TestYOLOFolder:
     @pytest.fixture
     def folder(self, tmp_path):
-        make_pictures(tmp_path / "images", ["x/a.png", "b.png", "c.png"])
+        make_images(tmp_path / "images", ["x/a.png", "b.png", "c.png"])
         (tmp_path / "labels/x").mkdir(parents=True)
         (tmp_path / "labels/x/a.txt").write_text("1 0.5 0.5 0.5 0.25\n\n")
         (tmp_path / "labels/b.txt").write_text("")
@@ -191,7 +191,7 @@ class TestYOLOFolder:
         assert len(data.target(data.image_ids.index("b.png")).boxes) == 1
         assert len(data.problems) == 4
 
-    def test_rotated_picture_counts_with_its_shown_size(self, folder):
+    def test_rotated_image_counts_with_its_shown_size(self, folder):
         exif = Image.Exif()
         exif[0x0112] = 6
         Image.new("RGB", (60, 40)).save(folder / "images/x/a.png", exif=exif)
@@ -213,7 +213,7 @@ class TestYOLOFolder:
 
 class TestClassFolder:
     def test_folder_names_are_categories(self, tmp_path):
-        root = make_pictures(tmp_path / "root", ["dog/1.png", "cat/1.png", "cat/deep/2.png"])
+        root = make_images(tmp_path / "root", ["dog/1.png", "cat/1.png", "cat/deep/2.png"])
         data = ClassFolderDataset(root)
         assert data.categories == ("cat", "dog")
         assert {i: data.target(n).label for n, i in enumerate(data.image_ids)} == {
@@ -223,52 +223,50 @@ class TestClassFolder:
         }
 
     def test_names_replace_folder_names_in_sorted_order(self, tmp_path):
-        root = make_pictures(tmp_path / "root", ["n02/1.png", "n01/1.png"])
+        root = make_images(tmp_path / "root", ["n02/1.png", "n01/1.png"])
         (tmp_path / "names").write_text("tench\ngoldfish\n")
         assert ClassFolderDataset(root, names=tmp_path / "names").categories == ("tench", "goldfish")
         (tmp_path / "names").write_text("tench\n")
         with pytest.raises(DatasetError, match="1 names"):
             ClassFolderDataset(root, names=tmp_path / "names")
 
-    def test_stray_pictures_are_told_and_flat_folders_refused(self, tmp_path):
-        root = make_pictures(tmp_path / "root", ["dog/1.png", "stray.png"])
+    def test_stray_images_are_told_and_flat_folders_refused(self, tmp_path):
+        root = make_images(tmp_path / "root", ["dog/1.png", "stray.png"])
         assert ClassFolderDataset(root).problems == ["stray.png: left out: it lies in no class folder"]
-        flat = make_pictures(tmp_path / "flat", ["1.png"])
+        flat = make_images(tmp_path / "flat", ["1.png"])
         with pytest.raises(DatasetError, match="class folders"):
             ClassFolderDataset(flat)
 
 
-class TestPictureFolder:
-    def test_parts_divide_the_pictures(self, tmp_path):
-        root = make_pictures(tmp_path / "root", [f"{n}.png" for n in range(120)], size=(2, 2))
-        parts = {
-            part: set(PictureFolderDataset(root, part=part).image_ids) for part in ("all", "train", "val")
-        }
+class TestImageFolder:
+    def test_parts_divide_the_images(self, tmp_path):
+        root = make_images(tmp_path / "root", [f"{n}.png" for n in range(120)], size=(2, 2))
+        parts = {part: set(ImageFolderDataset(root, part=part).image_ids) for part in ("all", "train", "val")}
         assert parts["train"] | parts["val"] == parts["all"]
         assert not parts["train"] & parts["val"]
         assert 2 <= len(parts["val"]) <= 30
         moved = root.rename(tmp_path / "moved")
-        assert set(PictureFolderDataset(moved, part="val").image_ids) == parts["val"]
+        assert set(ImageFolderDataset(moved, part="val").image_ids) == parts["val"]
 
     def test_bad_folders_and_arguments(self, tmp_path):
         with pytest.raises(DatasetError, match="no such folder"):
-            PictureFolderDataset(tmp_path / "nowhere")
+            ImageFolderDataset(tmp_path / "nowhere")
         (tmp_path / "notes.txt").write_text("x")
-        with pytest.raises(DatasetError, match="holds no picture"):
-            PictureFolderDataset(tmp_path)
-        root = make_pictures(tmp_path / "root", ["1.png"])
+        with pytest.raises(DatasetError, match="holds no image"):
+            ImageFolderDataset(tmp_path)
+        root = make_images(tmp_path / "root", ["1.png"])
         for limit in (0, -1, 1.5, True):
             with pytest.raises(ArgumentError, match="limit"):
-                PictureFolderDataset(root, limit=limit)
+                ImageFolderDataset(root, limit=limit)
         with pytest.raises(ArgumentError, match="part"):
-            PictureFolderDataset(root, part="test")
+            ImageFolderDataset(root, part="test")
 
 
 class TestDataModule:
     def test_batches(self, tmp_path):
-        root = make_pictures(tmp_path / "root", [f"{n}.png" for n in range(5)])
-        data = PictureFolderDataset(root)
-        module = PictureDataModule(train=data, val=data, test=data, crop_size=16, batch_size=2)
+        root = make_images(tmp_path / "root", [f"{n}.png" for n in range(5)])
+        data = ImageFolderDataset(root)
+        module = ImageDataModule(train=data, val=data, test=data, crop_size=16, batch_size=2)
         batches = list(module.train_dataloader())
         assert [batch.images.shape for batch in batches] == [(2, 3, 16, 16)] * 2
         assert all(batch.images.min() >= 0 and batch.images.max() <= 1 for batch in batches)
@@ -279,7 +277,7 @@ class TestDataModule:
 
     def test_missing_part_and_bad_numbers(self, tmp_path):
         with pytest.raises(DatasetError, match="no train data set"):
-            PictureDataModule().train_dataloader()
+            ImageDataModule().train_dataloader()
         for wrong in ({"crop_size": 4}, {"batch_size": 0}, {"num_workers": -1}):
             with pytest.raises(ArgumentError, match=next(iter(wrong))):
-                PictureDataModule(**wrong)
+                ImageDataModule(**wrong)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vcm.data import ClassFolderDataset, COCODataset, PictureFolderDataset, YOLOFolderDataset, read_picture
+from vcm.data import ClassFolderDataset, COCODataset, ImageFolderDataset, YOLOFolderDataset, read_image
 from vcm.data.jsonfile import parse_json
 from vcm.data.metadata import read_metadata
-from vcm.data.reading import picture_size
-from vcm.errors import DatasetError, PictureError
+from vcm.data.reading import image_size
+from vcm.errors import DatasetError, ImageError
 from vcm.files import find_files
 
 
@@ -48,10 +48,10 @@ def too_deep(root):
 
 
 @pytest.mark.parametrize("kind", [fifo, sparse])
-def test_one_image_that_is_no_file_is_one_picture_error(tmp_path, kind):
+def test_one_image_that_is_no_file_is_one_image_error(tmp_path, kind):
     path = kind(tmp_path / "a.png")
-    for read in (read_picture, picture_size):
-        with pytest.raises(PictureError, match=r"a\.png.* (it is a FIFO|it has 21,474,836,480 bytes)"):
+    for read in (read_image, image_size):
+        with pytest.raises(ImageError, match=r"a\.png.* (it is a FIFO|it has 21,474,836,480 bytes)"):
             read(path)
     with pytest.raises(OSError, match=r"it is a FIFO|more than the limit"):
         read_metadata(path, (6, 8))
@@ -63,23 +63,23 @@ def test_one_image_that_is_no_file_is_one_picture_error(tmp_path, kind):
     (tmp_path / "ann.json").write_text(json.dumps(content))
     data = COCODataset(tmp_path, tmp_path / "ann.json")
     assert data.settings()["num_images"] == 1
-    with pytest.raises(PictureError):
+    with pytest.raises(ImageError):
         data.image(0)
 
 
 def test_devices_are_refused():
-    with pytest.raises(PictureError, match="it is a character device"):
-        read_picture("/dev/zero")
+    with pytest.raises(ImageError, match="it is a character device"):
+        read_image("/dev/zero")
     with pytest.raises(DatasetError, match=r"/dev/zero cannot be read: it is a character device"):
         COCODataset("/tmp", "/dev/zero")
 
 
 def test_a_path_may_be_text(tmp_path):
     save(tmp_path / "x.png")
-    assert read_picture(str(tmp_path / "x.png")).shape == (3, 6, 8)
-    assert picture_size(str(tmp_path / "x.png")) == (6, 8)
-    with pytest.raises(PictureError, match=r"^x\.jpg: cannot be read: No such file or directory\.$"):
-        read_picture("x.jpg")
+    assert read_image(str(tmp_path / "x.png")).shape == (3, 6, 8)
+    assert image_size(str(tmp_path / "x.png")) == (6, 8)
+    with pytest.raises(ImageError, match=r"^x\.jpg: cannot be read: No such file or directory\.$"):
+        read_image("x.jpg")
 
 
 def test_a_path_that_is_too_long_skips_that_one_only(tmp_path):
@@ -92,13 +92,13 @@ def test_a_path_that_is_too_long_skips_that_one_only(tmp_path):
     assert len(problems) == 1
     assert "skipped: File name too long" in problems[0]
     assert len(problems[0]) < 300
-    for kind in (PictureFolderDataset, ClassFolderDataset):
+    for kind in (ImageFolderDataset, ClassFolderDataset):
         data = kind(tmp_path / "set")
         assert data.image_ids == ["a/a.png", "z/z.png"]
         assert data.problems == problems
 
 
-@pytest.mark.parametrize("kind", [PictureFolderDataset, ClassFolderDataset])
+@pytest.mark.parametrize("kind", [ImageFolderDataset, ClassFolderDataset])
 def test_a_folder_whose_name_is_too_long_is_told(kind):
     with pytest.raises(DatasetError, match="there is no such folder"):
         kind("a" * 5000)
@@ -179,9 +179,9 @@ def test_json_that_cannot_be_read_is_a_value_error(text):
 
 def test_odd_names_are_printed_without_acting(tmp_path):
     save(tmp_path / "set/a\x1b[31m\n.png")
-    data = PictureFolderDataset(tmp_path / "set")
+    data = ImageFolderDataset(tmp_path / "set")
     assert data.image_ids == ["a\\x1b[31m\\n.png"]
     Path(data.paths[0]).write_text("x")
-    with pytest.raises(PictureError) as raised:
+    with pytest.raises(ImageError) as raised:
         data.image(0)
     assert "\x1b" not in str(raised.value)

@@ -1,4 +1,4 @@
-"""Label and picture files as other programs, and careless or hostile people, write them."""
+"""Label and image files as other programs, and careless or hostile people, write them."""
 
 import json
 import os
@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vcm.data import ClassFolderDataset, COCODataset, PictureFolderDataset, YOLOFolderDataset, read_picture
-from vcm.data.reading import picture_size
-from vcm.errors import DatasetError, PictureError
+from vcm.data import ClassFolderDataset, COCODataset, ImageFolderDataset, YOLOFolderDataset, read_image
+from vcm.data.reading import image_size
+from vcm.errors import DatasetError, ImageError
 
 FORMATS = ["jpg", "png", "tif", "webp", "avif"]
 
@@ -80,17 +80,17 @@ class TestCOCO:
         with pytest.raises(DatasetError, match="id 1 to two categories"):
             read(categories=[{"id": 1, "name": "a"}, {"id": 1, "name": "b"}])
 
-    def test_pictures_outside_the_folder_are_refused(self, read, tmp_path):
+    def test_images_outside_the_folder_are_refused(self, read, tmp_path):
         for name in ("../outside.jpg", "a/../../outside.jpg", str(tmp_path / "outside.jpg")):
             with pytest.raises(DatasetError, match=r"outside the folder .*outside\.jpg"):
                 read({"file_name": name})
         assert len(read({"file_name": "a/../a/ä.jpg"})) == 1
 
     @pytest.mark.parametrize("name", ["a\0.jpg", "a" * 3000 + ".jpg", "caf\udce9.jpg", "\ud800.jpg", ""])
-    def test_names_that_no_file_has_fail_as_missing_pictures(self, read, name):
+    def test_names_that_no_file_has_fail_as_missing_images(self, read, name):
         data = read({"file_name": name})
         assert data.settings()["num_images"] == 1
-        with pytest.raises(PictureError) as error:
+        with pytest.raises(ImageError) as error:
             data[0]
         assert str(error.value).encode()  # a report can hold it
 
@@ -103,8 +103,8 @@ class TestCOCO:
 class TestYOLOFolder:
     @pytest.fixture
     def read(self, tmp_path):
-        def read(label, names=b"person\r\ncar\r\n", picture="a.jpg", **options):
-            save(tmp_path / "images" / picture, **options)
+        def read(label, names=b"person\r\ncar\r\n", image="a.jpg", **options):
+            save(tmp_path / "images" / image, **options)
             for file, content in (("labels/a.txt", label), ("names", names)):
                 (tmp_path / file).parent.mkdir(exist_ok=True)
                 (tmp_path / file).write_bytes(content)
@@ -127,8 +127,8 @@ class TestYOLOFolder:
         assert len(data.problems) == 1
 
     @pytest.mark.parametrize("suffix", FORMATS)
-    def test_boxes_fit_turned_pictures_of_every_format(self, read, suffix):
-        data = read(b"0 .5 .5 1 1\n", picture=f"a.{suffix}", exif=turned(6))
+    def test_boxes_fit_turned_images_of_every_format(self, read, suffix):
+        data = read(b"0 .5 .5 1 1\n", image=f"a.{suffix}", exif=turned(6))
         assert data.image(0).shape == (3, 40, 30)
         assert data.target(0).boxes.tolist() == [[0, 0, 30, 40]]
 
@@ -142,14 +142,14 @@ class TestYOLOFolder:
         assert len(data.problems) == 2
         assert "neither a box (5 numbers) nor a polygon" in data.problems[1]
 
-    def test_a_picture_too_large_to_read_does_not_take_the_others_down(self, read, tmp_path, monkeypatch):
+    def test_a_image_too_large_to_read_does_not_take_the_others_down(self, read, tmp_path, monkeypatch):
         read(b"0 .5 .5 1 1\n")
         save(tmp_path / "images/b.jpg", size=(100, 100))
         (tmp_path / "labels/b.txt").write_text("0 .5 .5 1 1\n")
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
         data = read(b"0 .5 .5 1 1\n")
         assert data.target(0).labels.tolist() == [0]
-        with pytest.raises(PictureError, match="more than 2000 pixels"):
+        with pytest.raises(ImageError, match="more than 2000 pixels"):
             data[1]
 
 
@@ -157,7 +157,7 @@ class TestYOLOFolder:
 def test_file_names_that_are_not_utf8(tmp_path):
     path = save(tmp_path / "dog/ok.jpg")
     path.rename(os.fsdecode(os.fsencode(path.parent) + b"/caf\xe9.jpg"))
-    for data in (PictureFolderDataset(tmp_path), ClassFolderDataset(tmp_path)):
+    for data in (ImageFolderDataset(tmp_path), ClassFolderDataset(tmp_path)):
         assert data.image_ids == ["dog/caf\\udce9.jpg"]
         assert data[0].image.shape == (3, 30, 40)
         assert data.settings()["num_images"] == 1
@@ -165,13 +165,13 @@ def test_file_names_that_are_not_utf8(tmp_path):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_size_from_the_header_is_that_of_the_picture(tmp_path, suffix, orientation):
+def test_size_from_the_header_is_that_of_the_image(tmp_path, suffix, orientation):
     path = save(tmp_path / f"a.{suffix}", exif=turned(orientation))
-    assert picture_size(path) == tuple(read_picture(path).shape[1:])
+    assert image_size(path) == tuple(read_image(path).shape[1:])
 
 
 @pytest.mark.parametrize("suffix", [*FORMATS, "gif", "bmp", "jp2", "ppm"])
-def test_random_damage_is_a_picture_error_or_a_picture(tmp_path, suffix):
+def test_random_damage_is_a_image_error_or_a_image(tmp_path, suffix):
     data = save(tmp_path / f"a.{suffix}").read_bytes()
     random = np.random.default_rng(7)
     path, refused = tmp_path / f"b.{suffix}", 0
@@ -181,7 +181,7 @@ def test_random_damage_is_a_picture_error_or_a_picture(tmp_path, suffix):
             damaged[position] = random.integers(256)
         path.write_bytes(damaged)
         try:
-            assert read_picture(path).shape[0] == 3
-        except PictureError:
+            assert read_image(path).shape[0] == 3
+        except ImageError:
             refused += 1
     assert refused > 0

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from vcm.data import COCODataset, read_picture
+from vcm.data import COCODataset, read_image
 from vcm.data.reading import Header
 from vcm.data.sizes import Placement
 from vcm.errors import DatasetError
@@ -28,7 +28,7 @@ def save(path, size, box, orientation=1):
 
 def red_box(path):
     """x1, y1, x2, y2 of what is red in the image as it is read."""
-    ys, xs = torch.nonzero(read_picture(path)[0] > 128, as_tuple=True)
+    ys, xs = torch.nonzero(read_image(path)[0] > 128, as_tuple=True)
     return [int(value) for value in (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)]
 
 
@@ -177,11 +177,11 @@ def test_what_nothing_explains_is_skipped_and_said(read, tmp_path, stated, box):
 def test_mended_boxes_are_other_labels(read, tmp_path):
     save(tmp_path / "images/a.png", (60, 40), (10, 5, 20, 10))
     before = read(("a.png", (120, 80), [10, 5, 20, 10])).settings()
-    pictures = before["pictures_sha256"]
+    images = before["pictures_sha256"]
     save(tmp_path / "images/a.png", (120, 80), (10, 5, 20, 10))
     after = read(("a.png", (120, 80), [10, 5, 20, 10])).settings()
     assert before["labels_sha256"] != after["labels_sha256"]
-    assert pictures != after["pictures_sha256"]
+    assert images != after["pictures_sha256"]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

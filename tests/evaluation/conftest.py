@@ -13,7 +13,7 @@ from torch import nn
 from vcm.codecs import CodecPool, JPEGCodec, WebPCodec
 from vcm.data import COCODataset
 from vcm.evaluation.evaluate import Evaluation
-from vcm.evaluation.systems import PictureSystem
+from vcm.evaluation.systems import ImageSystem
 from vcm.metrics.detection import DetectionAccuracy
 from vcm.tasks import SplitTask
 from vcm.types import BoxTarget, Detections, Features, Prepared
@@ -68,7 +68,7 @@ class BrightTask(SplitTask):
 
 @pytest.fixture
 def world(tmp_path):
-    """Ten pictures, COCO annotations for eight of them: `world.dataset()`, `world.task()`."""
+    """Ten images, COCO annotations for eight of them: `world.dataset()`, `world.task()`."""
     rng = np.random.default_rng(0)
     images, annotations = [], []
     (tmp_path / "images").mkdir()
@@ -124,7 +124,7 @@ def build(world, pool, tmp_path):
             "webp": [WebPCodec(quality=30)],
         }
         systems = [
-            PictureSystem(name, codec, task, preprocessor=preprocessor)
+            ImageSystem(name, codec, task, preprocessor=preprocessor)
             for name, versions in codecs.items()
             for codec in versions
         ]

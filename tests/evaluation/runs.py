@@ -24,10 +24,10 @@ def line(system, factor=1.0, **changes):
     return [point(system, q, factor * 0.1 * 2**q, 0.1 + 0.1 * q, **changes) for q in range(4)]
 
 
-def version(picture, num_bytes=100, /, **changes):
+def version(image, num_bytes=100, /, **changes):
     prediction = {"boxes": [[1, 1, 9, 9]], "labels": [0], "scores": [0.9]}
     size = {"height": 20, "width": 20}
-    return {"picture": picture, **size, "num_bytes": num_bytes, "prediction": prediction, **changes}
+    return {"picture": image, **size, "num_bytes": num_bytes, "prediction": prediction, **changes}
 
 
 def write_run(folder, points, examples=None, **changes):

@@ -11,7 +11,7 @@ import torch
 from vcm.cli.main import main
 from vcm.codecs import JPEGCodec, WebPCodec
 from vcm.errors import ArgumentError, EvaluationError
-from vcm.evaluation.bootstrap import draw_pictures, interval
+from vcm.evaluation.bootstrap import draw_images, interval
 from vcm.evaluation.curves import Axis, Comparison, axes_of, compare, curves
 from vcm.evaluation.labels import pseudo_labels, true_labels
 from vcm.evaluation.points import measure
@@ -40,19 +40,19 @@ def run(build, tmp_path):
     return tmp_path / "run"
 
 
-def test_draws_are_the_same_for_the_same_pictures():
-    first, again = draw_pictures(["a", "b", "c"], 5), draw_pictures(["a", "b", "c"], 5)
+def test_draws_are_the_same_for_the_same_images():
+    first, again = draw_images(["a", "b", "c"], 5), draw_images(["a", "b", "c"], 5)
     assert first.indices.shape == (6, 3)
     assert first.indices[0].tolist() == [0, 1, 2]
     assert first.indices.max() < 3
     np.testing.assert_array_equal(first.indices, again.indices)
     others = (
-        draw_pictures(["a", "b", "d"], 5),
-        draw_pictures(["a", "b", "c"], 6),
-        draw_pictures(["a", "b", "c"], 5, 2),
+        draw_images(["a", "b", "d"], 5),
+        draw_images(["a", "b", "c"], 6),
+        draw_images(["a", "b", "c"], 5, 2),
     )
     assert len({first.fingerprint, again.fingerprint, *(other.fingerprint for other in others)}) == 4
-    assert draw_pictures(["alone"], 5).indices.tolist() == [[0]]
+    assert draw_images(["alone"], 5).indices.tolist() == [[0]]
 
 
 def test_interval_holds_95_percent_of_what_is_finite():
@@ -63,8 +63,8 @@ def test_interval_holds_95_percent_of_what_is_finite():
     assert interval([]) is None
 
 
-def test_figures_on_a_resample_are_those_of_the_pictures_drawn(build):
-    """Each resample anew, as if it were a data set: with copies of pictures under names of their own."""
+def test_figures_on_a_resample_are_those_of_the_images_drawn(build):
+    """Each resample anew, as if it were a data set: with copies of images under names of their own."""
     evaluation = build(codecs=codecs(), bootstrap=6)
     results = evaluation.run()
     for number, kind in enumerate(("truth", "pseudo")):
@@ -72,7 +72,7 @@ def test_figures_on_a_resample_are_those_of_the_pictures_drawn(build):
         assert (point.system, point.quality, point.labels) == ("webp", 5, kind)
         records, labels = saved(evaluation, "webp-5"), labels_of(evaluation, kind)
         image_ids = [image_id for image_id in evaluation.dataset.image_ids if image_id in labels.targets]
-        draws = draw_pictures(image_ids, 6)
+        draws = draw_images(image_ids, 6)
         assert point.resamples.draws == draws.fingerprint
         for place, row in enumerate(draws.indices[1:]):
             names = {f"{copy}": image_ids[index] for copy, index in enumerate(row)}
@@ -82,7 +82,7 @@ def test_figures_on_a_resample_are_those_of_the_pictures_drawn(build):
                 list(names),
                 replace(labels, targets={copy: labels.targets[image_id] for copy, image_id in names.items()}),
                 evaluation.task,
-                draws=draw_pictures(list(names), 0),
+                draws=draw_images(list(names), 0),
             )
             expected = {"bpp": again.bpp, "psnr": again.psnr, "ms_ssim": again.ms_ssim, **again.accuracy}
             expected = {name: math.nan if value is None else value for name, value in expected.items()}
@@ -158,7 +158,7 @@ def test_bd_rates_on_resamples_are_those_of_their_curves(run):
     assert found.interval.excludes_zero == (low > 0 or high < 0)
 
 
-def test_no_bootstrap_and_one_picture_have_no_intervals(run, build, world):
+def test_no_bootstrap_and_one_image_have_no_intervals(run, build, world):
     assert (run / BOOTSTRAP_JSON).exists()
     results = build(codecs=codecs(), bootstrap=0).run()
     assert not (run / BOOTSTRAP_JSON).exists()
@@ -202,7 +202,7 @@ def test_damaged_resamples_are_told(run, content):
         Results.read(run)
 
 
-def test_report_needs_neither_pictures_nor_records(run, tmp_path, capsys):
+def test_report_needs_neither_images_nor_records(run, tmp_path, capsys):
     for name in ("images", "run/records"):
         (tmp_path / name).rename(tmp_path / f"{name}-gone")
     assert main(["report", str(run), "--anchor", "jpeg", "--accuracy", "map_50"]) == 0
@@ -216,8 +216,8 @@ def test_report_needs_neither_pictures_nor_records(run, tmp_path, capsys):
         assert cell.text in printed.err
         assert cell.interval in printed.err
         assert f"<small>{cell.interval}</small>" in html or not cell.interval
-    assert "over 40 resamples of the pictures" in html
-    assert "Bars: 95 % intervals by bootstrap over pictures" in html
+    assert "over 40 resamples of the images" in html
+    assert "Bars: 95 % intervals by bootstrap over images" in html
     svg = (run / "plots/rate_psnr.svg").read_text()
     assert svg.count("LineCollection") == 2
 
@@ -236,7 +236,7 @@ def test_resamples_without_a_bd_rate_are_told_and_too_many_leave_no_interval():
     assert (cell(None)[0].tone, cell(None)[0].interval) == ("good", "")
 
 
-def test_runs_on_other_pictures_are_not_paired(build, world, tmp_path):
+def test_runs_on_other_images_are_not_paired(build, world, tmp_path):
     class Fails(WebPCodec):
         def encode_array(self, pixels):
             if pixels.shape[1] == 173:

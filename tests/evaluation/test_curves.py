@@ -90,7 +90,7 @@ def test_points_without_a_value_are_left_out():
     assert curves(points, Axis("top_1", "top-1", "truth")) == []
 
 
-def test_distortion_is_drawn_from_the_labels_with_most_pictures():
+def test_distortion_is_drawn_from_the_labels_with_most_images():
     points = [
         point("a", 0.1, 0.5, psnr=20.0),
         point("a", 0.2, 0.5, psnr=25.0, labels="pseudo", num_images=95),

@@ -90,7 +90,7 @@ def test_killed_and_restarted_gives_the_same_bytes(build, world, tmp_path, after
     assert content(tmp_path / "broken") == content(tmp_path / "whole")
     assert len(content(tmp_path / "whole")) > 8
     assert {"bootstrap.json", "results.json", "results.csv"} < set(content(tmp_path / "whole"))
-    # Work is picked up at the last whole chunk of four pictures.
+    # Work is picked up at the last whole chunk of four images.
     total = unbroken.task.predictions
     assert total >= 10 + 3 * 10
     assert again.task.predictions <= total - (10 + after) + 3
@@ -162,9 +162,7 @@ def test_preprocessor_is_part_of_the_system(build):
     dark = evaluation.run()
     assert evaluation.task.predictions == 10
     assert dark.points[0].bpp < plain.points[0].bpp
-    assert (
-        dark.points[0].psnr < plain.points[0].psnr - 5
-    )  # against the original, not the preprocessed picture
+    assert dark.points[0].psnr < plain.points[0].psnr - 5  # against the original, not the preprocessed image
     assert dark.points[1].accuracy["map"] == 0
 
 

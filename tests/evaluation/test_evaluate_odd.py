@@ -1,4 +1,4 @@
-"""Evaluations of what is odd: pictures, names, qualities, tasks and preprocessors that fail."""
+"""Evaluations of what is odd: images, names, qualities, tasks and preprocessors that fail."""
 
 import json
 
@@ -6,16 +6,16 @@ import pytest
 from PIL import Image
 
 from vcm.codecs import JPEG2000Codec, JPEGCodec
-from vcm.data import PictureFolderDataset
+from vcm.data import ImageFolderDataset
 from vcm.errors import CodecError, EvaluationError
 from vcm.evaluation import evaluate
 from vcm.evaluation.results import Results
 
 
-def test_unreadable_pictures_are_left_out_and_told(build, tmp_path):
+def test_unreadable_images_are_left_out_and_told(build, tmp_path):
     (tmp_path / "images/02.png").write_bytes((tmp_path / "images/02.png").read_bytes()[:500])
     (tmp_path / "images/05.png").unlink()
-    (tmp_path / "images/09.png").write_text("no picture")
+    (tmp_path / "images/09.png").write_text("no image")
     results = build().run()
     assert not results.complete
     assert [failure.image_id for failure in results.failures] == ["2", "5", "09.png"]
@@ -33,7 +33,7 @@ class PickyCodec(JPEGCodec):
         return super().encode_array(pixels)
 
 
-def test_codec_failure_leaves_the_picture_out_of_every_curve(build):
+def test_codec_failure_leaves_the_image_out_of_every_curve(build):
     codecs = {"picky": [PickyCodec(quality=50)], "jpeg": [JPEGCodec(quality=50)]}
     results = build(codecs=codecs).run()
     assert [(f.image_id, f.point) for f in results.failures] == [("3", "picky-50")]
@@ -66,7 +66,7 @@ def test_point_at_which_all_fails_does_not_take_others_down(build):
         build("other", codecs={"broken": [Broken(quality=50)]}).run()
 
 
-def test_picture_that_the_task_fails_on_does_not_lose_the_others(build, world):
+def test_image_that_the_task_fails_on_does_not_lose_the_others(build, world):
     class Picky(world.task):
         def features(self, images):
             if images[0].shape[2] == 173:
@@ -82,7 +82,7 @@ def test_picture_that_the_task_fails_on_does_not_lose_the_others(build, world):
         def features(self, images):
             raise RuntimeError("out of order")
 
-    with pytest.raises(EvaluationError, match=r"none of the 10 pictures.*out of order"):
+    with pytest.raises(EvaluationError, match=r"none of the 10 images.*out of order"):
         build("broken", task=Broken()).run()
 
 
@@ -104,18 +104,18 @@ def test_preprocessor_that_fails_or_gives_another_size_is_recorded(build):
     assert results.points[1].num_images == 8
 
 
-def test_pictures_with_like_names_keep_their_own_examples(build, world, tmp_path):
+def test_images_with_like_names_keep_their_own_examples(build, world, tmp_path):
     root = tmp_path / "odd"
     names = ["a/b.png", "a_b.png", "x" * 200 + "/" + "y" * 200 + ".png"]
     for shade, name in enumerate(names):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (20, 20), (60 * shade,) * 3).save(root / name)
-    results = build(dataset=PictureFolderDataset(root), examples=3).run()
+    results = build(dataset=ImageFolderDataset(root), examples=3).run()
     assert results.examples == names
     versions = json.loads((tmp_path / "run/examples/examples.json").read_text())
     for shade, name in enumerate(names):
-        with Image.open(tmp_path / "run" / versions[name]["originals"]["picture"]) as picture:
-            assert picture.getpixel((0, 0)) == (60 * shade,) * 3
+        with Image.open(tmp_path / "run" / versions[name]["originals"]["picture"]) as image:
+            assert image.getpixel((0, 0)) == (60 * shade,) * 3
 
 
 def test_qualities_that_differ_little_are_different_points(build, tmp_path):

@@ -1,4 +1,4 @@
-"""A learned codec's features in an evaluation, beside pictures."""
+"""A learned codec's features in an evaluation, beside images."""
 
 import io
 import json
@@ -12,7 +12,7 @@ from vcm.errors import ArgumentError
 from vcm.evaluation.evaluate import Evaluation
 from vcm.evaluation.features import FeatureSystem, check_fit
 from vcm.evaluation.report import build_report
-from vcm.evaluation.systems import Answer, Fault, PictureSystem
+from vcm.evaluation.systems import Answer, Fault, ImageSystem
 from vcm.nn.slimmable import FeatureMap, SlimmableFactorized
 from vcm.tasks import ClassificationTask, TorchvisionDetectionTask, YOLOTask
 from vcm.types import Detections, Prepared
@@ -93,7 +93,7 @@ def classifier(tmp_path):
 
 @pytest.mark.parametrize("make", [yolo, fcos, classifier])
 def test_undamaged_features_give_the_tasks_own_predictions(make, tmp_path):
-    """Letterboxes, resizing and padding are undone by the tail, from the picture's size alone."""
+    """Letterboxes, resizing and padding are undone by the tail, from the image's size alone."""
     task, features = make(tmp_path)
     system = FeatureSystem("features", Lossless(features, task), task)
     images = [(torch.rand(3, *size) * 255).to(torch.uint8) for size in ((60, 90), (120, 64), (1, 300))]
@@ -110,11 +110,11 @@ def test_undamaged_features_give_the_tasks_own_predictions(make, tmp_path):
             torch.testing.assert_close(answer.prediction.logits, expected.logits, atol=1e-3, rtol=1e-3)
 
 
-def test_it_stands_beside_pictures_in_one_evaluation(world, tmp_path):
+def test_it_stands_beside_images_in_one_evaluation(world, tmp_path):
     task, model = world.task(), network(FeatureMap(1, 1))
     systems = [
-        PictureSystem("jpeg", JPEGCodec(quality=50), task),
-        PictureSystem("learned", LearnedCodec(model=model), task),
+        ImageSystem("jpeg", JPEGCodec(quality=50), task),
+        ImageSystem("learned", LearnedCodec(model=model), task),
         FeatureSystem("features", SlimmableFeatureCodec(model=model), task),
     ]
     json.dumps([system.settings() for system in systems])
@@ -133,7 +133,7 @@ def test_it_stands_beside_pictures_in_one_evaluation(world, tmp_path):
     assert (build_report([tmp_path / "run"]).read_text()).count("Learned features") >= 2
 
 
-def test_a_damaged_stream_is_one_pictures_fault(world):
+def test_a_damaged_stream_is_one_images_fault(world):
     codec = SlimmableFeatureCodec(model=network(FeatureMap(1, 1)))
     system = FeatureSystem("features", codec, world.task())
     plain = codec.encode

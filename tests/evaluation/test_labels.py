@@ -40,7 +40,7 @@ def test_crowd_regions_stay_crowd_regions():
     assert moved.labels.tolist() == [0, 0]
 
 
-def test_picture_whose_boxes_are_all_of_other_categories_counts_as_empty(targets):
+def test_image_whose_boxes_are_all_of_other_categories_counts_as_empty(targets):
     labels = true_labels({"a": targets(BOXES[:1], [0]), "b": targets([], [])}, ["unicorn", "dog"], ["dog"])
     assert [len(target.boxes) for target in labels.targets.values()] == [0, 0]
 
@@ -66,7 +66,7 @@ def test_no_name_in_common(targets):
         true_labels({"a": targets(BOXES, [0, 0, 0])}, ["unicorn"], ["dog", "cat"])
 
 
-def test_classes_move_too_and_pictures_of_other_classes_have_no_label():
+def test_classes_move_too_and_images_of_other_classes_have_no_label():
     labels = true_labels({"a": ClassTarget(1), "b": ClassTarget(0)}, ["unicorn", "dog"], ["cat", "dog"])
     assert labels.targets == {"a": ClassTarget(1)}
 

@@ -107,14 +107,14 @@ def test_links_at_outputs_and_old_temporary_names_are_not_followed(build, tmp_pa
 
 def test_an_example_that_is_a_link_is_replaced(build, tmp_path, victim):
     build(codecs=CODECS, examples=1).run()
-    (picture,) = (tmp_path / "run/examples").glob("*/jpeg-50*.png")
-    picture.unlink()
-    picture.with_suffix(".tmp").symlink_to(victim)
-    picture.symlink_to(tmp_path / "gone")
+    (image,) = (tmp_path / "run/examples").glob("*/jpeg-50*.png")
+    image.unlink()
+    image.with_suffix(".tmp").symlink_to(victim)
+    image.symlink_to(tmp_path / "gone")
     build(codecs=CODECS, examples=1).run()
     assert victim.read_text() == "precious"
     assert not (tmp_path / "gone").exists()
-    assert picture.is_file()
+    assert image.is_file()
 
 
 def test_a_failed_write_leaves_nothing_behind(tmp_path):

@@ -10,7 +10,7 @@ from vcm.codecs import JPEG2000Codec, JPEGCodec, WebPCodec
 from vcm.errors import ArgumentError
 from vcm.evaluation.matching import is_near, matched_bytes, quality_between
 from vcm.evaluation.report import build_report
-from vcm.evaluation.systems import PictureSystem
+from vcm.evaluation.systems import ImageSystem
 
 WHOLE, ANY = JPEGCodec.quality_scale, JPEG2000Codec.quality_scale
 
@@ -85,25 +85,25 @@ def test_systems_without_other_qualities_stay_as_they_are(world):
             return {}
 
     task = world.task()
-    assert PictureSystem("a", JPEGCodec(quality=5, chroma="444"), task).at(7).codec.chroma == "444"
-    assert PictureSystem("a", JPEGCodec(quality=5), task).scale is JPEGCodec.quality_scale
-    assert PictureSystem("a", Odd(5, "x"), task).scale is None
-    assert PictureSystem("a", JPEGCodec(quality=5), task, preprocessor=Rated()).scale is None
+    assert ImageSystem("a", JPEGCodec(quality=5, chroma="444"), task).at(7).codec.chroma == "444"
+    assert ImageSystem("a", JPEGCodec(quality=5), task).scale is JPEGCodec.quality_scale
+    assert ImageSystem("a", Odd(5, "x"), task).scale is None
+    assert ImageSystem("a", JPEGCodec(quality=5), task, preprocessor=Rated()).scale is None
     with pytest.raises(ArgumentError):
-        PictureSystem("a", JPEGCodec(quality=5), task).at(500)
+        ImageSystem("a", JPEGCodec(quality=5), task).at(500)
 
 
 def test_each_image_has_its_own_rate_and_systems_far_from_it_are_left_out(tmp_path):
     """What the report once showed side by side: 4,085 bytes and 12,273."""
     run = write_run(tmp_path / "run", [*line("a"), *line("b"), *line("c")], {})
-    picture = "examples/o.png"
+    image = "examples/o.png"
     content = {
         "1": {
-            "a-0": version(picture, 4085), "b-0": version(picture, 12_273), "b-1": version(picture, 40_000),
-            "c-2": version(picture, 4500),
+            "a-0": version(image, 4085), "b-0": version(image, 12_273), "b-1": version(image, 40_000),
+            "c-2": version(image, 4500),
         },
         "2": {
-            "a-0": version(picture, 90_000), "b-0": version(picture, 80_000), "c-0": version(picture, 20_000),
+            "a-0": version(image, 90_000), "b-0": version(image, 80_000), "c-0": version(image, 20_000),
         },
     }  # fmt: skip
     (run / "examples/examples.json").write_text(json.dumps(content))

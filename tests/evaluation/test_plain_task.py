@@ -11,7 +11,7 @@ from vcm.evaluation.features import FeatureSystem
 from vcm.evaluation.labels import pseudo_labels
 from vcm.evaluation.reader import Importance
 from vcm.evaluation.search import ImageSearch
-from vcm.evaluation.systems import PictureSystem
+from vcm.evaluation.systems import ImageSystem
 from vcm.metrics.detection import DetectionAccuracy
 from vcm.modules.supervision import TaskSupervision
 from vcm.nn.slimmable import FeatureMap, SlimmableFactorized
@@ -49,9 +49,9 @@ def test_it_is_evaluated(world, pool, tmp_path):
     task = Threshold()
     assert task.device == torch.device("cpu")
     systems = [
-        PictureSystem("jpeg", JPEGCodec(quality=1), task),
-        PictureSystem("jpeg", JPEGCodec(quality=95), task),
-        PictureSystem("jpeg_at_reader", JPEGCodec(quality=95), task, at_reader=True),
+        ImageSystem("jpeg", JPEGCodec(quality=1), task),
+        ImageSystem("jpeg", JPEGCodec(quality=95), task),
+        ImageSystem("jpeg_at_reader", JPEGCodec(quality=95), task, at_reader=True),
     ]
     dataset = world.dataset()
     results = Evaluation(

@@ -12,7 +12,7 @@ from vcm.codecs import BPGCodec, JPEGCodec
 from vcm.errors import ArgumentError, WeightsError
 from vcm.evaluation import preprocessing
 from vcm.evaluation.preprocessing import NPPPreprocessor
-from vcm.evaluation.systems import PictureSystem
+from vcm.evaluation.systems import ImageSystem
 from vcm.nn.preprocessor import NPP, QuantizationAdaptiveNPP, save_preprocessor
 
 PAIRS = [
@@ -21,7 +21,7 @@ PAIRS = [
 
 
 def trained(kind):
-    """A network that changes pictures, and changes them differently at each λ."""
+    """A network that changes images, and changes them differently at each λ."""
     torch.manual_seed(0)
     network = kind((3, 4, 5, 6))
     with torch.no_grad():
@@ -43,7 +43,7 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def picture():
+def image():
     torch.manual_seed(1)
     return torch.randint(0, 256, (3, 40, 61), dtype=torch.uint8)
 
@@ -87,10 +87,10 @@ def test_rate_outside_the_range_is_told(model, rate):
         NPPPreprocessor(model, rate=rate)
 
 
-def test_network_for_one_rate_takes_none(picture):
+def test_network_for_one_rate_takes_none(image):
     plain = NPPPreprocessor(trained(NPP), codec="avif", quality=3)
     assert plain.rate is None
-    assert not torch.equal(plain(picture), picture)
+    assert not torch.equal(plain(image), image)
     with pytest.raises(ArgumentError, match="rate must be left out"):
         NPPPreprocessor(trained(NPP), rate=2)
 
@@ -122,11 +122,11 @@ def test_notes_without_pairs(tmp_path, note):
         NPPPreprocessor(path, codec="bpg", quality=44)
 
 
-# --- pictures ----------------------------------------------------------------------------------------------
+# --- images ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (17, 33)])
-def test_pictures_of_any_size_as_the_network_filters_them(model, size):
+def test_images_of_any_size_as_the_network_filters_them(model, size):
     image = torch.randint(0, 256, (3, *size), dtype=torch.uint8)
     with torch.no_grad():
         expected = trained(QuantizationAdaptiveNPP)(image[None].float() / 255, 2.0)[0] * 255
@@ -135,8 +135,8 @@ def test_pictures_of_any_size_as_the_network_filters_them(model, size):
     assert (filtered - expected).abs().max() <= 0.5 + 1e-3
 
 
-def test_a_new_network_gives_the_very_picture(picture):
-    assert torch.equal(NPPPreprocessor(NPP((3, 4, 5, 6)))(picture), picture)
+def test_a_new_network_gives_the_very_image(image):
+    assert torch.equal(NPPPreprocessor(NPP((3, 4, 5, 6)))(image), image)
 
 
 def test_tiles_show_no_seams(model, monkeypatch):
@@ -165,11 +165,11 @@ def test_no_pixel_depends_on_one_beyond_the_halo():
     assert preprocessing.HALO % network.stride == preprocessing.TILE % network.stride == 0
 
 
-def test_threads_agree(model, picture):
+def test_threads_agree(model, image):
     preprocessor = NPPPreprocessor(model, rate=2)
-    expected = preprocessor(picture)
+    expected = preprocessor(image)
     with ThreadPoolExecutor(4) as threads:
-        assert all(torch.equal(found, expected) for found in threads.map(preprocessor, [picture] * 12))
+        assert all(torch.equal(found, expected) for found in threads.map(preprocessor, [image] * 12))
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_threads_agree(model, picture):
         *(torch.zeros(size, dtype=torch.uint8) for size in ((1, 4, 4), (3, 0, 4), (3, 4))),
     ],
 )
-def test_what_is_no_picture_is_told(model, image):
+def test_what_is_no_image_is_told(model, image):
     with pytest.raises(ArgumentError, match="image must be"):
         NPPPreprocessor(model, rate=2)(image)
 
@@ -198,7 +198,7 @@ def test_settings_tell_networks_and_rates_apart(model):
 def test_titles_tell_curves_apart(model, world):
     npp, task = NPPPreprocessor(model, rate=2), world.task()
     titles = {
-        name: PictureSystem(name, codec, task, preprocessor=npp).title
+        name: ImageSystem(name, codec, task, preprocessor=npp).title
         for name, codec in (
             ("npp_bpg", BPGCodec()), ("bpg", BPGCodec()), ("npp_jpeg", JPEGCodec()), ("mine", JPEGCodec()),
         )
@@ -206,7 +206,7 @@ def test_titles_tell_curves_apart(model, world):
     assert titles == {
         "npp_bpg": "NPP + BPG", "bpg": "NPP + BPG", "npp_jpeg": "NPP + JPEG", "mine": "NPP + JPEG (mine)",
     }  # fmt: skip
-    assert PictureSystem("bpg", BPGCodec(), task).title == "BPG"
+    assert ImageSystem("bpg", BPGCodec(), task).title == "BPG"
 
 
 def test_a_curve_with_it_beside_one_without(model, build, world, pool, tmp_path):
@@ -214,7 +214,7 @@ def test_a_curve_with_it_beside_one_without(model, build, world, pool, tmp_path)
     codecs = [BPGCodec(quality=quality, preset="ultrafast") for quality in qualities]
     evaluation = build(task=task, codecs={"bpg": codecs}, examples=0)
     evaluation.systems += [
-        PictureSystem("npp_bpg", codec, task, preprocessor=first.at(codec="bpg", quality=codec.quality))
+        ImageSystem("npp_bpg", codec, task, preprocessor=first.at(codec="bpg", quality=codec.quality))
         for codec in codecs
     ]
     results = evaluation.run()

@@ -158,7 +158,7 @@ def test_header_alone_or_cut_short(reopen):
     assert file.path.read_bytes() == whole
 
 
-def test_later_line_about_one_picture_wins(reopen):
+def test_later_line_about_one_image_wins(reopen):
     file = reopen()
     file.append([record("a"), Record("b", error="encode failed")], [{"image_id": "a", "encode_s": 1.0}])
     file.append(

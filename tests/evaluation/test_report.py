@@ -16,7 +16,7 @@ from vcm.evaluation.curves import axes_of, compare, curves
 from vcm.evaluation.evaluate import Evaluation
 from vcm.evaluation.report import build_report
 from vcm.evaluation.results import Results
-from vcm.evaluation.systems import PictureSystem
+from vcm.evaluation.systems import ImageSystem
 
 CHROMIUM = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
@@ -37,7 +37,7 @@ PROBE = """<script>addEventListener("load", () => {
   const fetched = performance.getEntriesByType("resource").filter(entry => !entry.name.startsWith("data:"));
   const seen = {
     sizes: [...document.images].map(image => image.naturalWidth).join(),
-    overlays: every(".picture").every(p => box(p.querySelector("img")) == box(p.querySelector("svg"))),
+    overlays: every(".image").every(p => box(p.querySelector("img")) == box(p.querySelector("svg"))),
     plots: every(".plots svg").map(plot => Math.round(plot.getBoundingClientRect().width)).join(),
     overflow: root.scrollWidth > root.clientWidth,
     fetched: fetched.length,
@@ -49,9 +49,7 @@ PROBE = """<script>addEventListener("load", () => {
 def evaluate(world, folder, codecs, **options):
     task = options.pop("task", None) or world.task()
     with CodecPool(workers=1) as pool:
-        systems = [
-            PictureSystem(name, codec, task) for name, versions in codecs.items() for codec in versions
-        ]
+        systems = [ImageSystem(name, codec, task) for name, versions in codecs.items() for codec in versions]
         return Evaluation(NAME, task, world.dataset(), systems, folder=folder, pool=pool, **options).run()
 
 
@@ -90,8 +88,8 @@ def test_report_is_one_file_with_plots_beside_it(run):
     assert names == {f"{stem}{suffix}" for stem in stems for suffix in (".svg", ".png")}
     for stem in stems:
         assert ElementTree.parse(run / "plots" / f"{stem}.svg").getroot().tag.endswith("svg")
-        with Image.open(run / "plots" / f"{stem}.png") as picture:
-            assert min(picture.size) > 300
+        with Image.open(run / "plots" / f"{stem}.png") as image:
+            assert min(image.size) > 300
 
 
 def test_bd_rates_equal_bjontegaard_on_the_csv(run):
@@ -114,10 +112,10 @@ def test_bd_rates_equal_bjontegaard_on_the_csv(run):
 
 
 def test_failures_are_shown(world, tmp_path):
-    (tmp_path / "images/02.png").write_text("no <b>picture</b>")
+    (tmp_path / "images/02.png").write_text("no <b>image</b>")
     evaluate(world, tmp_path / "run", {"jpeg": [JPEGCodec(quality=50)]})
     html = build_report([tmp_path / "run"]).read_text()
-    assert re.search(r"left out: 2 .*02\.png: is not a picture", html)
+    assert re.search(r"left out: 2 .*02\.png: is not a image", html)
 
 
 def test_runs_of_one_task_and_data_are_drawn_together(world, run, tmp_path):

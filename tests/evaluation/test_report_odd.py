@@ -1,4 +1,4 @@
-"""Reports on what is odd: names, pictures, curves without numbers, damaged folders, several runs."""
+"""Reports on what is odd: names, images, curves without numbers, damaged folders, several runs."""
 
 import json
 from dataclasses import replace
@@ -8,13 +8,13 @@ from PIL import Image
 from runs import line, write_run
 
 from vcm.codecs import BPGCodec, JPEGCodec, WebPCodec
-from vcm.data import PictureFolderDataset
+from vcm.data import ImageFolderDataset
 from vcm.errors import EvaluationError
 from vcm.evaluation.boxes import place_boxes
 from vcm.evaluation.evaluate import Evaluation
 from vcm.evaluation.report import build_report
 from vcm.evaluation.results import Results
-from vcm.evaluation.systems import PictureSystem
+from vcm.evaluation.systems import ImageSystem
 from vcm.types import Detections
 
 
@@ -49,24 +49,24 @@ def test_nothing_found_and_nothing_finite_is_no_error(build, world, tmp_path):
     assert "rate_map_pseudo" not in html
 
 
-def test_one_codec_at_one_quality_on_one_picture(build, world, tmp_path):
+def test_one_codec_at_one_quality_on_one_image(build, world, tmp_path):
     build(codecs={"jpeg": jpegs(50)}, dataset=world.dataset(limit=1)).run()
     html = build_report([tmp_path / "run"]).read_text()
-    assert "1 picture, 1 codec." in html
+    assert "1 image, 1 codec." in html
     assert 'id="bd"' not in html
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (17000, 2)])
-def test_pictures_of_odd_shapes_are_shown_small(build, tmp_path, size):
+def test_images_of_odd_shapes_are_shown_small(build, tmp_path, size):
     (tmp_path / "odd").mkdir()
     Image.new("RGB", size, "white").save(tmp_path / "odd/a.png")
-    build(codecs={"jpeg": jpegs(50)}, dataset=PictureFolderDataset(tmp_path / "odd")).run()
+    build(codecs={"jpeg": jpegs(50)}, dataset=ImageFolderDataset(tmp_path / "odd")).run()
     html = build_report([tmp_path / "run"]).read_text()
     assert f"aspect-ratio: {size[0]} / {size[1]}; width: min(100%, calc(420px" in html
     assert html.count("data:image/webp") == 2
 
 
-def test_example_pictures_that_are_gone_or_damaged(build, tmp_path):
+def test_example_images_that_are_gone_or_damaged(build, tmp_path):
     build(codecs={"jpeg": jpegs(50)}).run()
     first, second = sorted((tmp_path / "run/examples").glob("*/jpeg-50*.png"))
     first.unlink()
@@ -107,7 +107,7 @@ def test_runs_are_shown_side_by_side_with_all_kinds_of_labels(build, tmp_path):
         build_report([tmp_path / "b", tmp_path / "c"])
 
 
-def test_runs_that_passed_different_pictures_say_so(build, world, tmp_path):
+def test_runs_that_passed_different_images_say_so(build, world, tmp_path):
     class Fails(JPEGCodec):
         def encode_array(self, pixels):
             if pixels.shape[1] == 173:
@@ -137,7 +137,7 @@ def test_long_lists_of_failures_are_cut(build, tmp_path):
     html = build_report([tmp_path / "run"]).read_text()
     assert html.count("left out: ") == 50
     assert "left out: 7 at a-1, a-2 – bad" in html
-    assert "and 10 more pictures left out" in html
+    assert "and 10 more images left out" in html
 
 
 def test_labels_of_boxes_do_not_cover_each_other():
@@ -172,8 +172,8 @@ def test_results_are_read_from_a_path_as_text(tmp_path):
         Results.read(str(tmp_path))
 
 
-def test_system_that_sends_no_picture_is_shown_over_the_original(build, world, pool, tmp_path):
-    class Features(PictureSystem):
+def test_system_that_sends_no_image_is_shown_over_the_original(build, world, pool, tmp_path):
+    class Features(ImageSystem):
         def run(self, images, pool):
             return [replace(answer, image=None) for answer in super().run(images, pool)]
 
@@ -183,10 +183,10 @@ def test_system_that_sends_no_picture_is_shown_over_the_original(build, world, p
     task = world.task()
     systems = [
         Features("features", JPEGCodec(quality=30), task),
-        PictureSystem("jpeg", JPEGCodec(quality=30), task),
+        ImageSystem("jpeg", JPEGCodec(quality=30), task),
     ]
     folder = tmp_path / "run"
     Evaluation("test", task, world.dataset(), systems, folder=folder, pool=pool, examples=1).run()
     html = build_report([folder]).read_text()
     assert html.count("data:image/webp") == 3
-    assert html.count("sends no picture; over the original") == 2  # in the caption and the alt text
+    assert html.count("sends no image; over the original") == 2  # in the caption and the alt text

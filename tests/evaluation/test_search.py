@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 
 from vcm.codecs import BPGCodec, CodecPool, JPEGCodec, qp_offsets
-from vcm.data import read_picture
+from vcm.data import read_image
 from vcm.errors import ArgumentError, WeightsError
 from vcm.evaluation import refinement as module
 from vcm.evaluation.encoder import ImageEncoder
 from vcm.evaluation.reader import Importance, scale_to_reader
 from vcm.evaluation.refinement import quantization_steps
 from vcm.evaluation.search import ImageSearch
-from vcm.evaluation.systems import Answer, PictureSystem
+from vcm.evaluation.systems import Answer, ImageSystem
 from vcm.tasks import ClassificationTask, YOLOTask
 from vcm.tasks.distance import image_distance
 
@@ -42,16 +42,16 @@ def cost(task, codec, original, pixels, offsets=None):
         return 8 * len(data), float(distance(codec.decode(data)[None].float() / 255))
 
 
-def photo(coco_pictures, reader):
-    return scale_to_reader(read_picture(coco_pictures[0]), reader)
+def photo(coco_images, reader):
+    return scale_to_reader(read_image(coco_images[0]), reader)
 
 
 @pytest.mark.parametrize("maps", [False, True])
 @pytest.mark.parametrize("chroma", ["420", "444"])
-def test_a_detector_is_served_better_at_about_the_same_bits(asset_path, coco_pictures, chroma, maps):
+def test_a_detector_is_served_better_at_about_the_same_bits(asset_path, coco_images, chroma, maps):
     name = "yolov3-tiny"
     detector = YOLOTask(asset_path(name, f"{name}.cfg"), asset_path(name, f"{name}.weights"))
-    original = photo(coco_pictures, detector)
+    original = photo(coco_images, detector)
     offsets = qp_offsets(detector.importance(original.float() / 255)) if maps else None
     codec = BPGCodec(40, chroma=chroma)
     found = ImageSearch(10).run(original, original, codec, detector, offsets=offsets).image
@@ -197,8 +197,8 @@ def test_a_system_sends_what_the_search_found_and_counts_its_seconds(yolo, image
     search, importance = ImageSearch(3), Importance(alpha=1.0)
     codec = BPGCodec(40)
     options = {"at_reader": True, "importance": importance}
-    plain = PictureSystem("bpg", codec, yolo, **options)
-    system = PictureSystem("bpg_importance_at_reader_effort3", codec, yolo, search=search, **options)
+    plain = ImageSystem("bpg", codec, yolo, **options)
+    system = ImageSystem("bpg_importance_at_reader_effort3", codec, yolo, search=search, **options)
     assert system.title == "BPG at the reader's size, importance QP, effort 3"
     with CodecPool(workers=1) as pool:
         (first,), (found,) = plain.run([image], pool), system.run([image], pool)
@@ -245,7 +245,7 @@ def test_other_codecs_are_refused(yolo, image, codec):
     with pytest.raises(ArgumentError, match="effort must be 0 with another codec"):
         ImageSearch(1).run(image, image, codec, yolo)
     with pytest.raises(ArgumentError, match="effort"):
-        PictureSystem("x", codec, yolo, search=ImageSearch(1))
+        ImageSystem("x", codec, yolo, search=ImageSearch(1))
 
 
 @pytest.mark.parametrize("colour", [(29, 147, 147), (193, 9, 185), (38, 232, 244), (65, 231, 169)])

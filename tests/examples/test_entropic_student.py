@@ -66,7 +66,7 @@ def test_it_is_trained_and_evaluated_without_a_change_to_vcm(plugin, asset_path)
     )
 
     codecs = ["codec=[jpeg,entropic_student]", "codecs.jpeg.qualities=[30]"]
-    reader = ["task=yolov3_tiny", "task.cut=layer5", "data=pictures", "data.test.root=photos"]
+    reader = ["task=yolov3_tiny", "task.cut=layer5", "data=images", "data.test.root=photos"]
     vcm("evaluate", *codecs, *reader, "bootstrap=0", "name=mine")
     points = json.loads(Path("runs/mine/results.json").read_text())["points"]
     by_name = {point["system"]: point for point in points}

@@ -186,7 +186,7 @@ def test_optimizing_raw_outputs_finds_the_boxes(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["mse", "ciou"])
-def test_pictures_without_boxes(kind: str) -> None:
+def test_images_without_boxes(kind: str) -> None:
     head = replace(HEAD, box_loss=kind)
     raw = torch.zeros(2, head.num_channels, 4, 6, requires_grad=True)
     none = [torch.zeros(0, 4), torch.zeros(0, 4)]

@@ -29,7 +29,7 @@ def test_equals_torchmetrics() -> None:
             assert metric.resampled(draws)[name][number] == pytest.approx(value.item())
 
 
-def test_fewer_classes_than_k_and_no_pictures() -> None:
+def test_fewer_classes_than_k_and_no_images() -> None:
     metric = TopKAccuracy()
     metric.update([ClassScores(torch.tensor([0.0, 1.0, 2.0]))], [ClassTarget(0)])
     assert {name: value.item() for name, value in metric.compute().items()} == {"top_1": 0.0, "top_5": 1.0}

@@ -22,7 +22,7 @@ from vcm.types import BoxTarget, Detections
 CATEGORIES = 5
 
 
-def random_picture(generator: torch.Generator, objects: int, extra: int) -> tuple[Detections, BoxTarget]:
+def random_image(generator: torch.Generator, objects: int, extra: int) -> tuple[Detections, BoxTarget]:
     """Predictions near true boxes, and elsewhere, in quarters of a pixel: so widths are exact in float32."""
 
     def quarters(low: float, high: float, *shape: int) -> torch.Tensor:
@@ -49,11 +49,11 @@ def random_picture(generator: torch.Generator, objects: int, extra: int) -> tupl
     return Detections(found[order], scores[order], found_labels[order]), target
 
 
-def pictures(seed: int, count: int = 40) -> list[tuple[Detections, BoxTarget]]:
+def images(seed: int, count: int = 40) -> list[tuple[Detections, BoxTarget]]:
     generator = torch.Generator().manual_seed(seed)
-    drawn = [random_picture(generator, objects=i % 7, extra=(i * 5) % 11) for i in range(count)]
+    drawn = [random_image(generator, objects=i % 7, extra=(i * 5) % 11) for i in range(count)]
     empty = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
-    many = random_picture(generator, objects=30, extra=90)  # more than COCO's 100
+    many = random_image(generator, objects=30, extra=90)  # more than COCO's 100
     return [*drawn, (empty, drawn[6][1]), many]
 
 
@@ -111,19 +111,19 @@ def measure(data: list[tuple[Detections, BoxTarget]], batch: int = 7) -> dict[st
 
 @pytest.mark.parametrize("seed", range(3))
 def test_equals_pycocotools(seed: int, tmp_path: Path) -> None:
-    data = pictures(seed)
+    data = images(seed)
     expected = reference(data, tmp_path)
     assert 0.1 < expected["map"] < 0.9
     assert len(set(expected.values())) == 12
     assert measure(data) == pytest.approx(expected, rel=0, abs=1e-6)
 
 
-def test_resamples_equal_pycocotools_on_copies_of_the_pictures(tmp_path: Path) -> None:
-    data = pictures(3, 25)
+def test_resamples_equal_pycocotools_on_copies_of_the_images(tmp_path: Path) -> None:
+    data = images(3, 25)
     metric = DetectionAccuracy()
     metric.update(*zip(*data, strict=True))
     draws = np.random.default_rng(0).integers(0, len(data), (6, len(data)))
-    draws[5] = 0  # a picture without true boxes, again and again
+    draws[5] = 0  # a image without true boxes, again and again
     found = metric.resampled(draws)
     for number, draw in enumerate(draws[:5]):
         expected = reference([data[index] for index in draw], tmp_path)
@@ -132,7 +132,7 @@ def test_resamples_equal_pycocotools_on_copies_of_the_pictures(tmp_path: Path) -
 
 
 def test_resamples_in_parts_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = pictures(4, 12)
+    data = images(4, 12)
     metric = DetectionAccuracy()
     metric.update(*zip(*data, strict=True))
     draws = np.random.default_rng(0).integers(0, len(data), (7, len(data)))
@@ -143,7 +143,7 @@ def test_resamples_in_parts_are_the_same(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_says_nothing_on_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
-    measure(pictures(0))
+    measure(images(0))
     assert capfd.readouterr() == ("", "")
 
 
@@ -177,15 +177,15 @@ def test_undefined_figures_are_nan() -> None:
 
 
 def test_predictions_and_targets_come_in_pairs() -> None:
-    found, true = pictures(0)[5]
+    found, true = images(0)[5]
     with pytest.raises(ArgumentError, match="one a target, 2 in all; got 1"):
         DetectionAccuracy().update([found], [true, true])
 
 
 def test_reset_forgets() -> None:
     metric = DetectionAccuracy()
-    data = pictures(1, 10)
-    metric.update(*zip(*pictures(0), strict=True))
+    data = images(1, 10)
+    metric.update(*zip(*images(0), strict=True))
     metric.reset()
     metric.update(*zip(*data, strict=True))
     assert metric.compute()["map"].item() == pytest.approx(measure(data)["map"])
@@ -194,7 +194,7 @@ def test_reset_forgets() -> None:
 def _process(rank: int, world: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
     figures = []
-    for shares in ([pictures(0)[:30], pictures(0)[30:]], [pictures(0), []]):  # uneven; all and none
+    for shares in ([images(0)[:30], images(0)[30:]], [images(0), []]):  # uneven; all and none
         metric = DetectionAccuracy()
         metric.update([found for found, _ in shares[rank]], [true for _, true in shares[rank]])
         figures.append(metric.compute())
@@ -204,7 +204,7 @@ def _process(rank: int, world: int, folder: str) -> None:
 
 def test_processes_agree_with_one_that_saw_all(tmp_path: Path) -> None:
     mp.spawn(_process, args=(2, str(tmp_path)), nprocs=2)
-    expected = measure(pictures(0))
+    expected = measure(images(0))
     for rank in range(2):
         for synced in torch.load(tmp_path / f"{rank}.pt", weights_only=True):
             assert {name: value.item() for name, value in synced.items()} == pytest.approx(expected)

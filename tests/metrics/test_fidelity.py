@@ -32,7 +32,7 @@ def test_figures_are_those_of_scipy():
     assert float(figures["psnr"]) == pytest.approx(sum(psnrs) / 15, abs=1e-4)
 
 
-def test_one_picture_has_no_rank_within():
+def test_one_image_has_no_rank_within():
     metric = ProxyFidelity()
     for quality in (20, 30):
         metric.update(
@@ -48,5 +48,5 @@ def test_one_picture_has_no_rank_within():
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
-def test_without_pictures_nothing_is_known():
+def test_without_images_nothing_is_known():
     assert all(figure.isnan() for figure in ProxyFidelity().compute().values())

@@ -17,7 +17,7 @@ def pair():
     coarse = torch.rand(1, 3, 23, 31, generator=generator)
     original = torch.nn.functional.interpolate(coarse, (230, 310), mode="bicubic").clamp(0, 1)[0]
     noisy = (original + 0.05 * torch.randn(original.shape, generator=generator)).clamp(0, 1)
-    return tuple((picture * 255).round().to(torch.uint8) for picture in (noisy, original))
+    return tuple((image * 255).round().to(torch.uint8) for image in (noisy, original))
 
 
 def test_rate_of_a_set_is_total_bits_over_total_pixels():
@@ -50,13 +50,13 @@ def test_psnr_and_ms_ssim_equal_torchmetrics_and_compressai(pair):
         decoded[None].float(), original[None].float()
     )
     assert ms_ssim(decoded, original) == pytest.approx(reference.item(), abs=1e-3)
-    pictures = [Image.fromarray(picture.permute(1, 2, 0).numpy()) for picture in pair]
-    reference = compute_metrics(*pictures, metrics=["psnr-rgb", "ms-ssim-rgb"])
+    images = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in pair]
+    reference = compute_metrics(*images, metrics=["psnr-rgb", "ms-ssim-rgb"])
     assert psnr(decoded, original) == pytest.approx(reference["psnr-rgb"], abs=1e-5)
     assert ms_ssim(decoded, original) == pytest.approx(reference["ms-ssim-rgb"], abs=1e-6)
 
 
-def test_distortion_is_the_mean_over_pictures(pair):
+def test_distortion_is_the_mean_over_images(pair):
     decoded, original = pair
     metric = Distortion()
     metric.update(psnr(decoded, original), ms_ssim(decoded, original))
@@ -70,7 +70,7 @@ def test_distortion_is_the_mean_over_pictures(pair):
     )
 
 
-def test_lossless_and_small_pictures(pair):
+def test_lossless_and_small_images(pair):
     _, original = pair
     assert psnr(original, original) == math.inf
     assert ms_ssim(original, original) == pytest.approx(1)

@@ -13,7 +13,7 @@ from vcm.nn.proxy import IdentityProxy, JPEGProxy, load_proxy
 
 
 class Fragile(JPEGCodec):
-    """Fails on black pictures."""
+    """Fails on black images."""
 
     def encode(self, image):
         if not image.any():
@@ -21,20 +21,20 @@ class Fragile(JPEGCodec):
         return super().encode(image)
 
 
-def test_pictures_that_are_not_finite_are_told_with_the_batch():
+def test_images_that_are_not_finite_are_told_with_the_batch():
     with pytest.raises(ArgumentError, match=r"images must be finite, .* the batch was a\.png, b\.png"):
         CodecLoop(JPEGCodec, workers=1).start(torch.full((2, 3, 8, 8), torch.nan), 50, ["a.png", "b.png"])
 
 
 def test_failures_are_counted_across_a_resume():
     loop = CodecLoop(Fragile, workers=1)
-    pictures = torch.stack([torch.zeros(3, 8, 8), torch.ones(3, 8, 8)])
-    assert loop.start(pictures, 50, ["a", "b"])().kept.tolist() == [1]
+    images = torch.stack([torch.zeros(3, 8, 8), torch.ones(3, 8, 8)])
+    assert loop.start(images, 50, ["a", "b"])().kept.tolist() == [1]
     resumed = CodecLoop(Fragile, workers=1, max_failures=0.005)
     resumed.load_state_dict(loop.state_dict())
-    assert (resumed.num_pictures, resumed.num_failures) == (2, 1)
-    with pytest.raises(CodecError, match="failed on 2 of the last 4 pictures"):
-        resumed.start(pictures, 50, ["a", "b"])()
+    assert (resumed.num_images, resumed.num_failures) == (2, 1)
+    with pytest.raises(CodecError, match="failed on 2 of the last 4 images"):
+        resumed.start(images, 50, ["a", "b"])()
 
 
 def test_a_proxy_for_other_settings_of_the_codec_is_told(tmp_path):
@@ -58,4 +58,4 @@ def test_a_modules_checkpoint_holds_the_counts():
     checkpoint = {}
     module.on_save_checkpoint(checkpoint)
     resumed.on_load_checkpoint(checkpoint)
-    assert (resumed.codec_loop.num_pictures, resumed.codec_loop.num_failures) == (2, 1)
+    assert (resumed.codec_loop.num_images, resumed.codec_loop.num_failures) == (2, 1)

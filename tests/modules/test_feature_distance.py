@@ -79,7 +79,7 @@ def test_a_guide_of_several_tensors_takes_them_all():
     torch.testing.assert_close(distance(found, true), FeatureDistance(DeepTask(), "pool", 0.0)(found, true))
 
 
-def test_relative_errors_count_maps_and_pictures_alike():
+def test_relative_errors_count_maps_and_images_alike():
     true = {"a": torch.rand(3, 2, 4, 4), "b": 100 * torch.rand(3, 5, 2, 2)}
     nothing = {name: torch.zeros_like(maps) for name, maps in true.items()}
     torch.testing.assert_close(relative_errors(nothing, true), torch.ones(3))
@@ -95,7 +95,7 @@ def make(**settings):
     return SlimmableModule(network, {"detection": DeepTask()}, weights, learning_rate=3e-3, **settings)
 
 
-def test_training_with_a_guide_brings_the_deep_features_near(pictures, tmp_path):
+def test_training_with_a_guide_brings_the_deep_features_near(image_data, tmp_path):
     module = make(guides={"detection": "pool"})
     run = Trainer(
         default_root_dir=tmp_path,
@@ -107,8 +107,8 @@ def test_training_with_a_guide_brings_the_deep_features_near(pictures, tmp_path)
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    (before,) = run.validate(module, pictures(), verbose=False)
-    run.fit(module, pictures())
+    (before,) = run.validate(module, image_data(), verbose=False)
+    run.fit(module, image_data())
     after = run.callback_metrics
     assert after["val/detection/feature_error"] < 0.5 * before["val/detection/feature_error"]
 

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 class BatchTask(MeanTask):
-    """Several pictures of one size, and a loss."""
+    """Several images of one size, and a loss."""
 
     def prepare(self, images):
         return Prepared(torch.stack(list(images)), tuple(tuple(x.shape[1:]) for x in images))
@@ -45,7 +45,7 @@ class BatchTask(MeanTask):
 
 
 class FailingJPEG(JPEGCodec):
-    """Fails on every third picture."""
+    """Fails on every third image."""
 
     count = 0
 
@@ -98,13 +98,13 @@ def test_values_are_the_codecs_and_gradients_the_proxys(kind):
     weight = torch.rand_like(x)
     (expected,) = torch.autograd.grad((direct.decoded * weight).sum() + 3 * direct.bpp.sum(), x)
     through = proxy(x, 30.0)
-    picture, bpp = straight_through(coded.decoded, through.decoded), straight_through(coded.bpp, through.bpp)
+    joined, bpp = straight_through(coded.decoded, through.decoded), straight_through(coded.bpp, through.bpp)
     for index, image in enumerate(x.detach()):
         pixels = (image * 255).round().to(torch.uint8)
         data = JPEGCodec(quality=30).encode(pixels)
-        assert torch.equal(picture[index], JPEGCodec(quality=30).decode(data).float() / 255)
+        assert torch.equal(joined[index], JPEGCodec(quality=30).decode(data).float() / 255)
         assert bpp[index] == torch.tensor(8 * len(data) / 40**2)
-    (got,) = torch.autograd.grad((picture * weight).sum() + 3 * bpp.sum(), x)
+    (got,) = torch.autograd.grad((joined * weight).sum() + 3 * bpp.sum(), x)
     torch.testing.assert_close(got, expected, rtol=1e-6, atol=0)
     assert got.abs().sum() > 0
 
@@ -115,11 +115,11 @@ def test_straight_through_wants_one_shape():
 
 
 @pytest.mark.parametrize("supervision", ["features", "pseudo", "labels"])
-def test_the_loss_falls(supervision, pictures, tmp_path):
+def test_the_loss_falls(supervision, image_data, tmp_path):
     box = BoxTarget(
         torch.tensor([[0.0, 0, 9, 9]]), torch.tensor([0]), torch.zeros(1).bool(), torch.tensor([81.0])
     )
-    data = pictures()
+    data = image_data()
     if supervision == "labels":
         for part in (data.train_dataset, data.val_dataset):
             part.target = lambda *_: box
@@ -133,7 +133,7 @@ def test_the_loss_falls(supervision, pictures, tmp_path):
     after = {name: float(value) for name, value in run.callback_metrics.items()}
     assert after["val/loss"] < before["val/loss"] - 0.001
     assert {"val/0.5@20/bpp", "val/2@60/map", "val/2@60/psnr", "val/0.5@20/task_loss"} <= set(after)
-    assert before["val/2@60/psnr"] > 60  # a new network gives the picture back
+    assert before["val/2@60/psnr"] > 60  # a new network gives the image back
 
 
 def labelled(dataset, index, box):
@@ -142,12 +142,12 @@ def labelled(dataset, index, box):
     return replace(super(type(dataset), dataset).__getitem__(index), target=box)
 
 
-def test_only_the_preprocessor_learns(pictures, tmp_path):
+def test_only_the_preprocessor_learns(image_data, tmp_path):
     module = make(proxy=LearnedProxy("jpeg", (10, 90), channels=4))
     proxy, task = module._parts
     before = [p.detach().clone() for part in (proxy, task) for p in part.parameters()]
     network = {n: p.detach().clone() for n, p in module.network.named_parameters()}
-    trainer(tmp_path, limit_val_batches=0).fit(module, pictures())
+    trainer(tmp_path, limit_val_batches=0).fit(module, image_data())
     after = [p for part in (proxy, task) for p in part.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
     assert any(not torch.equal(p, network[n]) for n, p in module.network.named_parameters())
@@ -162,27 +162,27 @@ def test_frozen_networks_go_to_the_trainers_device():
     assert {p.device.type for part in module._parts for p in part.parameters()} == {"meta"}
 
 
-def test_pictures_that_the_codec_fails_on_are_left_out(pictures, tmp_path, caplog):
+def test_images_that_the_codec_fails_on_are_left_out(image_data, tmp_path, caplog):
     FailingJPEG.count = 0
     module = make(FailingJPEG, max_failures=0.5, workers=1)
-    trainer(tmp_path, limit_val_batches=0).fit(module, pictures())
-    assert (module.codec_loop.num_pictures, module.codec_loop.num_failures) == (12, 4)
+    trainer(tmp_path, limit_val_batches=0).fit(module, image_data())
+    assert (module.codec_loop.num_images, module.codec_loop.num_failures) == (12, 4)
     told = [r.getMessage() for r in caplog.records if "left out of a step" in r.getMessage()]
     assert len(told) == 4
     assert "jpeg failed to encode it: this one does not work" in told[0]
     assert ".png" in told[0]
 
 
-def test_a_codec_that_fails_too_often_stops_the_training(pictures, tmp_path):
+def test_a_codec_that_fails_too_often_stops_the_training(image_data, tmp_path):
     FailingJPEG.count = 0
     module = make(FailingJPEG, max_failures=0.02, workers=1)
     with pytest.raises(
-        CodecError, match=r"jpeg failed on 5 of the last \d+ pictures, more than max_failures=0.02"
+        CodecError, match=r"jpeg failed on 5 of the last \d+ images, more than max_failures=0.02"
     ):
-        trainer(tmp_path, max_epochs=9, limit_val_batches=0).fit(module, pictures())
+        trainer(tmp_path, max_epochs=9, limit_val_batches=0).fit(module, image_data())
 
 
-def test_a_batch_on_which_the_codec_fails_altogether_changes_nothing(pictures, tmp_path):
+def test_a_batch_on_which_the_codec_fails_altogether_changes_nothing(image_data, tmp_path):
     class Later(JPEGCodec):
         broken = False
 
@@ -198,27 +198,27 @@ def test_a_batch_on_which_the_codec_fails_altogether_changes_nothing(pictures, t
         Later.broken = True  # Adam has seen gradients by now
 
     module.on_train_batch_end = keep
-    trainer(tmp_path, limit_train_batches=3, limit_val_batches=0).fit(module, pictures())
+    trainer(tmp_path, limit_train_batches=3, limit_val_batches=0).fit(module, image_data())
     first, *others = weights
     assert len(others) == 2
     assert all(torch.equal(a, b) for other in others for a, b in zip(other, first, strict=True))
 
 
-def test_one_crop_too_small_to_normalize_is_told(pictures, tmp_path):
+def test_one_crop_too_small_to_normalize_is_told(image_data, tmp_path):
     run = trainer(tmp_path, limit_val_batches=0, limit_train_batches=1)
     with pytest.raises(
         ArgumentError, match=r"batch must be two crops or more, or larger ones than 16×16 pix"
     ):
-        run.fit(make(), pictures(batch_size=1, crop_size=16))
-    run.fit(make(), pictures(batch_size=1, crop_size=17))
+        run.fit(make(), image_data(batch_size=1, crop_size=16))
+    run.fit(make(), image_data(batch_size=1, crop_size=17))
 
 
-def test_losses_that_are_not_finite_stop_the_training(pictures, tmp_path):
+def test_losses_that_are_not_finite_stop_the_training(image_data, tmp_path):
     module = make()
     with torch.no_grad():
         module.network.head[0].weight.fill_(float("inf"))
     with pytest.raises(ArgumentError, match=r"images must be finite, .*the batch was .*png"):
-        trainer(tmp_path, limit_val_batches=0).fit(module, pictures())
+        trainer(tmp_path, limit_val_batches=0).fit(module, image_data())
 
 
 def fit(folder, data, epochs, resume=None):
@@ -239,24 +239,24 @@ def fit(folder, data, epochs, resume=None):
     return losses, module.network.state_dict()
 
 
-def test_an_interrupted_training_resumes_to_the_same_losses(pictures, tmp_path):
-    whole, state = fit(tmp_path / "a", pictures, 4)
-    first, _ = fit(tmp_path / "b", pictures, 2)
+def test_an_interrupted_training_resumes_to_the_same_losses(image_data, tmp_path):
+    whole, state = fit(tmp_path / "a", image_data, 4)
+    first, _ = fit(tmp_path / "b", image_data, 2)
     torch.rand(7)
-    rest, resumed = fit(tmp_path / "b", pictures, 4, tmp_path / "b" / "checkpoints" / "last.ckpt")
+    rest, resumed = fit(tmp_path / "b", image_data, 4, tmp_path / "b" / "checkpoints" / "last.ckpt")
     assert first + rest == whole
     assert all(torch.equal(resumed[name], tensor) for name, tensor in state.items())
 
 
-def test_a_training_is_not_resumed_with_another_proxy(pictures, tmp_path):
+def test_a_training_is_not_resumed_with_another_proxy(image_data, tmp_path):
     run, last = trainer(tmp_path, limit_val_batches=0), tmp_path / "last.ckpt"
-    run.fit(make(proxy=LearnedProxy("jpeg", (10, 90), channels=4)), pictures())
+    run.fit(make(proxy=LearnedProxy("jpeg", (10, 90), channels=4)), image_data())
     run.save_checkpoint(last, weights_only=False)
     other = make(proxy=LearnedProxy("jpeg", (10, 90), channels=4), seed=4)
     with pytest.raises(
         ArgumentError, match=r"run_dir must be .* same weights of what is frozen \(LearnedProxy, BatchTask\)"
     ):
-        trainer(tmp_path, max_epochs=2).fit(other, pictures(), ckpt_path=last, weights_only=True)
+        trainer(tmp_path, max_epochs=2).fit(other, image_data(), ckpt_path=last, weights_only=True)
 
 
 def test_the_model_file_knows_its_pairs(tmp_path):
@@ -297,7 +297,7 @@ def test_a_part_that_is_missing_is_told(missing):
             "proxy must be one of jpeg, the codec in the loop; got 'one of bpg'",
         ),
         ({"supervision": "love"}, "supervision must be labels, pseudo, features or heads; got 'love'"),
-        ({"drawing": "never"}, "drawing must be per_batch or per_picture; got 'never'"),
+        ({"drawing": "never"}, "drawing must be per_batch or per_image; got 'never'"),
         ({"rate_weight": -1}, "rate_weight must be"),
         ({"pseudo_score": 2}, "pseudo_score must be"),
         ({"learning_rate": 0}, "learning_rate must be"),
@@ -310,21 +310,21 @@ def test_settings_that_cannot_be_are_told(settings, message):
         make(**settings)
 
 
-def test_labels_that_are_not_there_are_told(pictures, tmp_path):
+def test_labels_that_are_not_there_are_told(image_data, tmp_path):
     with pytest.raises(
         ArgumentError, match="supervision must be pseudo, features or heads for images without labels"
     ):
-        trainer(tmp_path).fit(make(supervision="labels"), pictures())
+        trainer(tmp_path).fit(make(supervision="labels"), image_data())
 
 
-def test_mixed_precision_trains(pictures, tmp_path):
+def test_mixed_precision_trains(image_data, tmp_path):
     module = make()
     run = trainer(tmp_path, precision="bf16-mixed", max_epochs=2)
-    run.fit(module, pictures())
+    run.fit(module, image_data())
     assert all(p.isfinite().all() for p in module.network.parameters())
 
 
-@pytest.mark.parametrize("drawing", ["per_batch", "per_picture"])
+@pytest.mark.parametrize("drawing", ["per_batch", "per_image"])
 def test_pairs_are_all_drawn(drawing, monkeypatch):
     module = make(drawing=drawing)
     seen = []
@@ -334,12 +334,12 @@ def test_pairs_are_all_drawn(drawing, monkeypatch):
     for index in range(12):
         module.training_step(Batch(crops(), [None] * 3, ["a", "b", "c"]), index)
     assert {quality for qualities in seen for quality in qualities} == {20, 60}
-    assert any(len(set(qualities)) > 1 for qualities in seen) == (drawing == "per_picture")
+    assert any(len(set(qualities)) > 1 for qualities in seen) == (drawing == "per_image")
 
 
 @pytest.mark.parametrize("supervision", ["features", "pseudo"])
-def test_each_pictures_loss_has_its_own_rate_and_quality(supervision, monkeypatch):
-    module = make(drawing="per_picture", supervision=supervision, workers=1)
+def test_each_images_loss_has_its_own_rate_and_quality(supervision, monkeypatch):
+    module = make(drawing="per_image", supervision=supervision, workers=1)
     monkeypatch.setattr(module, "log_dict", lambda *_, **__: None)
     monkeypatch.setattr(module, "_draw", lambda count: [PAIRS[place] for place in (1, 0, 1)])
     x = crops()
@@ -347,7 +347,7 @@ def test_each_pictures_loss_has_its_own_rate_and_quality(supervision, monkeypatc
     expected = torch.zeros(())
     for image, place in zip(x, (1, 0, 1), strict=True):
         rate, quality = PAIRS[place]
-        pixels = (image * 255).round().to(torch.uint8)  # a new network gives the picture back
+        pixels = (image * 255).round().to(torch.uint8)  # a new network gives the image back
         data = JPEGCodec(quality=quality).encode(pixels)
         decoded = JPEGCodec(quality=quality).decode(data).float() / 255
         guides = module.guide.guides([image], [None])

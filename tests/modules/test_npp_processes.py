@@ -23,7 +23,7 @@ sys.path.insert(0, {here!r})
 from test_npp_module import PAIRS, BatchTask
 from test_task_module import CFG
 from vcm.codecs import JPEGCodec
-from vcm.data import PictureDataModule, PictureFolderDataset
+from vcm.data import ImageDataModule, ImageFolderDataset
 from vcm.data.datamodule import collate
 from vcm.errors import CodecError
 from vcm.modules import (
@@ -36,7 +36,7 @@ from vcm.tasks import YOLOTask
 folder, processes, kind, fails = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
 
 
-class Data(PictureDataModule):
+class Data(ImageDataModule):
     def train_dataloader(self):
         torch.manual_seed(1)  # several processes seed themselves anew, one does not
         sampler = DistributedSampler(self.train_dataset, processes, self.trainer.global_rank, shuffle=False)
@@ -83,7 +83,7 @@ def proxy_imitation(loop):
     return ProxyImitationModule(learned_proxy(), loop, learning_rate=1e-3)
 
 
-if kind.startswith("proxy"):  # every picture the same quality and noise, wherever it is processed
+if kind.startswith("proxy"):  # every image the same quality and noise, wherever it is processed
     plain = EntropyModel.quantize
 
     def quantize(self, inputs, mode, means=None):
@@ -103,8 +103,8 @@ builders = (preprocessor, task, proxy_codec, proxy_imitation)
 module = {{build.__name__: build for build in builders}}[kind](loop)
 start = {{name: tensor.clone() for name, tensor in module.network.state_dict().items()}}
 data = Data(
-    train=PictureFolderDataset(folder / "train"),
-    val=PictureFolderDataset(folder / "val"),
+    train=ImageFolderDataset(folder / "train"),
+    val=ImageFolderDataset(folder / "val"),
     batch_size=4 // processes,
 )
 trainer = Trainer(
@@ -121,10 +121,10 @@ torch.save(
 
 
 @pytest.fixture
-def run(pictures, tmp_path):
+def run(image_data, tmp_path):
     """`run(processes, kind, fails)`: what each process has at the end, or the error."""
-    pictures()
-    (tmp_path / "val" / "03.png").unlink()  # an odd number: one process has a picture less
+    image_data()
+    (tmp_path / "val" / "03.png").unlink()  # an odd number: one process has a image less
     script = tmp_path / "train.py"
     script.write_text(SCRIPT.format(here=str(Path(__file__).parent)))
 
@@ -183,4 +183,4 @@ def test_a_codec_that_fails_in_one_process_does_not_stop_the_other(run, kind):
 def test_a_codec_that_fails_too_often_in_one_process_ends_both(run):
     told = run(2, fails="often")
     assert isinstance(told, str)
-    assert "jpeg failed on 2 of the last 4 pictures, more than max_failures=0" in told
+    assert "jpeg failed on 2 of the last 4 images, more than max_failures=0" in told

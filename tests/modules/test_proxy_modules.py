@@ -50,14 +50,14 @@ def trainer(folder, **settings):
     )
 
 
-def test_the_codec_stage_learns_and_leaves_the_rates_scale(pictures, tmp_path):
+def test_the_codec_stage_learns_and_leaves_the_rates_scale(image_data, tmp_path):
     seed_everything(1, verbose=False)
     module = ProxyCodecModule(distant(proxy()), (0.001, 0.1), learning_rate=3e-3)
     run = trainer(tmp_path, max_epochs=15, check_val_every_n_epoch=15)
-    (before,) = run.validate(module, pictures(), verbose=False)
+    (before,) = run.validate(module, image_data(), verbose=False)
     near = ProxyCodecModule(proxy(), (0.001, 0.1))
-    assert run.validate(near, pictures(), verbose=False)[0]["val/loss"] < 0.8 * before["val/loss"]
-    run.fit(module, pictures())
+    assert run.validate(near, image_data(), verbose=False)[0]["val/loss"] < 0.8 * before["val/loss"]
+    run.fit(module, image_data())
     after = {name: float(value) for name, value in run.callback_metrics.items()}
     assert after["val/loss"] < 0.7 * before["val/loss"]
     assert {"val/bpp", "val/psnr"} <= set(after)
@@ -65,15 +65,15 @@ def test_the_codec_stage_learns_and_leaves_the_rates_scale(pictures, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["learned", "identity"])
-def test_imitation_brings_a_proxy_nearer_to_its_codec(kind, pictures, tmp_path):
+def test_imitation_brings_a_proxy_nearer_to_its_codec(kind, image_data, tmp_path):
     seed_everything(1, verbose=False)
     network = distant(proxy()) if kind == "learned" else IdentityProxy("jpeg", (10, 90))
     module = ProxyImitationModule(
         network, CodecLoop(JPEGCodec), validation_qualities=[10, 50, 90], learning_rate=3e-3
     )
     run = trainer(tmp_path, max_epochs=20, check_val_every_n_epoch=20)
-    (before,) = run.validate(module, pictures(), verbose=False)
-    run.fit(module, pictures())
+    (before,) = run.validate(module, image_data(), verbose=False)
+    run.fit(module, image_data())
     after = {name: float(value) for name, value in run.callback_metrics.items()}
     assert after["val/rate_error"] < 0.2
     assert after["val/loss"] < 0.8 * before["val/loss"]
@@ -93,7 +93,7 @@ def test_qualities_are_drawn_on_the_codecs_scale(tmp_path):
     assert between.validation_qualities == [23, 27, 31, 35, 39, 43]
 
 
-def test_an_interrupted_imitation_resumes_to_the_same_weights(pictures, tmp_path):
+def test_an_interrupted_imitation_resumes_to_the_same_weights(image_data, tmp_path):
     def fit(folder, epochs, resume=None):
         seed_everything(2, verbose=False)
         module = ProxyImitationModule(proxy(), CodecLoop(JPEGCodec), learning_rate=3e-3)
@@ -101,7 +101,7 @@ def test_an_interrupted_imitation_resumes_to_the_same_weights(pictures, tmp_path
         run = trainer(
             folder, max_epochs=epochs, enable_checkpointing=True, callbacks=[checkpoints], limit_val_batches=1
         )
-        run.fit(module, pictures(), ckpt_path=resume, weights_only=True)
+        run.fit(module, image_data(), ckpt_path=resume, weights_only=True)
         return module.network.state_dict()
 
     whole = fit(tmp_path / "a", 4)
@@ -110,7 +110,7 @@ def test_an_interrupted_imitation_resumes_to_the_same_weights(pictures, tmp_path
     assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
 
 
-def test_a_batch_without_any_outcome_has_gradients_of_as_many_parameters(pictures, tmp_path):
+def test_a_batch_without_any_outcome_has_gradients_of_as_many_parameters(image_data, tmp_path):
     class Sometimes(JPEGCodec):
         broken = False
 
@@ -128,7 +128,7 @@ def test_a_batch_without_any_outcome_has_gradients_of_as_many_parameters(picture
         plain(*arguments, **options)
 
     module.configure_gradient_clipping = clipping
-    trainer(tmp_path, limit_train_batches=2, limit_val_batches=0).fit(module, pictures())
+    trainer(tmp_path, limit_train_batches=2, limit_val_batches=0).fit(module, image_data())
     assert len(known) == 2
     assert known[0] == known[1]  # else processes would send each other different numbers
 
@@ -187,21 +187,21 @@ def test_what_does_not_fit_together_is_told(build, message):
         build()
 
 
-def test_a_cosine_schedule_ends_at_nothing(pictures, tmp_path):
+def test_a_cosine_schedule_ends_at_nothing(image_data, tmp_path):
     module = ProxyCodecModule(proxy(), schedule="cosine", learning_rate=1e-3)
     rates = []
     module.log_dict = lambda *_, **__: rates.append(module.optimizers().param_groups[0]["lr"])
-    trainer(tmp_path, max_epochs=4, limit_val_batches=0).fit(module, pictures())
+    trainer(tmp_path, max_epochs=4, limit_val_batches=0).fit(module, image_data())
     assert rates == pytest.approx([5e-4 * (1 + math.cos(math.pi * step / 12)) for step in range(12)])
 
 
-def test_a_longer_cosine_schedule_goes_on_in_the_longer_course(pictures, tmp_path):
+def test_a_longer_cosine_schedule_goes_on_in_the_longer_course(image_data, tmp_path):
     def fit(epochs, resume=None):
         module = ProxyCodecModule(proxy(), schedule="cosine", learning_rate=1e-3)
         rates = []
         module.log_dict = lambda *_, **__: rates.append(module.optimizers().param_groups[0]["lr"])
         run = trainer(tmp_path, max_epochs=epochs, limit_val_batches=0)
-        run.fit(module, pictures(), ckpt_path=resume, weights_only=True)
+        run.fit(module, image_data(), ckpt_path=resume, weights_only=True)
         run.save_checkpoint(tmp_path / "last.ckpt", weights_only=False)
         return rates
 
@@ -210,9 +210,9 @@ def test_a_longer_cosine_schedule_goes_on_in_the_longer_course(pictures, tmp_pat
     assert rest == pytest.approx([5e-4 * (1 + math.cos(math.pi * step / 12)) for step in range(6, 12)])
 
 
-def test_a_cosine_schedule_wants_an_end(pictures, tmp_path):
+def test_a_cosine_schedule_wants_an_end(image_data, tmp_path):
     module = ProxyCodecModule(proxy(), schedule="cosine")
     with pytest.raises(ArgumentError, match=r"trainer\.max_epochs must be a whole number from 1 with"):
-        trainer(tmp_path, max_epochs=-1, max_time="00:00:00:09").fit(module, pictures())
+        trainer(tmp_path, max_epochs=-1, max_time="00:00:00:09").fit(module, image_data())
     with pytest.raises(ArgumentError, match="schedule must be plateau or cosine; got 'none'"):
         ProxyCodecModule(proxy(), schedule="none")

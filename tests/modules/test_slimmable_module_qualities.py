@@ -1,4 +1,4 @@
-"""Training one network for many qualities, and on pictures with a letterbox's border."""
+"""Training one network for many qualities, and on images with a letterbox's border."""
 
 import functools
 
@@ -47,8 +47,8 @@ def trainer(folder, **settings):
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-def test_every_quality_is_trained_for_its_own_rate(kind, pictures, tmp_path):
-    module, data = make(kind, border_share=0.5), pictures()
+def test_every_quality_is_trained_for_its_own_rate(kind, image_data, tmp_path):
+    module, data = make(kind, border_share=0.5), image_data()
     run = trainer(tmp_path, max_epochs=25, check_val_every_n_epoch=25)
     (before,) = run.validate(module, data, verbose=False)
     run.fit(module, data)
@@ -64,10 +64,10 @@ def test_every_quality_is_trained_for_its_own_rate(kind, pictures, tmp_path):
     assert errors[0] > max(errors[1:])  # the finer two are too near each other after so few steps
 
 
-def test_each_quality_has_its_own_weight(pictures, tmp_path, monkeypatch):
+def test_each_quality_has_its_own_weight(image_data, tmp_path, monkeypatch):
     """The loss of a batch is bpp + λ·scale·255²·error, and validation is at the middle scale."""
     module = make(weight_scale=2)
-    x = next(iter(pictures().train_dataloader())).images
+    x = next(iter(image_data().train_dataloader())).images
     asked = []
     module.network.register_forward_pre_hook(lambda network, inputs: asked.append(inputs[2]))
     for quality, scale in zip((1, 2, 3), (0.1, 1, 10), strict=True):
@@ -81,7 +81,7 @@ def test_each_quality_has_its_own_weight(pictures, tmp_path, monkeypatch):
     assert even.figures["reconstruction"].weight == pytest.approx(0.02)
     drawn = []
     monkeypatch.setattr(SlimmableModule, "_draw", lambda self: drawn.append(1) or 3)
-    trainer(tmp_path, max_epochs=1, limit_train_batches=2, limit_val_batches=0).fit(module, pictures())
+    trainer(tmp_path, max_epochs=1, limit_train_batches=2, limit_val_batches=0).fit(module, image_data())
     assert len(drawn) == 4  # for each batch and width
     assert asked[6:] == [3] * 4
 

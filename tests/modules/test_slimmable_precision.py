@@ -39,7 +39,7 @@ class ConvolvingTask(MeanTask):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_frozen_tasks_compute_in_float32(training, pictures, tmp_path):
+def test_frozen_tasks_compute_in_float32(training, image_data, tmp_path):
     torch.manual_seed(0)
     task = ConvolvingTask()
     network = SlimmableHyperprior(
@@ -60,10 +60,10 @@ def test_frozen_tasks_compute_in_float32(training, pictures, tmp_path):
         enable_model_summary=False,
     )
     if training:
-        run.fit(module, pictures())
+        run.fit(module, image_data())
         assert latents == {torch.bfloat16}
     else:
-        run.validate(module, pictures(), verbose=False)
+        run.validate(module, image_data(), verbose=False)
     assert task.dtypes == {torch.float32}
     for inputs, feature in task.seen:
         torch.testing.assert_close(feature, 2 * F.avg_pool2d(inputs, 8))

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 sys.path.insert(0, {here!r})
 from mean_task import MeanTask
-from vcm.data import PictureDataModule, PictureFolderDataset
+from vcm.data import ImageDataModule, ImageFolderDataset
 from vcm.data.datamodule import collate
 from vcm.modules import SlimmableModule, optimization
 from vcm.nn.slimmable import FeatureMap, LatentScalable, SlimmableFactorized, SlimmableHyperprior
@@ -30,13 +30,13 @@ plain = EntropyModel.quantize
 
 
 def quantize(self, inputs, mode, means=None):
-    """Noise that a picture has wherever it is processed."""
+    """Noise that a image has wherever it is processed."""
     if mode == "noise":
         return inputs + 0.5 * torch.sin(7 * inputs.detach())
     return plain(self, inputs, mode, means)
 
 
-class Data(PictureDataModule):
+class Data(ImageDataModule):
     def train_dataloader(self):
         sampler = DistributedSampler(self.train_dataset, processes, self.trainer.global_rank, shuffle=False)
         return DataLoader(self.train_dataset, self.batch_size, sampler=sampler, collate_fn=collate)
@@ -54,8 +54,8 @@ module = SlimmableModule(
     network, {{"detection": MeanTask()}}, {{"detection": 0.001, "reconstruction": 0.01}}, learning_rate=1e-3
 )
 data = Data(
-    train=PictureFolderDataset(folder / "train"),
-    val=PictureFolderDataset(folder / "val"),
+    train=ImageFolderDataset(folder / "train"),
+    val=ImageFolderDataset(folder / "val"),
     batch_size=4 // processes,
 )
 trainer = Trainer(
@@ -70,9 +70,9 @@ if trainer.is_global_zero:
 
 
 @pytest.mark.parametrize("kind", ["s_bfm", "s_bhm", "lss_bfm"])
-def test_two_processes_train_as_one_with_the_doubled_batch(pictures, tmp_path, kind):
-    pictures()
-    (tmp_path / "val" / "03.png").unlink()  # an odd number: one process has a picture less
+def test_two_processes_train_as_one_with_the_doubled_batch(image_data, tmp_path, kind):
+    image_data()
+    (tmp_path / "val" / "03.png").unlink()  # an odd number: one process has a image less
     script = tmp_path / "train.py"
     script.write_text(SCRIPT.format(here=str(Path(__file__).parent)))
     for processes in (1, 2):

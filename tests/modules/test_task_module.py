@@ -1,4 +1,4 @@
-"""Fine-tuning of a task on decoded pictures: what learns, what is saved, resuming, failures, bad input."""
+"""Fine-tuning of a task on decoded images: what learns, what is saved, resuming, failures, bad input."""
 
 import copy
 from dataclasses import replace
@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from mean_task import MeanTask
 
 from vcm.codecs import JPEGCodec
-from vcm.data import PictureDataModule, PictureFolderDataset
+from vcm.data import ImageDataModule, ImageFolderDataset
 from vcm.errors import ArgumentError, CodecError, WeightsError
 from vcm.evaluation.records import settings_key
 from vcm.modules import CodecLoop, TaskModule
@@ -53,8 +53,8 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-class Labelled(PictureFolderDataset):
-    """Every picture has the same box."""
+class Labelled(ImageFolderDataset):
+    """Every image has the same box."""
 
     def __getitem__(self, index):
         return replace(super().__getitem__(index), target=BOX)
@@ -111,10 +111,10 @@ def same(before, network):
 
 
 @pytest.mark.parametrize("supervision", ["features", "pseudo", "labels"])
-def test_the_loss_falls_and_the_task_stays_as_it_was(supervision, detector, pictures, tmp_path):
-    data, task = pictures(), detector()
+def test_the_loss_falls_and_the_task_stays_as_it_was(supervision, detector, image_data, tmp_path):
+    data, task = image_data(), detector()
     if supervision == "labels":
-        data = PictureDataModule(
+        data = ImageDataModule(
             train=Labelled(tmp_path / "train"), val=Labelled(tmp_path / "val"), crop_size=64, batch_size=4
         )
     module = make(task, supervision=supervision, qualities=[1])
@@ -133,11 +133,11 @@ def test_the_loss_falls_and_the_task_stays_as_it_was(supervision, detector, pict
     assert not any(p.requires_grad for p in task.parameters())
 
 
-def test_normalization_stays_in_evaluation_mode(pictures, tmp_path):
+def test_normalization_stays_in_evaluation_mode(image_data, tmp_path):
     torch.manual_seed(0)
     task = ClassificationTask("mobilenet_v2", None, categories=["a", "b"], crop_size=64)
     module = make(task, supervision="features")
-    trainer(tmp_path, limit_train_batches=1, limit_val_batches=0).fit(module, pictures())
+    trainer(tmp_path, limit_train_batches=1, limit_val_batches=0).fit(module, image_data())
     before = task.state_dict()
     statistics = [name for name in before if "running" in name or "num_batches" in name]
     assert statistics
@@ -145,9 +145,9 @@ def test_normalization_stays_in_evaluation_mode(pictures, tmp_path):
     assert not same(state(task), module.network)
 
 
-def test_what_is_saved_predicts_the_same_and_has_records_of_its_own(detector, pictures, tmp_path):
+def test_what_is_saved_predicts_the_same_and_has_records_of_its_own(detector, image_data, tmp_path):
     module = make(detector())
-    trainer(tmp_path, limit_val_batches=0).fit(module, pictures())
+    trainer(tmp_path, limit_val_batches=0).fit(module, image_data())
     file = tmp_path / "model.safetensors"
     module.save_model(file, made="here")
     assert read_notes(file) == {"made": "here"}
@@ -214,16 +214,16 @@ def fit(folder, task, data, epochs, resume=None):
     return losses, state(module.network)
 
 
-def test_an_interrupted_training_resumes_to_the_same_losses(detector, pictures, tmp_path):
-    whole, expected = fit(tmp_path / "a", detector(), pictures, 4)
-    first, _ = fit(tmp_path / "b", detector(), pictures, 2)
+def test_an_interrupted_training_resumes_to_the_same_losses(detector, image_data, tmp_path):
+    whole, expected = fit(tmp_path / "a", detector(), image_data, 4)
+    first, _ = fit(tmp_path / "b", detector(), image_data, 2)
     torch.rand(7)
-    rest, got = fit(tmp_path / "b", detector(), pictures, 4, tmp_path / "b" / "checkpoints" / "last.ckpt")
+    rest, got = fit(tmp_path / "b", detector(), image_data, 4, tmp_path / "b" / "checkpoints" / "last.ckpt")
     assert first + rest == whole
     assert all(torch.equal(got[name], tensor) for name, tensor in expected.items())
 
 
-def test_a_preprocessor_comes_before_the_codec_at_the_qualitys_own_rate(detector, pictures, tmp_path):
+def test_a_preprocessor_comes_before_the_codec_at_the_qualitys_own_rate(detector, image_data, tmp_path):
     torch.manual_seed(0)
     preprocessor = QuantizationAdaptiveNPP((2, 2, 4, 4))
     torch.nn.init.normal_(preprocessor.head[-1].weight, std=0.3)
@@ -237,7 +237,7 @@ def test_a_preprocessor_comes_before_the_codec_at_the_qualitys_own_rate(detector
     module.guide.guides = lambda images, targets: (seen.append(torch.stack(images)), guides(images, targets))[
         1
     ]
-    trainer(tmp_path, max_epochs=3, limit_val_batches=0).fit(module, pictures())
+    trainer(tmp_path, max_epochs=3, limit_val_batches=0).fit(module, image_data())
     assert {quality for quality, _ in given} == {2, 30}
     for (quality, filtered), x in zip(given, seen, strict=True):
         expected = before(x, {2: 0.25, 30: 16}[quality])
@@ -246,10 +246,10 @@ def test_a_preprocessor_comes_before_the_codec_at_the_qualitys_own_rate(detector
     assert same(state(before), preprocessor)
 
 
-def test_a_batch_on_which_the_codec_fails_altogether_changes_nothing(detector, pictures, tmp_path):
+def test_a_batch_on_which_the_codec_fails_altogether_changes_nothing(detector, image_data, tmp_path):
     task = detector()
     module = make(task, Never, max_failures=1.0)
-    trainer(tmp_path, limit_train_batches=1, limit_val_batches=0).fit(module, pictures())
+    trainer(tmp_path, limit_train_batches=1, limit_val_batches=0).fit(module, image_data())
     assert same(state(task), module.network)
     assert module.codec_loop.num_failures == 4
 
@@ -279,8 +279,8 @@ def test_settings_that_cannot_be_are_told(settings, message, detector):
         make(detector(), **settings)
 
 
-def test_labels_that_are_not_there_are_told(detector, pictures, tmp_path):
+def test_labels_that_are_not_there_are_told(detector, image_data, tmp_path):
     with pytest.raises(
         ArgumentError, match="supervision must be pseudo, features or heads for images without"
     ):
-        trainer(tmp_path).fit(make(detector(), supervision="labels"), pictures())
+        trainer(tmp_path).fit(make(detector(), supervision="labels"), image_data())

@@ -26,7 +26,7 @@ REAL = ["yolov3-tiny", "yolov4-tiny"]
 AssetPath = Callable[[str, str], Path]
 
 
-def picture(path: Path, size: int) -> Tensor:
+def random_image(path: Path, size: int) -> Tensor:
     pixels = cv2.resize(cv2.imread(str(path))[:, :, ::-1], (size, size))
     return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None] / 255
 
@@ -44,14 +44,14 @@ def reference(net: cv2.dnn.Net, image: Tensor, names: list[str]) -> list[Tensor]
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_raw_outputs_with_real_weights_and_pictures(
-    name: str, asset_path: AssetPath, coco_pictures: list[Path]
+def test_raw_outputs_with_real_weights_and_images(
+    name: str, asset_path: AssetPath, coco_images: list[Path]
 ) -> None:
     network, net = load(asset_path, name)
     folded, _ = load(asset_path, name)
     folded.fold()
-    for path in coco_pictures[::12]:
-        image = picture(path, 416)
+    for path in coco_images[::12]:
+        image = random_image(path, 416)
         expected = reference(net, image, [f"conv_{index - 1}" for index in network.head_layers])
         with torch.no_grad():
             for ours, fast, theirs in zip(network(image), folded(image), expected, strict=True):
@@ -62,13 +62,13 @@ def test_raw_outputs_with_real_weights_and_pictures(
 
 @pytest.mark.parametrize("name", REAL)
 def test_boxes_and_scores_with_real_weights(
-    name: str, asset_path: AssetPath, coco_pictures: list[Path]
+    name: str, asset_path: AssetPath, coco_images: list[Path]
 ) -> None:
     """OpenCV's rows: centre, size, objectness, then objectness × class where above its threshold, else 0."""
     network, net = load(asset_path, name)
     scored = 0
-    for path in coco_pictures[::12]:
-        image = picture(path, 416)
+    for path in coco_images[::12]:
+        image = random_image(path, 416)
         expected = reference(net, image, [f"yolo_{index}" for index in network.head_layers])
         with torch.no_grad():
             raw = network(image)
@@ -87,7 +87,7 @@ def test_boxes_and_scores_with_real_weights(
 
 
 @pytest.mark.parametrize("spp", [False, True], ids=["yolov3", "yolov3-spp"])
-def test_full_networks_with_random_weights(spp: bool, tmp_path: Path, coco_pictures: list[Path]) -> None:
+def test_full_networks_with_random_weights(spp: bool, tmp_path: Path, coco_images: list[Path]) -> None:
     torch.manual_seed(0)
     text = yolov3_cfg(spp=spp)
     network = Darknet(parse_cfg(text))
@@ -96,7 +96,7 @@ def test_full_networks_with_random_weights(spp: bool, tmp_path: Path, coco_pictu
             module.momentum = 1.0  # running statistics become those of the batch below
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.uniform_(module.bias, -0.5, 0.5)
-    images = torch.cat([picture(path, 416) for path in coco_pictures[:2]])
+    images = torch.cat([random_image(path, 416) for path in coco_images[:2]])
     with torch.no_grad():
         network.train()(images)
         ours = network.eval()(images[:1])

@@ -28,7 +28,7 @@ def smooth(size=64, seed=1):
 
 @torch.no_grad()
 @pytest.mark.parametrize("gain", [0.5, 1.0, 1.5])
-def test_enough_channels_give_back_the_picture(gain):
+def test_enough_channels_give_back_the_image(gain):
     encoder, decoder = chain((12, 48), gain)
     x = torch.rand(2, 3, 32, 48)
     torch.testing.assert_close(decoder(encoder(x)), x, atol=1e-5, rtol=0)
@@ -89,7 +89,7 @@ def test_networks_that_only_machines_read_start_too():
 
 
 @torch.no_grad()
-def test_a_new_proxy_shows_the_picture():
+def test_a_new_proxy_shows_the_image():
     torch.manual_seed(0)
     proxy = LearnedProxy(channels=24, latent_channels=48, num_stages=3).eval()
     x = smooth(96)

@@ -1,4 +1,4 @@
-"""The ablation of a proxy: the picture as it is, with a rate."""
+"""The ablation of a proxy: the image as it is, with a rate."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vcm.nn.proxy import IdentityProxy, JPEGProxy
 
 @pytest.mark.parametrize("rate", ["learned", "constant"])
 @pytest.mark.parametrize("size", [(1, 1), (3, 50), (33, 17)])
-def test_the_picture_comes_back_with_the_rate_that_it_starts_with(rate: str, size: tuple[int, int]) -> None:
+def test_the_image_comes_back_with_the_rate_that_it_starts_with(rate: str, size: tuple[int, int]) -> None:
     x = torch.rand(2, 3, *size)
     output = IdentityProxy("bpg", (22, 44), rate=rate, bpp=0.3)(x, torch.tensor([22.0, 40.0]))
     assert torch.equal(output.decoded, x)
@@ -34,21 +34,21 @@ def test_a_learned_rate_learns_what_a_codec_takes() -> None:
     codec, proxy = JPEGProxy().eval(), IdentityProxy("jpeg", (5, 95))
     strengths = torch.rand(80, 1, 1, 1)
     smooth = torch.nn.functional.interpolate(torch.rand(80, 3, 6, 6), (64, 64), mode="bicubic").clamp(0, 1)
-    pictures = (smooth + 0.3 * strengths * (torch.rand(80, 3, 64, 64) - 0.5)).clamp(0, 1)
+    images = (smooth + 0.3 * strengths * (torch.rand(80, 3, 64, 64) - 0.5)).clamp(0, 1)
     qualities = 5 + 90 * torch.rand(80)
     with torch.no_grad():
-        real = codec(pictures, qualities).bpp
+        real = codec(images, qualities).bpp
     optimizer = torch.optim.Adam(proxy.parameters(), 1e-2)
     for _ in range(150):
         optimizer.zero_grad()
-        loss = (proxy(pictures[:64], qualities[:64]).bpp.log() - real[:64].log()).square().mean()
+        loss = (proxy(images[:64], qualities[:64]).bpp.log() - real[:64].log()).square().mean()
         loss.backward()
         optimizer.step()
     with torch.no_grad():
-        learned = proxy(pictures[64:], qualities[64:]).bpp
+        learned = proxy(images[64:], qualities[64:]).bpp
     ranks = torch.stack((learned, real[64:])).argsort(dim=1).argsort(dim=1).float()
     assert torch.corrcoef(ranks)[0, 1] > 0.9
-    x = pictures[:2].requires_grad_()
+    x = images[:2].requires_grad_()
     (gradient,) = torch.autograd.grad(proxy(x, 50).bpp.sum(), x)
     assert gradient.isfinite().all()
     assert (gradient.flatten(1).abs().amax(1) > 0).all()

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vcm.codecs import JPEGCodec
-from vcm.data import read_picture
+from vcm.data import read_image
 from vcm.errors import ArgumentError
 from vcm.nn.proxy import JPEGProxy
 
@@ -30,12 +30,12 @@ def psnr(one: Tensor, other: Tensor) -> float:
 
 @pytest.mark.parametrize("chroma", ["420", "444"])
 @pytest.mark.parametrize("quality", [5, 20, 50, 80, 95])
-def test_pictures_and_rates_are_nearly_pillows_on_photographs(
-    coco_pictures: list[Path], chroma: str, quality: int
+def test_images_and_rates_are_nearly_pillows_on_photographs(
+    coco_images: list[Path], chroma: str, quality: int
 ) -> None:
     proxy, codec = JPEGProxy(chroma=chroma).eval(), JPEGCodec(quality, chroma=chroma)
-    # at half their size: COCO's pictures were JPEG once, which shows at high qualities
-    images = [halved(read_picture(path)) for path in coco_pictures[:24]]
+    # at half their size: COCO's images were JPEG once, which shows at high qualities
+    images = [halved(read_image(path)) for path in coco_images[:24]]
     distances, estimated, real = [], [], []
     for image in images:
         data = codec.encode(image)
@@ -72,8 +72,8 @@ def test_any_size_comes_back_as_pillow_has_it(height: int, width: int, chroma: s
     assert float(output.bpp) == pytest.approx(8 * len(data) / (height * width), rel=0.03)
 
 
-def test_training_mode_is_near_and_softer(coco_pictures: list[Path]) -> None:
-    x = as_input(read_picture(coco_pictures[0])[:, :128, :128])
+def test_training_mode_is_near_and_softer(coco_images: list[Path]) -> None:
+    x = as_input(read_image(coco_images[0])[:, :128, :128])
     proxy = JPEGProxy()
     soft, hard = proxy.train()(x, 50), proxy.eval()(x, 50)
     assert not torch.equal(soft.decoded, hard.decoded)
@@ -96,8 +96,8 @@ def test_gradients_are_those_of_soft_rounding(training: bool) -> None:
     torch.testing.assert_close(ours, theirs)  # of what is linear in the symbols
 
 
-def test_going_along_the_rates_gradient_saves_real_bytes(coco_pictures: list[Path]) -> None:
-    image = read_picture(coco_pictures[3])[:, :192, :192]
+def test_going_along_the_rates_gradient_saves_real_bytes(coco_images: list[Path]) -> None:
+    image = read_image(coco_images[3])[:, :192, :192]
     x, codec, proxy = as_input(image).requires_grad_(), JPEGCodec(60), JPEGProxy()
     optimizer = torch.optim.Adam([x], 2e-3)
     for _ in range(20):

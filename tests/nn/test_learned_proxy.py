@@ -24,7 +24,7 @@ def smooth(height=64, width=64, count=2):
 @pytest.mark.parametrize("context", [False, True])
 @pytest.mark.parametrize("stages", [3, 4])
 @pytest.mark.parametrize("training", [False, True])
-def test_gradients_of_picture_and_rate_reach_every_pixel(context, stages, training):
+def test_gradients_of_image_and_rate_reach_every_pixel(context, stages, training):
     proxy = make(context=context, num_stages=stages).train(training)
     x = smooth().requires_grad_()
     output = proxy(x, 30.0)

@@ -1,4 +1,4 @@
-"""The neural preprocessor's network: any picture, any λ it is for, in files and as plain layers."""
+"""The neural preprocessor's network: any image, any λ it is for, in files and as plain layers."""
 
 import json
 
@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from vcm.data import read_picture
+from vcm.data import read_image
 from vcm.errors import ArgumentError, WeightsError
 from vcm.metrics.distortion import psnr
 from vcm.nn.files import read_notes
@@ -53,8 +53,8 @@ def rate_for(network):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_new_network_gives_the_picture_back(kind, coco_pictures):
-    image = read_picture(coco_pictures[0])[:, :211, :333]
+def test_a_new_network_gives_the_image_back(kind, coco_images):
+    image = read_image(coco_images[0])[:, :211, :333]
     x = image[None].float() / 255
     for network in (kind(CHANNELS).eval(), kind(CHANNELS).train()):
         with torch.no_grad():
@@ -64,7 +64,7 @@ def test_a_new_network_gives_the_picture_back(kind, coco_pictures):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (17, 33), (16, 16)])
-def test_pictures_of_any_size(network, size):
+def test_images_of_any_size(network, size):
     x = torch.rand(2, 3, *size)
     filtered = network(x, rate_for(network))
     assert filtered.shape == x.shape
@@ -180,7 +180,7 @@ def test_files_that_are_no_preprocessors_are_told(tmp_path):
 # --- plain layers ------------------------------------------------------------------------------------------
 
 
-def test_deployed_gives_the_same_pictures(network):
+def test_deployed_gives_the_same_images(network):
     x = torch.rand(2, 3, 33, 50)
     state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     for rate in (0.25, 3.0, 16.0) if isinstance(network, QuantizationAdaptiveNPP) else (None,):
@@ -221,7 +221,7 @@ def test_deployed_exports_and_onnx_runtime_agrees(form, tmp_path):
 
 
 @pytest.mark.parametrize("fold", [False, True])
-def test_pixels_that_are_not_finite_are_an_error_and_no_black_picture(network, fold):
+def test_pixels_that_are_not_finite_are_an_error_and_no_black_image(network, fold):
     with torch.no_grad():
         network.head[-1].weight.fill_(3e38)
         network.head[-1].bias.fill_(3e38)

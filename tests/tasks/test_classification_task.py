@@ -22,9 +22,9 @@ ARCHITECTURES = {"resnet50": "resnet50", "resnext50": "resnext50_32x4d", "mobile
 
 
 @pytest.fixture(scope="module")
-def photos(coco_pictures: list[Path]) -> list[Tensor]:
-    pictures = [cv2.imread(str(path))[:, :, ::-1] for path in coco_pictures[:2]]
-    return [torch.from_numpy(np.ascontiguousarray(p)).permute(2, 0, 1) / 255 for p in pictures]
+def photos(coco_images: list[Path]) -> list[Tensor]:
+    images = [cv2.imread(str(path))[:, :, ::-1] for path in coco_images[:2]]
+    return [torch.from_numpy(np.ascontiguousarray(p)).permute(2, 0, 1) / 255 for p in images]
 
 
 def random_network(architecture: str, folder: Path) -> tuple[nn.Module, Path]:
@@ -72,10 +72,10 @@ def test_every_cut(architecture: str, photos: list[Tensor]) -> None:
 
 
 def test_real_mobilenet_sees_the_bear(
-    asset_path: Callable[[str, str], Path], coco_pictures: list[Path]
+    asset_path: Callable[[str, str], Path], coco_images: list[Path]
 ) -> None:
     task = ClassificationTask("mobilenet_v2", asset_path("mobilenet-v2", "mobilenet_v2-b0353104.pth"))
-    path = next(p for p in coco_pictures if p.name == "000000000285.jpg")
+    path = next(p for p in coco_images if p.name == "000000000285.jpg")
     photo = torch.from_numpy(np.ascontiguousarray(cv2.imread(str(path))[:, :, ::-1])).permute(2, 0, 1) / 255
     (scores,) = task.predict([photo])
     assert task.categories[scores.logits.argmax()] == "brown bear"
@@ -112,14 +112,14 @@ def test_loss_is_cross_entropy_and_can_be_followed(photos: list[Tensor]) -> None
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1)])
-def test_extreme_pictures(size: tuple[int, int]) -> None:
+def test_extreme_images(size: tuple[int, int]) -> None:
     task = ClassificationTask("mobilenet_v2", None)
     (scores,) = task.predict(torch.rand(1, 3, *size))
     assert scores.logits.isfinite().all()
 
 
-def test_long_pictures_lose_nothing_that_the_crop_shows() -> None:
-    """A 1:9 picture, whose ends are left out first, against resizing all of it."""
+def test_long_images_lose_nothing_that_the_crop_shows() -> None:
+    """A 1:9 image, whose ends are left out first, against resizing all of it."""
     task = ClassificationTask("mobilenet_v2", None)
     image = torch.rand(3, 64, 578, generator=torch.Generator().manual_seed(0))
     whole = transforms.center_crop(transforms.resize(image, [256], antialias=True), [224, 224])

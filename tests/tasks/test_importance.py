@@ -154,13 +154,13 @@ def test_damaged_weights_are_told():
         task.importance(torch.rand(3, 64, 64))
 
 
-def test_finds_what_the_detector_depends_on(asset_path, coco_pictures):
+def test_finds_what_the_detector_depends_on(asset_path, coco_images):
     """Noise in the most important blocks of a photo costs the detector more than in the least important."""
-    from vcm.data import read_picture
+    from vcm.data import read_image
 
     folder = "yolov3-tiny"
     task = YOLOTask(asset_path(folder, "yolov3-tiny.cfg"), asset_path(folder, "yolov3-tiny.weights"))
-    photo = read_picture(coco_pictures[0]).float() / 255
+    photo = read_image(coco_images[0]).float() / 255
     image = task.resample(photo, task.reader_size(*photo.shape[1:]))
     block = 32
     importance = torch.nn.functional.avg_pool2d(task.importance(image)[None], block)[0]

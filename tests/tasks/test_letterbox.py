@@ -59,7 +59,7 @@ def test_equals_darknets_loops(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1)])
-def test_extreme_pictures_keep_a_pixel(size: tuple[int, int]) -> None:
+def test_extreme_images_keep_a_pixel(size: tuple[int, int]) -> None:
     box = Letterbox(size, INPUT)
     assert min(box.scaled_size) >= 1
     out = box.apply(torch.ones(3, *size))
@@ -68,7 +68,7 @@ def test_extreme_pictures_keep_a_pixel(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("size", [(20, 20), (100, 70), (15, 90)])
-def test_boxes_follow_the_picture(size: tuple[int, int]) -> None:
+def test_boxes_follow_the_image(size: tuple[int, int]) -> None:
     """A white rectangle's pixels lie where its box is put, and the box comes back."""
     box = torch.tensor([[2.0, 3.0, 11.0, 12.0]])
     image = torch.zeros(3, *size)
@@ -81,9 +81,9 @@ def test_boxes_follow_the_picture(size: tuple[int, int]) -> None:
     assert abs(x + w / 2 - columns.max() - 1) < 1.5
     assert abs(y - h / 2 - rows.min()) < 1.5
     assert abs(y + h / 2 - rows.max() - 1) < 1.5
-    torch.testing.assert_close(letterbox.boxes_to_picture(placed), box)
+    torch.testing.assert_close(letterbox.boxes_to_image(placed), box)
 
 
-def test_gradients_reach_the_picture() -> None:
+def test_gradients_reach_the_image() -> None:
     image = torch.rand(3, 40, 30, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(Letterbox((40, 30), (8, 8)).apply, image, fast_mode=True)

@@ -40,7 +40,7 @@ def test_boxes_to_train_with() -> None:
 
 def test_targets_that_do_not_fit() -> None:
     assert check_targets([ClassTarget(2)], ClassTarget, 1, 3) == [ClassTarget(2)]
-    with pytest.raises(ArgumentError, match="one a picture, 2 in all; got 1"):
+    with pytest.raises(ArgumentError, match="one a image, 2 in all; got 1"):
         check_targets([ClassTarget(0)], ClassTarget, 2, 3)
     with pytest.raises(ArgumentError, match="BoxTarget records; got 'ClassTarget'"):
         check_targets([ClassTarget(0)], BoxTarget, 1, 3)
@@ -54,7 +54,7 @@ def test_targets_that_do_not_fit() -> None:
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        ([], "at least one picture"),
+        ([], "at least one image"),
         (torch.zeros(1, 3, 4, 4, dtype=torch.uint8), "uint8"),
         ([torch.zeros(1, 4, 4)], r"\(1, 4, 4\)"),
         ([torch.zeros(3, 0, 4)], r"\(3, 0, 4\)"),
@@ -65,7 +65,7 @@ def test_targets_that_do_not_fit() -> None:
         (torch.linspace(0, 1.6, 12).reshape(1, 3, 2, 2).half(), "pixels from 0 to 1.6"),
     ],
 )
-def test_pictures_that_are_refused(images: list[torch.Tensor], message: str) -> None:
+def test_images_that_are_refused(images: list[torch.Tensor], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         image_list(images)
 

@@ -126,25 +126,25 @@ def test_equals_torchvisions_own_network(pair: tuple[TorchvisionDetectionTask, A
     ]
     torch.manual_seed(1)
     expected_loss = sum(network(images(), clipped).values())
-    pictures = [image.requires_grad_() for image in images()]
+    inputs = [image.requires_grad_() for image in images()]
     torch.manual_seed(1)
-    loss = task.loss(pictures, targets())
+    loss = task.loss(inputs, targets())
     torch.testing.assert_close(loss, expected_loss)
     before = {name: tensor.clone() for name, tensor in task.state_dict().items()}
     loss.backward()
-    assert pictures[0].grad is not None
-    assert pictures[0].grad.isfinite().all()
-    assert pictures[0].grad.abs().sum() > 0
+    assert inputs[0].grad is not None
+    assert inputs[0].grad.isfinite().all()
+    assert inputs[0].grad.abs().sum() > 0
     assert not any(module.training for module in task.modules())
     assert all(torch.equal(tensor, before[name]) for name, tensor in task.state_dict().items())
     assert all(parameter.grad is None for parameter in task.parameters())
 
     thin = [torch.rand(3, 1, 1), torch.rand(3, 1, 5000), torch.rand(3, 5000, 1)]
-    for picture in thin:
-        for found in task.predict([picture]):
+    for narrow in thin:
+        for found in task.predict([narrow]):
             assert (found.boxes >= 0).all()
-            assert (found.boxes[:, 0::2] <= picture.shape[2]).all()
-            assert (found.boxes[:, 1::2] <= picture.shape[1]).all()
+            assert (found.boxes[:, 0::2] <= narrow.shape[2]).all()
+            assert (found.boxes[:, 1::2] <= narrow.shape[1]).all()
 
 
 def test_needed_tensors_follow_the_pyramid() -> None:

@@ -20,7 +20,7 @@ from vcm.types import BoxTarget, Detections
 AssetPath = Callable[[str, str], Path]
 
 
-def picture(path: Path) -> Tensor:
+def image(path: Path) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(cv2.imread(str(path))[:, :, ::-1])).permute(2, 0, 1) / 255
 
 
@@ -34,8 +34,8 @@ def task(asset_path: AssetPath) -> YOLOTask:
 
 
 @pytest.fixture(scope="module")
-def photos(coco_pictures: list[Path]) -> list[Tensor]:
-    return [picture(path) for path in coco_pictures[:4]]
+def photos(coco_images: list[Path]) -> list[Tensor]:
+    return [image(path) for path in coco_images[:4]]
 
 
 def same(a: list[Detections], b: list[Detections]) -> bool:
@@ -101,8 +101,8 @@ def test_predictions_equal_opencv_and_a_plain_suppression(
     assert total >= 4
 
 
-def test_finds_the_bear(task: YOLOTask, coco_pictures: list[Path]) -> None:
-    photo = picture(next(path for path in coco_pictures if path.name == "000000000285.jpg"))
+def test_finds_the_bear(task: YOLOTask, coco_images: list[Path]) -> None:
+    photo = image(next(path for path in coco_images if path.name == "000000000285.jpg"))
     (found,) = task.predict(photo[None])
     assert COCO_CATEGORIES[found.labels[0]] == "bear"
     assert found.scores[0] > 0.8
@@ -158,7 +158,7 @@ def test_batches_of_one_size_or_many(task: YOLOTask, photos: list[Tensor]) -> No
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (2, 2)])
-def test_extreme_pictures(task: YOLOTask, size: tuple[int, int]) -> None:
+def test_extreme_images(task: YOLOTask, size: tuple[int, int]) -> None:
     (found,) = task.predict(torch.rand(1, 3, *size))
     assert (found.boxes >= 0).all()
     assert (found.boxes[:, 0::2] <= size[1]).all()
@@ -194,7 +194,7 @@ def test_loss_prefers_what_the_network_sees(asset_path: AssetPath, photos: list[
         assert loss < 0.5 * task.loss(photos, moved)
 
 
-def test_picture_can_be_trained_towards_a_target(task: YOLOTask) -> None:
+def test_image_can_be_trained_towards_a_target(task: YOLOTask) -> None:
     torch.manual_seed(0)
     image = torch.rand(1, 3, 96, 128, requires_grad=True)
     target = BoxTarget(
@@ -217,7 +217,7 @@ def test_picture_can_be_trained_towards_a_target(task: YOLOTask) -> None:
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
     assert all(parameter.grad is None for parameter in task.parameters())
-    # Boxes outside the picture or without area, and crowd regions, count for nothing; others are clipped.
+    # Boxes outside the image or without area, and crowd regions, count for nothing; others are clipped.
     with torch.no_grad():
         clipped = BoxTarget(
             torch.tensor([[20.0, 10, 100, 80], [0, 5, 60, 96]]),
@@ -277,7 +277,7 @@ def test_bad_arguments(asset_path: AssetPath, task: YOLOTask, photos: list[Tenso
     features = task.features(photos[:1])
     with pytest.raises(ArgumentError, match="needed after the cut: layer16; got 'layer3'"):
         task.tail(replace(features, tensors={"layer3": features.tensors["layer16"]}))
-    with pytest.raises(ArgumentError, match="tensors of 2 pictures"):
+    with pytest.raises(ArgumentError, match="tensors of 2 images"):
         task.tail(replace(features, image_sizes=features.image_sizes * 2))
 
 

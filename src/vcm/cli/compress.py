@@ -1,4 +1,4 @@
-"""`vcm compress`: pictures into streams."""
+"""`vcm compress`: images into streams."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from vcm.cli.files import (
     writing,
 )
 from vcm.cli.work import Item, Outcome
-from vcm.errors import BitstreamError, PictureError
+from vcm.errors import BitstreamError, ImageError
 
 if TYPE_CHECKING:
     from vcm.cli.models import Model
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Compress each picture; returns 0 if all are done, 1 if some are, 2 if nothing could begin."""
+    """Compress each image; returns 0 if all are done, 1 if some are, 2 if nothing could begin."""
     parser = argparse.ArgumentParser(
         prog="vcm compress",
-        description="Turn pictures into streams by a trained model. A narrow stream carries what a detector "
-        "or classifier needs; the one for viewing, a picture for people.",
+        description="Turn images into streams by a trained model. A narrow stream carries what a detector "
+        "or classifier needs; the one for viewing, a image for people.",
     )
     parser.add_argument(
-        "pictures", nargs="+", type=Path, metavar="IMG", help="pictures, and folders to search for pictures"
+        "images", nargs="+", type=Path, metavar="IMG", help="images, and folders to search for images"
     )
     parser.add_argument(
         "--model",
@@ -66,16 +66,14 @@ def run(arguments: Sequence[str]) -> int:
         help="steps of a search for each image, a fraction of a second each: streams of about the same size "
         "that carry more, for any decoder of the model; 10 get most of it, 0 by default",
     )
-    add_output_options(
-        parser, "the streams' folder, which mirrors that of the pictures, or one stream's name"
-    )
+    add_output_options(parser, "the streams' folder, which mirrors that of the images, or one stream's name")
     add_bulk_options(parser)
     known = parser.parse_args(arguments)
-    bulk = Bulk(known, known.pictures)
-    from vcm.data.reading import find_pictures
+    bulk = Bulk(known, known.images)
+    from vcm.data.reading import find_images
 
     batch = Batch("compress")
-    inputs, problems = find_inputs(known.pictures, find_pictures, "pictures")
+    inputs, problems = find_inputs(known.images, find_images, "images")
     for problem in problems:
         batch.tell(problem)
     if not inputs:
@@ -89,11 +87,11 @@ def run(arguments: Sequence[str]) -> int:
     if task != RECONSTRUCTION:
         model.features(task)
     else:
-        model.pictures  # noqa: B018  loads
+        model.images  # noqa: B018  loads
     work.model = model
     outputs = Outputs([model.path, *(source.path for source in inputs)], overwrite=known.overwrite)
     expected = model.header_key(task)
-    one_name = known.output if names_a_file(known.output, known.pictures) else None
+    one_name = known.output if names_a_file(known.output, known.images) else None
 
     def place(source: Input) -> Item:
         below = source.below(known.output)
@@ -138,12 +136,12 @@ class Compression:
     def __call__(self, item: Item, on_step: Callable[[int, int], None] | None = None) -> Outcome:
         """Write an image's stream."""
         from vcm.cli.models import Model
-        from vcm.data.reading import read_picture
+        from vcm.data.reading import read_image
 
         path, device, quality, effort, task = self._settings
         if self.model is None:
             self.model = Model(path, device, quality, effort=effort)
-        image = read_picture(item.source)
+        image = read_image(item.source)
         data = self.model.encode(image, task, on_step)
         with writing(item.target) as file:
             file.write(data)
@@ -153,12 +151,12 @@ class Compression:
 def is_own(path: Path, expected: tuple[str, bytes, float], source: Path) -> bool:
     """Whether a file is a whole stream of this purpose, fingerprint and quality, of the image as it is."""
     from vcm.codecs.learned.container import read_stream
-    from vcm.data.reading import picture_size
+    from vcm.data.reading import image_size
 
     try:
         header = read_stream(read_stream_file(path)).header
-        size = picture_size(source)
-    except (BitstreamError, PictureError):
+        size = image_size(source)
+    except (BitstreamError, ImageError):
         return False
     key = (header.purpose, header.fingerprint, header.quality)
     return key == expected and header.size == size and is_newer(path, source)

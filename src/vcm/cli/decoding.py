@@ -87,7 +87,7 @@ class Decoding:
         height, width = item.options["size"]
         content: list[Any] | None = None
         if item.options["kind"] == "image":
-            pixels = self.model.pictures.decode(data).permute(1, 2, 0).contiguous().numpy()
+            pixels = self.model.images.decode(data).permute(1, 2, 0).contiguous().numpy()
             self._write_png(item, data, Image.fromarray(pixels))
         elif item.options["kind"] == "detection":
             content = self._detections(self.model, item, data)
@@ -123,17 +123,17 @@ class Decoding:
     def _canvas(self, item: Item) -> Image.Image:
         """What boxes are drawn on: the original where it was given."""
         from vcm.cli.predictions import empty_canvas
-        from vcm.data.reading import read_picture
+        from vcm.data.reading import read_image
 
         original: Path | None = item.options["original"]
         size: tuple[int, int] = item.options["size"]
         if original is None:
             return empty_canvas(size)
-        image = read_picture(original)
+        image = read_image(original)
         if tuple(image.shape[1:]) != size:
             raise ArgumentError(
                 "--original",
-                expected=f"the picture that was compressed, of {size[1]} × {size[0]} pixels",
+                expected=f"the image that was compressed, of {size[1]} × {size[0]} pixels",
                 got=f"{original} of {image.shape[2]} × {image.shape[1]}",
             )
         return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())

@@ -1,4 +1,4 @@
-"""`vcm decompress`: streams into pictures and predictions."""
+"""`vcm decompress`: streams into images and predictions."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         "--original",
         type=Path,
         metavar="PATH",
-        help="original picture, or folder of them, to draw boxes on; by default an empty canvas",
+        help="original image, or folder of them, to draw boxes on; by default an empty canvas",
     )
     parser.add_argument(
         "--min-score", type=float, default=0.3, help="lowest score of a box that is drawn; 0.3 by default"
@@ -127,7 +127,7 @@ class Decompression:
         if original is not None and not (
             is_folder(original) or (os.path.lexists(original) and not self.several)
         ):
-            expected = "a folder of pictures" if self.several else "a picture or a folder of pictures"
+            expected = "a folder of images" if self.several else "a image or a folder of images"
             raise ArgumentError("--original", expected=expected, got=str(original))
         self.model = Model(known.model, known.device)
         kept = [self.model.path, *(source.path for source in inputs), *([original] if original else [])]
@@ -165,7 +165,7 @@ class Decompression:
         options: dict[str, object] = {"task": task, "kind": kind, "size": header.size}
         if kind == "image":
             if self.one_name and self.one_name.suffix.lower() != ".png":
-                raise OutputError(f"{self.one_name}: this stream gives a picture; name it .png.")
+                raise OutputError(f"{self.one_name}: this stream gives a image; name it .png.")
             return Item(source.path, self._target(source, ".png"), options)
         name = "detections.json" if kind == "detection" else "classifications.json"
         json_file = self.folder / name if self.several else self._target(source, ".json")
@@ -221,7 +221,7 @@ class Decompression:
         return place.with_name(place.name.removesuffix(STREAM_SUFFIX) + suffix)
 
     def _original(self, source: Input) -> Path | None:
-        """The picture that boxes are drawn on."""
+        """The image that boxes are drawn on."""
         original: Path | None = self.known.original
         if original is not None and is_folder(original):
             place = source.below(original)

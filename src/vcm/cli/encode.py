@@ -29,7 +29,7 @@ def run(arguments: Sequence[str]) -> int:
     """Encode each image; returns 0 if all are done, 1 if some are, 2 if nothing could begin."""
     known = _parser().parse_args(arguments)
     bulk = Bulk(known, known.images)
-    from vcm.data.reading import find_pictures
+    from vcm.data.reading import find_images
 
     work = Encoding(known)
     codec = work.check()
@@ -39,7 +39,7 @@ def run(arguments: Sequence[str]) -> int:
             "--output", expected=f"a folder, or a name that ends in {codec.suffix}", got=str(one_name)
         )
     batch = Batch("encode")
-    inputs, problems = find_inputs(known.images, find_pictures, "images")
+    inputs, problems = find_inputs(known.images, find_images, "images")
     for problem in problems:
         batch.tell(problem)
     if not inputs:
@@ -130,10 +130,10 @@ class Encoding:
 
     def __call__(self, item: Item, on_step: OnStep | None = None) -> Outcome:
         """Write an encoded image."""
-        from vcm.data.reading import read_picture
+        from vcm.data.reading import read_image
 
         encoder = self._encoder or self.prepare()
-        image = read_picture(item.source)
+        image = read_image(item.source)
         data = encoder.encode(image, on_step)
         with writing(item.target) as file:
             file.write(data)

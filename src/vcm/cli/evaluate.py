@@ -24,8 +24,8 @@ from vcm.cli.sweeps import JobResult
 from vcm.cli.systems import build, build_codecs, build_preprocessors, build_systems
 from vcm.codecs import CodecPool
 from vcm.config import BDRateObjective, EvaluateConfig
-from vcm.data import PictureDataModule
-from vcm.data.datasets import PictureDataset
+from vcm.data import ImageDataModule
+from vcm.data.datasets import ImageDataset
 from vcm.errors import ArgumentError
 from vcm.evaluation.evaluate import Evaluation
 from vcm.evaluation.provenance import deciding_versions
@@ -151,17 +151,17 @@ def build_evaluation(
         device: Of the task.
     """
     if device.type == "cpu":
-        # One picture a thread beats one operation on all threads, and results do not depend on their number.
+        # One image a thread beats one operation on all threads, and results do not depend on their number.
         torch.set_num_threads(1)
     codecs = {name: build_codecs(name, plan) for name, plan in config.codecs.items()}
     task: Task = build("task", config.task, Task).to(device)
-    dataset = build("data", config.data, PictureDataModule).test_dataset
+    dataset = build("data", config.data, ImageDataModule).test_dataset
     preprocessors = {
         name: build_preprocessors(name, plan, config.preprocessor, codecs[name])
         for name, plan in config.codecs.items()
     }
-    if not isinstance(dataset, PictureDataset):
-        raise ArgumentError("data.test", expected="a data set of pictures to evaluate on", got=dataset)
+    if not isinstance(dataset, ImageDataset):
+        raise ArgumentError("data.test", expected="a data set of images to evaluate on", got=dataset)
     systems = [
         system
         for name, plan in config.codecs.items()
@@ -205,8 +205,8 @@ def _progress(console: Console) -> Iterator[Any]:
 def print_results(results: Results, folder: Path) -> None:
     """The points as a table on standard output; what was left out on standard error."""
     names = list(next(iter(results.originals.values())))[:2]
-    table = Table(title=f"{results.name}: {results.task['name']}, {results.data['num_images']} pictures")
-    for column in ("codec", "quality", "labels", "pictures", "bpp", "PSNR", "MS-SSIM", *names):
+    table = Table(title=f"{results.name}: {results.task['name']}, {results.data['num_images']} images")
+    for column in ("codec", "quality", "labels", "images", "bpp", "PSNR", "MS-SSIM", *names):
         table.add_column(column, justify="left" if column in ("codec", "labels") else "right")
     for kind, accuracy in results.originals.items():
         count = next((str(point.num_images) for point in results.points if point.labels == kind), "")
@@ -230,7 +230,7 @@ def print_results(results: Results, folder: Path) -> None:
     if not results.complete:
         left_out = len({failure.image_id for failure in results.failures})
         console.print(
-            f"{left_out} pictures left out, {len(results.problems)} labels mended or left out", markup=False
+            f"{left_out} images left out, {len(results.problems)} labels mended or left out", markup=False
         )
     console.print(f"results in {folder}; for the curves: vcm report {folder}", markup=False)
 

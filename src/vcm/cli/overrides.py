@@ -9,6 +9,18 @@ from pathlib import Path
 
 RENAMED: Mapping[str, str] = {"loop": "codec_loop"}
 """Settings of vcm 0.1 and what they are called now."""
+RENAMED_VALUES: Mapping[str, str] = {
+    "data=pictures": "data=images",
+    "module.drawing=per_picture": "module.drawing=per_image",
+}
+"""Overrides of vcm 0.1, likewise."""
+SAVED_VALUES: Mapping[str, str] = {
+    "${loop}": "${codec_loop}",
+    "per_picture": "per_image",
+    "vcm.data.PictureDataModule": "vcm.data.ImageDataModule",
+    "vcm.data.PictureFolderDataset": "vcm.data.ImageFolderDataset",
+}
+"""Values in configurations that vcm 0.1 saved, likewise."""
 _OVERRIDE = re.compile(r"(?P<prefix>\+{0,2}|~)(?P<key>[A-Za-z_]\w*)(?P<rest>(?:[.@=/].*)?)", re.DOTALL)
 
 
@@ -38,6 +50,9 @@ def _current(command: str, argument: str, folder: Path | None) -> str:
     match = _OVERRIDE.fullmatch(argument)
     if match is None:
         return argument
+    if present := RENAMED_VALUES.get(argument):
+        _tell(command, f"{argument} is called {present} now")
+        return present
     prefix, key, rest = match["prefix"], match["key"], match["rest"]
     if key in RENAMED:
         _tell(command, f"{key} is called {RENAMED[key]} now")

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from vcm.cli.files import STREAM_SUFFIX
-from vcm.data.reading import PICTURE_SUFFIXES
+from vcm.data.reading import IMAGE_SUFFIXES
 from vcm.evaluation.boxes import draw_boxes, place_boxes
 from vcm.files import printable
 from vcm.types import ClassScores, Detections
@@ -44,7 +44,7 @@ def image_ids(streams: Sequence[Path]) -> dict[Path, int | str]:
 
 def _stem(stream: Path) -> int | str:
     name = Path(stream.name.removesuffix(STREAM_SUFFIX))
-    stem = name.stem if name.suffix.lower() in PICTURE_SUFFIXES else name.name
+    stem = name.stem if name.suffix.lower() in IMAGE_SUFFIXES else name.name
     return int(stem) if stem.isascii() and stem.isdigit() else printable(stem)
 
 
@@ -52,8 +52,8 @@ def coco_results(found: Detections, image_id: int | str, ids: Sequence[int]) -> 
     """Detections in COCO's results form, best first.
 
     Args:
-        found: In one picture.
-        image_id: The picture's.
+        found: In one image.
+        image_id: The image's.
         ids: For each of the task's categories its number in COCO's form.
     """
     results: list[dict[str, object]] = []
@@ -78,12 +78,12 @@ def best_classes(scores: ClassScores, categories: Sequence[str]) -> list[dict[st
 
 
 def empty_canvas(size: tuple[int, int]) -> Image.Image:
-    """A plain picture of this (height, width)."""
+    """A plain image of this (height, width)."""
     return Image.new("RGB", (size[1], size[0]), _CANVAS_COLOUR)
 
 
 def draw(image: Image.Image, found: Detections, categories: Sequence[str], *, min_score: float) -> None:
-    """Draw every box of at least this score into a picture."""
+    """Draw every box of at least this score into a image."""
     letter = max(_MIN_LETTER, max(image.size) / _LETTERS)
     size = (image.height, image.width)
     boxes, _ = place_boxes(

@@ -1,4 +1,4 @@
-"""`vcm preprocess`: pictures in, pictures out, for an encoder of one's own."""
+"""`vcm preprocess`: images in, images out, for an encoder of one's own."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ _WITHOUT_METADATA = ("BMP", "PPM")
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Filter each picture; returns 0 if all are done, 1 if some are, 2 if nothing could begin."""
+    """Filter each image; returns 0 if all are done, 1 if some are, 2 if nothing could begin."""
     known = _parser().parse_args(arguments)
-    bulk = Bulk(known, known.pictures)
-    from vcm.data.reading import find_pictures
+    bulk = Bulk(known, known.images)
+    from vcm.data.reading import find_images
 
-    one_name: Path | None = known.output if names_a_file(known.output, known.pictures) else None
+    one_name: Path | None = known.output if names_a_file(known.output, known.images) else None
     if one_name is not None and one_name.suffix.lower() not in FORMATS:
         raise ArgumentError(
             "--output",
@@ -57,7 +57,7 @@ def run(arguments: Sequence[str]) -> int:
             "a lossless one, and encode that.",
         )
     batch = Batch("preprocess")
-    inputs, problems = find_inputs(known.pictures, find_pictures, "pictures")
+    inputs, problems = find_inputs(known.images, find_images, "images")
     for problem in problems:
         batch.tell(problem)
     if not inputs:
@@ -125,11 +125,11 @@ class Preprocessing:
     def __call__(self, item: Item, on_step: OnStep | None = None) -> Outcome:
         """Write a filtered image."""
         from vcm.data.metadata import read_metadata
-        from vcm.data.reading import read_picture
+        from vcm.data.reading import read_image
 
         if not self._is_ready:
             self.prepare()
-        image = read_picture(item.source)
+        image = read_image(item.source)
         height, width = image.shape[1:]
         image = _scaled(image, self._known.size, self._task)
         metadata = read_metadata(item.source, (image.shape[1], image.shape[2]))
@@ -245,16 +245,16 @@ def output_names(inputs: Sequence[Input], folder: Path | None, suffix: str = ".p
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vcm preprocess",
-        description="Filter pictures by a trained preprocessor, so that an encoder of your own spends fewer "
+        description="Filter images by a trained preprocessor, so that an encoder of your own spends fewer "
         "bits on what a detector or classifier does not need. Writes PNG, or with -o NAME another lossless "
-        "format. Pictures are written as a person sees them: EXIF's orientation is applied to the pixels "
+        "format. Images are written as a person sees them: EXIF's orientation is applied to the pixels "
         "and no longer noted, transparency is laid over white, of 16 bits the upper 8 are kept, of an "
         "animation the first frame. Colours are not converted: an ICC profile for RGB is kept, with what "
         "EXIF says of camera, time, place, author and copyright, wherever the format takes them (BMP and PPM "
         "take neither); XMP and thumbnails are not.",
     )
     parser.add_argument(
-        "pictures", nargs="+", type=Path, metavar="IMG", help="pictures, and folders to search for pictures"
+        "images", nargs="+", type=Path, metavar="IMG", help="images, and folders to search for images"
     )
     parser.add_argument(
         "--model",
@@ -300,7 +300,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_output_options(
         parser,
-        "the outputs' folder, which mirrors that of the pictures, or one output's name, which ends in "
+        "the outputs' folder, which mirrors that of the images, or one output's name, which ends in "
         + ", ".join(FORMATS),
     )
     add_bulk_options(parser)
@@ -317,7 +317,7 @@ def _mark(source: Path, settings: Sequence[object]) -> str:
 
 
 def encode(image: Tensor, suffix: str, metadata: Metadata, mark: str = "") -> bytes:
-    """A picture's file, without loss.
+    """A image's file, without loss.
 
     Args:
         image: (3, H, W) uint8 RGB.
@@ -326,7 +326,7 @@ def encode(image: Tensor, suffix: str, metadata: Metadata, mark: str = "") -> by
         mark: What tells this output from others, for PNG; see `vcm.cli.marks`.
 
     Raises:
-        OutputError: If the format cannot hold this picture.
+        OutputError: If the format cannot hold this image.
     """
     from PIL import Image
 

@@ -31,7 +31,7 @@ def run(arguments: Sequence[str]) -> int:
     """
     known = _parser().parse_args(arguments)
     from vcm.cli.tasks import configured_task
-    from vcm.data.reading import find_pictures, read_picture
+    from vcm.data.reading import find_images, read_image
     from vcm.evaluation.recommend import check_agreement
 
     target = None if known.target_size is None else parse_size(known.target_size)
@@ -41,12 +41,12 @@ def run(arguments: Sequence[str]) -> int:
     if known.limit < 1:
         raise ArgumentError("--limit", expected="a whole number from 1", got=known.limit)
     codecs = _codecs(known.codec)
-    inputs, problems = find_inputs(known.images, find_pictures, "images")
+    inputs, problems = find_inputs(known.images, find_images, "images")
     images: dict[Path, Tensor] = {}
     number = min(known.limit, len(inputs))
     for source in (inputs[place * len(inputs) // number] for place in range(number)):
         try:
-            images[source.path] = read_picture(source.path)
+            images[source.path] = read_image(source.path)
         except VCMError as error:
             problems.append(str(error))
     rows: list[dict[str, Any]] = []

@@ -15,8 +15,8 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vcm.cli.overrides import RENAMED, renamed_key
-from vcm.data.reading import PICTURE_SUFFIXES
+from vcm.cli.overrides import SAVED_VALUES, renamed_key
+from vcm.data.reading import IMAGE_SUFFIXES
 from vcm.errors import OutputError, ResumeError, WeightsError
 from vcm.files import (
     MAX_WEIGHTS_BYTES,
@@ -43,7 +43,7 @@ _DAMAGED = (OSError, ValueError, RecursionError, AttributeError, yaml.YAMLError,
 _MAX_DEPTH = 50
 _NUM_SAMPLED = 64
 """Files of a folder whose content is compared, besides every file's name and size."""
-_DATA_SUFFIXES = frozenset((*PICTURE_SUFFIXES, ".txt", ".json", ".yaml", ".yml"))
+_DATA_SUFFIXES = frozenset((*IMAGE_SUFFIXES, ".txt", ".json", ".yaml", ".yml"))
 
 
 @contextmanager
@@ -194,10 +194,9 @@ def flat(content: object, prefix: str = "") -> dict[str, Any]:
 
 
 def _renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A saved run's settings by their present names; interpolations, too."""
-    former = {f"${{{old}}}": f"${{{new}}}" for old, new in RENAMED.items()}
+    """A saved run's settings by their present names and values."""
     return {
-        renamed_key(key): former.get(value, value) if isinstance(value, str) else value
+        renamed_key(key): SAVED_VALUES.get(value, value) if isinstance(value, str) else value
         for key, value in settings.items()
     }
 

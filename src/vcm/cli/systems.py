@@ -16,7 +16,7 @@ from vcm.evaluation.features import FeatureSystem
 from vcm.evaluation.preprocessing import NPPPreprocessor
 from vcm.evaluation.reader import Importance
 from vcm.evaluation.search import ImageSearch
-from vcm.evaluation.systems import PictureSystem, System
+from vcm.evaluation.systems import ImageSystem, System
 from vcm.tasks import Task
 
 NPP_TARGET = f"{NPPPreprocessor.__module__}.{NPPPreprocessor.__qualname__}"
@@ -74,7 +74,7 @@ def build_systems(
         return [
             FeatureSystem(name, codec, task)
             if isinstance(codec, FeatureCodec)
-            else PictureSystem(
+            else ImageSystem(
                 name,
                 codec,
                 task,
@@ -146,7 +146,7 @@ def build_codecs(name: str, plan: CodecPlan) -> list[Codec | FeatureCodec]:
 def build_preprocessors(
     name: str, plan: CodecPlan, default: Mapping[str, Any] | None, codecs: Sequence[Codec | FeatureCodec]
 ) -> list[Preprocessor | None]:
-    """What changes the pictures before each of a curve's codecs.
+    """What changes the images before each of a curve's codecs.
 
     Args:
         name: The curve's name.
@@ -162,7 +162,7 @@ def build_preprocessors(
     takes_rates = wanted is not None and wanted.get("_target_") == NPP_TARGET
     if plan.preprocessor is not None and isinstance(codecs[0], FeatureCodec):
         raise ArgumentError(
-            f"codecs.{name}.preprocessor", expected="null: this codec takes no pictures", got=wanted
+            f"codecs.{name}.preprocessor", expected="null: this codec takes no images", got=wanted
         )
     if plan.rates is not None and not (takes_rates and len(plan.rates) == len(codecs)):
         raise ArgumentError(

@@ -1,4 +1,4 @@
-"""The codec boundary: one RGB picture in, bytes out, and back."""
+"""The codec boundary: one RGB image in, bytes out, and back."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Codec(CodecSettings):
 
     @abstractmethod
     def encode(self, image: Tensor) -> bytes:
-        """Encode one picture.
+        """Encode one image.
 
         Args:
             image: (3, H, W) uint8, RGB, any size from 1×1.
@@ -78,7 +78,7 @@ class Codec(CodecSettings):
 
     @abstractmethod
     def decode(self, data: bytes) -> Tensor:
-        """Decode one picture to (3, H, W) uint8, RGB, of exactly the size that was encoded.
+        """Decode one image to (3, H, W) uint8, RGB, of exactly the size that was encoded.
 
         Raises:
             BitstreamError: If `data` is not a whole, undamaged stream of this codec.

@@ -48,10 +48,10 @@ class JPEGXLCodec(PillowCodec):
         }
 
     def check_stream(self, data: bytes) -> None:
-        """Check the picture's size before the plugin decodes: it does so when it opens a stream.
+        """Check the image's size before the plugin decodes: it does so when it opens a stream.
 
         Raises:
-            BitstreamError: If `data` is not a bare codestream, or its picture too large.
+            BitstreamError: If `data` is not a bare codestream, or its image too large.
         """
         if not data.startswith(_MAGIC):
             raise BitstreamError("JPEG XL: the stream does not begin with a codestream's magic bytes ff 0a.")

@@ -1,4 +1,4 @@
-"""The largest picture that a decoder here makes."""
+"""The largest image that a decoder here makes."""
 
 from __future__ import annotations
 
@@ -15,4 +15,4 @@ def check_pixels(title: str, width: int, height: int) -> None:
         BitstreamError: If a side is 0, or there are more than `MAX_PIXELS` pixels.
     """
     if not 0 < width * height <= MAX_PIXELS:
-        raise BitstreamError(f"{title}: a picture must have 1 to {MAX_PIXELS} pixels; got {width}x{height}.")
+        raise BitstreamError(f"{title}: a image must have 1 to {MAX_PIXELS} pixels; got {width}x{height}.")

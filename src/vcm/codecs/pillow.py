@@ -57,7 +57,7 @@ class PillowCodec(ArrayCodec):
             Image.fromarray(pixels).save(buffer, format=self.pillow_format, **self.save_options())
         except Exception as error:
             raise CodecError(
-                f"{self.title}: the encoder failed on a picture of {height}x{width}: {error}"
+                f"{self.title}: the encoder failed on a image of {height}x{width}: {error}"
             ) from error
         return buffer.getvalue()
 
@@ -75,10 +75,10 @@ class PillowCodec(ArrayCodec):
         self._prepare()
         self.check_stream(data)
         try:
-            with Image.open(io.BytesIO(data), formats=[self.pillow_format]) as picture:
-                check_pixels(self.title, *picture.size)
-                # A picture that is RGB already would be copied by convert().
-                return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
+            with Image.open(io.BytesIO(data), formats=[self.pillow_format]) as image:
+                check_pixels(self.title, *image.size)
+                # A image that is RGB already would be copied by convert().
+                return np.array(image if image.mode == "RGB" else image.convert("RGB"))
         except BitstreamError:
             raise
         except UnidentifiedImageError as error:
@@ -92,7 +92,7 @@ class PillowCodec(ArrayCodec):
         """Check what Pillow lets pass or looks at too late.
 
         Raises:
-            BitstreamError: If `data` is truncated, or its picture too large.
+            BitstreamError: If `data` is truncated, or its image too large.
         """
 
     def _prepare(self) -> None:
@@ -124,7 +124,7 @@ class JPEGCodec(PillowCodec):
     Args:
         quality: libjpeg's quality, 1 to 100.
         chroma: "420", "422" or "444".
-        optimize: Whether to fit the Huffman tables to the picture.
+        optimize: Whether to fit the Huffman tables to the image.
         progressive: Whether to write a progressive stream.
 
     Raises:
@@ -219,7 +219,7 @@ class WebPCodec(PillowCodec):
 
 
 class AVIFCodec(PillowCodec):
-    """AVIF by libaom, on one thread: more threads cut the picture into tiles, which changes the bytes.
+    """AVIF by libaom, on one thread: more threads cut the image into tiles, which changes the bytes.
 
     Args:
         quality: libavif's quality, 0 to 100.
@@ -260,7 +260,7 @@ class JPEG2000Codec(PillowCodec):
     """JPEG 2000 (ITU-T T.800) by OpenJPEG: 9/7 wavelet, irreversible colour transform, one quality layer.
 
     Quality is the PSNR that the encoder aims at, and not a compression ratio: like the other codecs'
-    qualities it then gives busy pictures more bytes than plain ones.
+    qualities it then gives busy images more bytes than plain ones.
 
     Args:
         quality: PSNR in dB that the encoder aims at, 15 to 60, as OpenJPEG reckons it over the transformed

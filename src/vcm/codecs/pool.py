@@ -1,4 +1,4 @@
-"""Encoding and decoding of many pictures on threads."""
+"""Encoding and decoding of many images on threads."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _INTERRUPT_AGAIN_S = 0.05  # a program may start just after the others were told
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """One picture's bytes.
+    """One image's bytes.
 
     Attributes:
         data: The stream.
@@ -36,7 +36,7 @@ class Encoded:
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """One stream's picture.
+    """One stream's image.
 
     Attributes:
         image: (3, H, W) uint8 RGB.
@@ -49,7 +49,7 @@ class Decoded:
 
 @dataclass(frozen=True, eq=False)
 class RoundTrip:
-    """One picture's bytes, and what comes back from them.
+    """One image's bytes, and what comes back from them.
 
     Attributes:
         data: The stream.
@@ -71,7 +71,7 @@ class RoundTrip:
 
 @dataclass(frozen=True, eq=False)
 class Failure:
-    """What went wrong with one picture.
+    """What went wrong with one image.
 
     Attributes:
         index: Its place in the batch, from 0.
@@ -92,7 +92,7 @@ Result = TypeVar("Result")
 class CodecPool:
     """Runs a codec over batches on threads and gives results in the batch's order.
 
-    A picture that fails becomes a `Failure` in its place; the others are not lost. `raise_failures` turns the
+    A image that fails becomes a `Failure` in its place; the others are not lost. `raise_failures` turns the
     first one into an exception. The codecs here release Python's global lock while they work, so two threads
     do about twice as much as one on two cores.
 
@@ -126,7 +126,7 @@ class CodecPool:
         self._executor.shutdown(cancel_futures=True)
 
     def encode(self, codec: Codec, images: Sequence[Tensor]) -> list[Encoded | Failure]:
-        """Encode each picture.
+        """Encode each image.
 
         Args:
             codec: Used from several threads at once.
@@ -160,16 +160,16 @@ class CodecPool:
     def round_trip(
         self, codec: Codec | Sequence[Codec], images: Sequence[Tensor]
     ) -> list[RoundTrip | Failure]:
-        """Encode each picture and decode it again.
+        """Encode each image and decode it again.
 
         Args:
-            codec: Used from several threads at once; or one for each picture.
+            codec: Used from several threads at once; or one for each image.
             images: (3, H, W) uint8 RGB each, of any sizes.
         """
         codecs = [codec] * len(images) if isinstance(codec, Codec) else list(codec)
         if len(codecs) != len(images):
             raise ArgumentError(
-                "codec", expected=f"one, or one for each of {len(images)} pictures", got=len(codecs)
+                "codec", expected=f"one, or one for each of {len(images)} images", got=len(codecs)
             )
 
         def work(index: int, image: Tensor) -> RoundTrip | Failure:
@@ -235,7 +235,7 @@ def raise_failures(outcomes: Sequence[Value | Failure]) -> list[Value]:
     for outcome in outcomes:
         if isinstance(outcome, Failure):
             raise CodecError(
-                f"Picture {outcome.index} of {len(outcomes)}, counted from 0, failed to {outcome.stage}: "
+                f"Image {outcome.index} of {len(outcomes)}, counted from 0, failed to {outcome.stage}: "
                 f"{outcome.error}"
             ) from outcome.error
         values.append(outcome)

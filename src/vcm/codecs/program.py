@@ -63,7 +63,7 @@ class ProgramRunner:
             _end(process)
             raise CodecError(
                 f"{command[0]} ran longer than timeout_s={self.timeout_s:g} s and was killed. "
-                "Raise timeout_s if the picture is large."
+                "Raise timeout_s if the image is large."
             ) from error
         except BaseException:
             _end(process)

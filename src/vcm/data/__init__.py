@@ -6,37 +6,50 @@ Names are loaded when first used, so that `vcm.data.assets` does not bring torch
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from vcm.deprecation import former_names
+
 if TYPE_CHECKING:
     from vcm.data.coco import COCODataset
-    from vcm.data.datamodule import Batch, PictureDataModule
-    from vcm.data.datasets import PictureDataset, PictureFolderDataset
+    from vcm.data.datamodule import Batch, ImageDataModule
+    from vcm.data.datasets import ImageDataset, ImageFolderDataset
     from vcm.data.folders import ClassFolderDataset, YOLOFolderDataset
-    from vcm.data.reading import read_picture
+    from vcm.data.reading import read_image
 
 _HOME = {
     "Batch": "datamodule",
     "COCODataset": "coco",
     "ClassFolderDataset": "folders",
-    "PictureDataModule": "datamodule",
-    "PictureDataset": "datasets",
-    "PictureFolderDataset": "datasets",
+    "ImageDataModule": "datamodule",
+    "ImageDataset": "datasets",
+    "ImageFolderDataset": "datasets",
     "YOLOFolderDataset": "folders",
-    "read_picture": "reading",
+    "read_image": "reading",
 }
 
 __all__ = [
     "Batch",
     "COCODataset",
     "ClassFolderDataset",
-    "PictureDataModule",
-    "PictureDataset",
-    "PictureFolderDataset",
+    "ImageDataModule",
+    "ImageDataset",
+    "ImageFolderDataset",
     "YOLOFolderDataset",
-    "read_picture",
+    "read_image",
 ]
+
+
+_former = former_names(
+    __name__,
+    {
+        "PictureDataModule": "ImageDataModule",
+        "PictureDataset": "ImageDataset",
+        "PictureFolderDataset": "ImageFolderDataset",
+        "read_picture": "read_image",
+    },
+)
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401  what a module holds
     if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return _former(name)
     return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

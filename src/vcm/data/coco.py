@@ -14,11 +14,11 @@ from typing import Any, Literal
 import torch
 
 from vcm.data.boxes import BoxReader, whole_number
-from vcm.data.datasets import PictureDataset, check_folder, check_limit
+from vcm.data.datasets import ImageDataset, check_folder, check_limit
 from vcm.data.jsonfile import parse_json
-from vcm.data.reading import Header, find_pictures, picture_id, read_header
+from vcm.data.reading import Header, find_images, read_header, relative_id
 from vcm.data.sizes import Annotated, Placement, Size, describe, extent_of, place, stored_orientation
-from vcm.errors import ArgumentError, DatasetError, PictureError
+from vcm.errors import ArgumentError, DatasetError, ImageError
 from vcm.files import printable, read_bytes
 from vcm.types import BoxTarget, Settings
 
@@ -31,7 +31,7 @@ _SAME_BOX = 0.5
 Annotation = dict[str, Any]
 
 
-class COCODataset(PictureDataset):
+class COCODataset(ImageDataset):
     """Images with boxes from an annotation file in COCO's instances form.
 
     An image id is COCO's own number as text; an image outside the annotation file goes by its file name.
@@ -53,18 +53,18 @@ class COCODataset(PictureDataset):
         unlabelled: Literal["skip", "keep"] = "skip",
         limit: int | None = None,
     ) -> None:
-        """Read the annotation file; pictures are read one by one, later.
+        """Read the annotation file; images are read one by one, later.
 
         Args:
-            images: Folder of the pictures.
+            images: Folder of the images.
             annotations: The JSON file with `images`, `annotations` and `categories`.
-            unlabelled: What becomes of pictures in the folder that the file does not name: left out, or kept
+            unlabelled: What becomes of images in the folder that the file does not name: left out, or kept
                 without a target, to be evaluated against pseudo-labels only.
             limit: Take only the first so many images, annotated ones first.
 
         Raises:
-            DatasetError: If folder or file is missing, or the file is not of that form, names no picture or
-                no box, one id twice, or a picture outside the folder.
+            DatasetError: If folder or file is missing, or the file is not of that form, names no image or
+                no box, one id twice, or a image outside the folder.
         """
         root, file = Path(images), Path(annotations)
         if unlabelled not in ("skip", "keep"):
@@ -114,9 +114,9 @@ class COCODataset(PictureDataset):
             )
         if unlabelled == "keep":
             files = {_real(entry.path) for entry in every}
-            unnamed = [p for p in find_pictures(root, self.problems) if _real(p) not in files]
+            unnamed = [p for p in find_images(root, self.problems) if _real(p) not in files]
             for path in unnamed[: None if limit is None else limit - len(self.paths)]:
-                self._add(path, picture_id(path, root), None)
+                self._add(path, relative_id(path, root), None)
 
     def _add(self, path: Path, image_id: str, target: BoxTarget | None) -> None:
         self.paths.append(path)
@@ -153,11 +153,11 @@ class COCODataset(PictureDataset):
         return mended
 
     def target(self, index: int) -> BoxTarget | None:
-        """True boxes of picture `index`; None for a picture that the annotation file does not name."""
+        """True boxes of image `index`; None for a image that the annotation file does not name."""
         return self._targets[index]
 
     def settings(self) -> Settings:
-        """See `PictureDataset.settings`; adds SHA-256 over the annotation file and what was mended in it."""
+        """See `ImageDataset.settings`; adds SHA-256 over the annotation file and what was mended in it."""
         return {**super().settings(), "labels_sha256": self._labels_sha256}
 
 
@@ -183,7 +183,7 @@ class _Entry:
         """The file's header; None where it cannot be read."""
         try:
             return read_header(self.path)
-        except PictureError:
+        except ImageError:
             return None
 
 
@@ -295,11 +295,11 @@ def _check_ids(file: Path, **sorted_ids: list[int]) -> None:
 def _check_names(file: Path, root: Path, names: list[str]) -> None:
     """Raise DatasetError unless there are names, all of files below `root`."""
     if not names:
-        raise DatasetError(f"annotations: {file} names no picture.")
+        raise DatasetError(f"annotations: {file} names no image.")
     if outside := [name for name in names if not _is_below(root, name)]:
         raise DatasetError(
-            f"annotations: {file} names a picture outside the folder images={root}: "
-            f"{printable(outside[0])}. Give the folder that holds all of its pictures."
+            f"annotations: {file} names a image outside the folder images={root}: "
+            f"{printable(outside[0])}. Give the folder that holds all of its images."
         )
 
 

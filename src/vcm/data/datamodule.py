@@ -1,4 +1,4 @@
-"""One LightningDataModule for every data set: whole pictures to evaluate on, crops to train on."""
+"""One LightningDataModule for every data set: whole images to evaluate on, crops to train on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from vcm.data.datasets import PictureDataset
+from vcm.data.datasets import ImageDataset
 from vcm.data.transforms import RandomCrop
 from vcm.errors import ArgumentError, DatasetError
 from vcm.types import Sample, Target
@@ -18,12 +18,12 @@ from vcm.types import Sample, Target
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Pictures of one training or validation step.
+    """Images of one training or validation step.
 
     Attributes:
         images: (N, 3, H, W) float32 RGB in [0, 1] where all have one size (crops); else a list of (3, H, W).
-        targets: One a picture; None where nobody labelled it.
-        image_ids: One a picture.
+        targets: One a image; None where nobody labelled it.
+        image_ids: One a image.
     """
 
     images: Tensor | list[Tensor]
@@ -45,19 +45,19 @@ class Batch:
         return replace(self, images=[image.pin_memory() for image in images])
 
 
-class PictureDataModule(LightningDataModule):
+class ImageDataModule(LightningDataModule):
     """Data sets for training, validation and testing behind one interface.
 
-    Training pictures are cropped at random (and mirrored); validation and test pictures come whole, one at a
+    Training images are cropped at random (and mirrored); validation and test images come whole, one at a
     time.
     """
 
     def __init__(
         self,
         *,
-        train: PictureDataset | None = None,
-        val: PictureDataset | None = None,
-        test: PictureDataset | None = None,
+        train: ImageDataset | None = None,
+        val: ImageDataset | None = None,
+        test: ImageDataset | None = None,
         crop_size: int = 256,
         smallest_scale: float = 1.0,
         batch_size: int = 8,
@@ -73,8 +73,8 @@ class PictureDataModule(LightningDataModule):
             crop_size: Side of the square training crops, in pixels.
             smallest_scale: Training crops are shrunk by a random factor between this and 1, in (0, 1].
             batch_size: Training crops in a batch.
-            num_workers: Processes that read pictures; 0 reads in the main process.
-            keep_in_memory: Whether the training pictures that have been read are kept, decoded, 3 bytes a
+            num_workers: Processes that read images; 0 reads in the main process.
+            keep_in_memory: Whether the training images that have been read are kept, decoded, 3 bytes a
                 pixel; not with `num_workers`, which are new every epoch.
 
         Raises:
@@ -118,11 +118,11 @@ class PictureDataModule(LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[Sample]:
-        """Whole pictures, one a batch, in order."""
+        """Whole images, one a batch, in order."""
         return self._whole(_need(self.val_dataset, "val"))
 
     def test_dataloader(self) -> DataLoader[Sample]:
-        """Whole pictures, one a batch, in order."""
+        """Whole images, one a batch, in order."""
         return self._whole(_need(self.test_dataset, "test"))
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -133,14 +133,14 @@ class PictureDataModule(LightningDataModule):
         """Go on with that order."""
         self._order.set_state(state_dict["order"].cpu())
 
-    def _whole(self, dataset: PictureDataset) -> DataLoader[Sample]:
+    def _whole(self, dataset: ImageDataset) -> DataLoader[Sample]:
         return DataLoader(dataset, batch_size=1, num_workers=self.num_workers, collate_fn=collate)
 
 
 class _Cropped(Dataset[Sample]):
     """A data set seen through random crops."""
 
-    def __init__(self, dataset: PictureDataset, crop: RandomCrop, *, keep: bool) -> None:
+    def __init__(self, dataset: ImageDataset, crop: RandomCrop, *, keep: bool) -> None:
         self.dataset, self.crop, self.keep = dataset, crop, keep
         self._kept: dict[int, Sample] = {}
 
@@ -165,7 +165,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
     )
 
 
-def _need(dataset: PictureDataset | None, part: str) -> PictureDataset:
+def _need(dataset: ImageDataset | None, part: str) -> ImageDataset:
     if dataset is None:
         raise DatasetError(f"this datamodule has no {part} data set; build it with {part}=….")
     return dataset

@@ -1,4 +1,4 @@
-"""The data set interface, and pictures without labels."""
+"""The data set interface, and images without labels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vcm.data.reading import find_pictures, picture_id, read_picture
+from vcm.data.reading import find_images, read_image, relative_id
 from vcm.errors import ArgumentError, DatasetError
 from vcm.files import MAX_IMAGE_BYTES, open_regular, printable
 from vcm.types import Sample, Settings, Target
@@ -21,18 +21,18 @@ Part = Literal["all", "train", "val"]
 PARTS: tuple[Part, ...] = ("all", "train", "val")
 
 
-class PictureDataset(Dataset[Sample], ABC):
-    """Pictures on disk, in a fixed order, each with an id and perhaps a target.
+class ImageDataset(Dataset[Sample], ABC):
+    """Images on disk, in a fixed order, each with an id and perhaps a target.
 
     Attributes:
-        kind: What the targets are; "pictures" where there are none.
+        kind: What the targets are; "images" where there are none.
         categories: Names that the targets' labels index; empty where there are none.
-        paths: The picture files.
+        paths: The image files.
         image_ids: Their ids, unique, stable between runs and machines.
         problems: What is wrong with the labels and was mended or left out; one line each.
     """
 
-    kind: ClassVar[Literal["detection", "classification", "pictures"]]
+    kind: ClassVar[Literal["detection", "classification", "images"]]
     categories: tuple[str, ...]
     paths: list[Path]
     image_ids: list[str]
@@ -40,15 +40,15 @@ class PictureDataset(Dataset[Sample], ABC):
 
     @abstractmethod
     def target(self, index: int) -> Target | None:
-        """What is true of picture `index`, or None where nobody labelled it."""
+        """What is true of image `index`, or None where nobody labelled it."""
 
     def image(self, index: int) -> Tensor:
-        """Picture `index`, (3, H, W) uint8 RGB.
+        """Image `index`, (3, H, W) uint8 RGB.
 
         Raises:
-            PictureError: If the file is missing or cannot be read as a picture.
+            ImageError: If the file is missing or cannot be read as a image.
         """
-        return read_picture(self.paths[index])
+        return read_image(self.paths[index])
 
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < len(self):
@@ -64,35 +64,37 @@ class PictureDataset(Dataset[Sample], ABC):
         for image_id, path in zip(self.image_ids, self.paths, strict=True):
             digest.update(image_id.encode() + b"\0")
             digest.update(_sha256(path) or b"missing")  # reported when the image itself is read
-        return {"kind": self.kind, "num_images": len(self), "pictures_sha256": digest.hexdigest()}
+        # The names of 0.1 are part of its records' keys.
+        kind = "pictures" if self.kind == "images" else self.kind
+        return {"kind": kind, "num_images": len(self), "pictures_sha256": digest.hexdigest()}
 
 
-class PictureFolderDataset(PictureDataset):
-    """All pictures below a folder, without labels; evaluated against pseudo-labels, or for rate and
+class ImageFolderDataset(ImageDataset):
+    """All images below a folder, without labels; evaluated against pseudo-labels, or for rate and
     distortion only.
     """
 
-    kind = "pictures"
+    kind = "images"
 
     def __init__(self, root: str | Path, *, part: Part = "all", limit: int | None = None) -> None:
-        """List the pictures.
+        """List the images.
 
         Args:
-            root: The folder; pictures in folders below it count too.
+            root: The folder; images in folders below it count too.
             part: "train" or "val" for a fixed nine tenths or one tenth of them, chosen by each path's hash.
             limit: Take only this many.
 
         Raises:
-            DatasetError: If the folder is missing or holds no picture.
+            DatasetError: If the folder is missing or holds no image.
         """
         root = Path(root)
         self.problems = []
-        self.paths = choose(pictures_below(root, self.problems), root, part=part, limit=limit)
-        self.image_ids = [picture_id(path, root) for path in self.paths]
+        self.paths = choose(images_below(root, self.problems), root, part=part, limit=limit)
+        self.image_ids = [relative_id(path, root) for path in self.paths]
         self.categories = ()
 
     def target(self, index: int) -> None:
-        """None: nobody labelled these pictures."""
+        """None: nobody labelled these images."""
 
 
 def _sha256(path: Path) -> bytes | None:
@@ -107,7 +109,7 @@ def _sha256(path: Path) -> bytes | None:
     return digest.digest()
 
 
-def pictures_below(root: Path, problems: list[str]) -> list[Path]:
+def images_below(root: Path, problems: list[str]) -> list[Path]:
     """The images below `root`.
 
     Args:
@@ -118,9 +120,9 @@ def pictures_below(root: Path, problems: list[str]) -> list[Path]:
         DatasetError: If the folder is missing or holds no image.
     """
     check_folder(root)
-    paths = find_pictures(root, problems)
+    paths = find_images(root, problems)
     if not paths:
-        raise DatasetError(f"{printable(root)}: holds no picture (.jpg, .png, .webp, …).")
+        raise DatasetError(f"{printable(root)}: holds no image (.jpg, .png, .webp, …).")
     return paths
 
 
@@ -133,7 +135,7 @@ def check_folder(folder: Path, argument: str = "") -> None:
 
 
 def choose(paths: Sequence[Path], root: Path, *, part: Part, limit: int | None) -> list[Path]:
-    """Keep one part of the pictures, then the first `limit`.
+    """Keep one part of the images, then the first `limit`.
 
     Raises:
         ArgumentError: If `part` or `limit` is not what it may be.
@@ -144,12 +146,12 @@ def choose(paths: Sequence[Path], root: Path, *, part: Part, limit: int | None) 
     check_limit(limit)
 
     def is_validation(path: Path) -> bool:
-        digest = hashlib.sha256(picture_id(path, root).encode()).digest()
+        digest = hashlib.sha256(relative_id(path, root).encode()).digest()
         return digest[0] < 256 // 10
 
     kept = [path for path in paths if part == "all" or is_validation(path) == (part == "val")][:limit]
     if not kept:
-        raise DatasetError(f"{root}: part={part!r} of its {len(paths)} pictures is empty; use part=all.")
+        raise DatasetError(f"{root}: part={part!r} of its {len(paths)} images is empty; use part=all.")
     return kept
 
 

@@ -1,4 +1,4 @@
-"""Labels that lie in folders: Darknet's text files beside pictures, and one folder a class."""
+"""Labels that lie in folders: Darknet's text files beside images, and one folder a class."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path, PurePosixPath
 
 from vcm.categories import read_names
 from vcm.data.boxes import BoxReader
-from vcm.data.datasets import Part, PictureDataset, check_folder, choose, pictures_below
-from vcm.data.reading import picture_id, picture_size
+from vcm.data.datasets import ImageDataset, Part, check_folder, choose, images_below
+from vcm.data.reading import image_size, relative_id
 from vcm.data.sizes import Placement
-from vcm.errors import DatasetError, PictureError
+from vcm.errors import DatasetError, ImageError
 from vcm.files import MAX_TEXT_BYTES, printable, read_bytes
 from vcm.types import BoxTarget, ClassTarget, Settings
 
 
-class YOLOFolderDataset(PictureDataset):
-    """Pictures with Darknet's label files: for `images/a/b.jpg`, `labels/a/b.txt` with one box a line.
+class YOLOFolderDataset(ImageDataset):
+    """Images with Darknet's label files: for `images/a/b.jpg`, `labels/a/b.txt` with one box a line.
 
     A line is: class, then x and y of the centre, width and height, all four in fractions of the image. A line
     of a class and three or more corners (x, y) is a polygon, as in segmentation labels; its enclosing box is
@@ -36,14 +36,14 @@ class YOLOFolderDataset(PictureDataset):
         part: Part = "all",
         limit: int | None = None,
     ) -> None:
-        """List the pictures and read their labels.
+        """List the images and read their labels.
 
         Args:
-            images: Folder of the pictures.
+            images: Folder of the images.
             labels: Folder of the label files, laid out as `images` is.
             names: File of the category names, one a line.
-            part: "train" or "val" for a fixed nine tenths or one tenth of the pictures.
-            limit: Take only this many pictures.
+            part: "train" or "val" for a fixed nine tenths or one tenth of the images.
+            limit: Take only this many images.
 
         Raises:
             ArgumentError: If `names` cannot be read or is empty.
@@ -54,8 +54,8 @@ class YOLOFolderDataset(PictureDataset):
         self.categories = read_names(names)
         reader = BoxReader({index: index for index in range(len(self.categories))})
         self.problems = reader.problems
-        self.paths = choose(pictures_below(root, self.problems), root, part=part, limit=limit)
-        self.image_ids = [picture_id(path, root) for path in self.paths]
+        self.paths = choose(images_below(root, self.problems), root, part=part, limit=limit)
+        self.image_ids = [relative_id(path, root) for path in self.paths]
         digest = hashlib.sha256()
         self._targets: list[BoxTarget | None] = []
         for image_id, path in zip(self.image_ids, self.paths, strict=True):
@@ -65,7 +65,7 @@ class YOLOFolderDataset(PictureDataset):
             self._targets.append(None if text is None else self._read(reader, text, path, image_id))
         if all(target is None for target in self._targets):
             raise DatasetError(
-                f"labels: {label_root} has no label file for any of the {len(self.paths)} pictures in "
+                f"labels: {label_root} has no label file for any of the {len(self.paths)} images in "
                 f"{root}; expected {PurePosixPath(self.image_ids[0]).with_suffix('.txt')} and the like."
             )
         self._labels_sha256 = digest.hexdigest()
@@ -83,9 +83,9 @@ class YOLOFolderDataset(PictureDataset):
 
     def _read(self, reader: BoxReader, text: str, path: Path, image_id: str) -> BoxTarget | None:
         try:
-            height, width = picture_size(path)
-        except PictureError:
-            return None  # told when the picture itself is read
+            height, width = image_size(path)
+        except ImageError:
+            return None  # told when the image itself is read
         annotations: list[dict[str, object]] = []
         for number, line in enumerate(text.splitlines(), 1):
             if not line.strip():
@@ -104,11 +104,11 @@ class YOLOFolderDataset(PictureDataset):
         return reader.read(annotations, Placement((height, width)), where=image_id)
 
     def target(self, index: int) -> BoxTarget | None:
-        """True boxes of picture `index`; None where it has no label file."""
+        """True boxes of image `index`; None where it has no label file."""
         return self._targets[index]
 
     def settings(self) -> Settings:
-        """See `PictureDataset.settings`; adds SHA-256 over the label files and the names."""
+        """See `ImageDataset.settings`; adds SHA-256 over the label files and the names."""
         return {
             **super().settings(),
             "labels_sha256": self._labels_sha256,
@@ -131,8 +131,8 @@ def _box(values: Sequence[float]) -> tuple[float, float, float, float]:
     return left, top, max(values[::2]) - left, max(values[1::2]) - top
 
 
-class ClassFolderDataset(PictureDataset):
-    """Pictures in one folder a class, as ImageNet is usually laid out: `root/CLASS/…/picture.jpg`."""
+class ClassFolderDataset(ImageDataset):
+    """Images in one folder a class, as ImageNet is usually laid out: `root/CLASS/…/image.jpg`."""
 
     kind = "classification"
 
@@ -144,28 +144,28 @@ class ClassFolderDataset(PictureDataset):
         part: Part = "all",
         limit: int | None = None,
     ) -> None:
-        """List the pictures.
+        """List the images.
 
         Args:
             root: The folder of class folders.
             names: File of category names, one a line, for the class folders in sorted order (ImageNet's
                 folders are called n01440764 and so on); without it, a folder's own name is its category's.
-            part: "train" or "val" for a fixed nine tenths or one tenth of the pictures.
-            limit: Take only this many pictures.
+            part: "train" or "val" for a fixed nine tenths or one tenth of the images.
+            limit: Take only this many images.
 
         Raises:
             ArgumentError: If `names` cannot be read or is empty.
-            DatasetError: If the folder is missing, has no class folder or no picture, or `names` has not as
+            DatasetError: If the folder is missing, has no class folder or no image, or `names` has not as
                 many names.
         """
         root = Path(root)
         self.problems = []
-        every = pictures_below(root, self.problems)
+        every = images_below(root, self.problems)
         folders = sorted(
             entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")
         )
         if not folders:
-            raise DatasetError(f"{root}: has no class folders; expected {root}/CLASS/picture.jpg.")
+            raise DatasetError(f"{root}: has no class folders; expected {root}/CLASS/image.jpg.")
         stray = [path.name for path in every if path.parent == root]
         self.categories = tuple(map(printable, folders)) if names is None else read_names(names)
         if len(self.categories) != len(folders):
@@ -175,16 +175,16 @@ class ClassFolderDataset(PictureDataset):
             )
         inside = [path for path in every if path.parent != root]
         if not inside:
-            raise DatasetError(f"{root}: its class folders hold no picture.")
+            raise DatasetError(f"{root}: its class folders hold no image.")
         self.paths = choose(inside, root, part=part, limit=limit)
-        self.image_ids = [picture_id(path, root) for path in self.paths]
+        self.image_ids = [relative_id(path, root) for path in self.paths]
         self._labels = [folders.index(path.relative_to(root).parts[0]) for path in self.paths]
         self.problems += [f"{printable(name)}: left out: it lies in no class folder" for name in stray]
 
     def target(self, index: int) -> ClassTarget:
-        """The class of picture `index`."""
+        """The class of image `index`."""
         return ClassTarget(self._labels[index])
 
     def settings(self) -> Settings:
-        """See `PictureDataset.settings`; adds the category names."""
+        """See `ImageDataset.settings`; adds the category names."""
         return {**super().settings(), "categories": list(self.categories)}

@@ -1,4 +1,4 @@
-"""What a picture file says beside its pixels, as far as it holds for the pixels that `read_picture` gives."""
+"""What a image file says beside its pixels, as far as it holds for the pixels that `read_image` gives."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _KEPT = (
     0x0131, 0x0132, 0x013B, 0x8298,  # software, date, artist, copyright
     _EXIF_IFD, _GPS_IFD,
 )  # fmt: skip
-"""EXIF's tags about the picture; others tell how its file holds it (orientation, strips, a thumbnail)."""
+"""EXIF's tags about the image; others tell how its file holds it (orientation, strips, a thumbnail)."""
 _EXIF_SIZE = (0xA002, 0xA003)
 _ICC_SPACE, _RGB = slice(16, 20), b"RGB "
 
@@ -37,12 +37,12 @@ class Metadata:
 
 
 def read_metadata(path: Path, size: tuple[int, int]) -> Metadata:
-    """A picture's EXIF and ICC profile; what is missing or damaged is left out.
+    """A image's EXIF and ICC profile; what is missing or damaged is left out.
 
-    A profile that is not for RGB is left out too: `read_picture` has turned such pixels into plain RGB.
+    A profile that is not for RGB is left out too: `read_image` has turned such pixels into plain RGB.
 
     Args:
-        path: A file that `read_picture` has read.
+        path: A file that `read_image` has read.
         size: (height, width) of what it gave, in pixels.
     """
     with warnings.catch_warnings():

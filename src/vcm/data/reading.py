@@ -12,10 +12,10 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from vcm.errors import PictureError
+from vcm.errors import ImageError
 from vcm.files import MAX_IMAGE_BYTES, find_files, open_regular, printable, read_bytes
 
-PICTURE_SUFFIXES = frozenset(
+IMAGE_SUFFIXES = frozenset(
     (
         ".jpg",
         ".jpeg",
@@ -44,7 +44,7 @@ class Header:
     """Size and orientation of an image file.
 
     Attributes:
-        size: (height, width) of the image as `read_picture` returns it, in pixels.
+        size: (height, width) of the image as `read_image` returns it, in pixels.
         orientation: EXIF orientation, 1 to 8; 1 where the file holds the image as it is shown.
     """
 
@@ -57,12 +57,12 @@ class Header:
         return self.size[::-1] if self.orientation in _SIDEWAYS else self.size
 
 
-def find_pictures(folder: Path, problems: list[str] | None = None) -> list[Path]:
+def find_images(folder: Path, problems: list[str] | None = None) -> list[Path]:
     """Every image file below `folder`, by suffix; see `find_files`."""
-    return find_files(folder, PICTURE_SUFFIXES, problems)
+    return find_files(folder, IMAGE_SUFFIXES, problems)
 
 
-def picture_id(path: Path, root: Path) -> str:
+def relative_id(path: Path, root: Path) -> str:
     """An image's id: its path below the dataset's folder, the same on every machine."""
     return printable(path.relative_to(root).as_posix())
 
@@ -71,7 +71,7 @@ def read_header(path: str | Path) -> Header:
     """Read an image's size and orientation without its pixels.
 
     Raises:
-        PictureError: If the header cannot be read.
+        ImageError: If the header cannot be read.
     """
     try:
         with warnings.catch_warnings():
@@ -82,16 +82,16 @@ def read_header(path: str | Path) -> Header:
                 # Pillow has turned a TIFF's size already.
                 turned = image.format != "TIFF" and orientation in _SIDEWAYS
     except Exception as error:  # whatever Pillow's readers raise on damaged files
-        raise PictureError(f"{printable(path)}: its size cannot be read: {_reason(error)}") from error
+        raise ImageError(f"{printable(path)}: its size cannot be read: {_reason(error)}") from error
     orientation = orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
     return Header((width, height) if turned else (height, width), orientation)
 
 
-def picture_size(path: str | Path) -> tuple[int, int]:
-    """(height, width) of what `read_picture` would give, from the file's header alone.
+def image_size(path: str | Path) -> tuple[int, int]:
+    """(height, width) of what `read_image` would give, from the file's header alone.
 
     Raises:
-        PictureError: If the header cannot be read.
+        ImageError: If the header cannot be read.
     """
     return read_header(path).size
 
@@ -100,52 +100,52 @@ def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-def read_picture(path: str | Path) -> Tensor:
+def read_image(path: str | Path) -> Tensor:
     """Read one image as (3, H, W) uint8 RGB, the way a person would see it.
 
     EXIF orientation is applied. Grey, palette and CMYK become RGB; transparency is laid over white; of 16
     bits the upper 8 are kept; of an animation the first frame.
 
     Raises:
-        PictureError: If the file is missing, no regular file (a FIFO, device or folder), larger than 1 GiB,
+        ImageError: If the file is missing, no regular file (a FIFO, device or folder), larger than 1 GiB,
             not an image, truncated, of too many pixels, or of floating-point samples.
     """
     name = printable(path)
     try:
         data = read_bytes(path, limit=MAX_IMAGE_BYTES)
     except OSError as error:
-        raise PictureError(f"{name}: cannot be read: {_reason(error)}.") from error
+        raise ImageError(f"{name}: cannot be read: {_reason(error)}.") from error
     if not data:
-        raise PictureError(f"{name}: the file is empty.")
+        raise ImageError(f"{name}: the file is empty.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore"
-            )  # damaged EXIF, large but allowed pictures: not for a person to read
+            )  # damaged EXIF, large but allowed images: not for a person to read
             with Image.open(io.BytesIO(data)) as image:
                 image.load()
                 pixels = np.array(_as_rgb(image))
     except UnidentifiedImageError as error:
-        raise PictureError(f"{name}: is not a picture that Pillow can read.") from error
-    except PictureError as error:
-        raise PictureError(f"{name}: {error}") from error
+        raise ImageError(f"{name}: is not a image that Pillow can read.") from error
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}") from error
     except Image.DecompressionBombError as error:
-        raise PictureError(
+        raise ImageError(
             f"{name}: has more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels; tile it first."
         ) from error
     except Exception as error:  # OSError, SyntaxError, RuntimeError, …: whatever Pillow's readers raise
-        raise PictureError(f"{name}: is truncated or damaged: {error}.") from error
+        raise ImageError(f"{name}: is truncated or damaged: {error}.") from error
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
     image = ImageOps.exif_transpose(image)
     if image.mode == "F":
-        raise PictureError("has floating-point samples; convert it to 8 bits with the range that you mean.")
+        raise ImageError("has floating-point samples; convert it to 8 bits with the range that you mean.")
     if image.mode.startswith("I"):
         samples = np.asarray(image)
         if int(samples.min()) < 0 or int(samples.max()) > 0xFFFF:
-            raise PictureError("has 32-bit samples; convert it to 8 bits with the range that you mean.")
+            raise ImageError("has 32-bit samples; convert it to 8 bits with the range that you mean.")
         image = Image.fromarray((samples >> 8).astype(np.uint8))
     if image.has_transparency_data:
         coloured = image.convert("RGBA")

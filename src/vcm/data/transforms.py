@@ -1,4 +1,4 @@
-"""What happens to a picture, and to its boxes, before it is trained on."""
+"""What happens to a image, and to its boxes, before it is trained on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MIN_VISIBLE = 0.25
 class RandomCrop:
     """A random square crop, mirrored half the time; boxes move along.
 
-    A picture smaller than the crop is padded by repeating its edge. Boxes of which less than a quarter is
+    A image smaller than the crop is padded by repeating its edge. Boxes of which less than a quarter is
     left are dropped. Random numbers come from torch's global generator, so data-loader workers differ and
     seeds reproduce.
     """
@@ -30,7 +30,7 @@ class RandomCrop:
             size: Side in pixels.
             mirror: Whether half the crops are mirrored.
             smallest_scale: Crops are shrunk by a factor between this and 1, log-uniform, as far as the
-                picture's size allows; in (0, 1].
+                image's size allows; in (0, 1].
         """
         self.size, self.mirror, self.smallest_scale = size, mirror, smallest_scale
 
@@ -52,7 +52,7 @@ class RandomCrop:
         return Sample(sample.image_id, (image.flip(2) if mirrored else image).contiguous(), target)
 
     def _side(self, shorter: int) -> int:
-        """Side, in the picture's pixels, of what becomes the crop."""
+        """Side, in the image's pixels, of what becomes the crop."""
         if self.smallest_scale == 1:
             return self.size
         scale: float = max(self.smallest_scale, self.size / shorter) ** float(torch.rand(()))

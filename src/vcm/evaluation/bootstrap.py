@@ -1,8 +1,8 @@
-"""Confidence by bootstrap over pictures: what would have come out with other pictures of the same kind.
+"""Confidence by bootstrap over images: what would have come out with other images of the same kind.
 
-Pictures are drawn with replacement, as many as there are, and every figure is taken anew on what was drawn
+Images are drawn with replacement, as many as there are, and every figure is taken anew on what was drawn
 (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993). All operating points share the draws, so
-their differences are those on the same pictures.
+their differences are those on the same images.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Resamples:
     """One operating point's figures on every resample.
 
     Attributes:
-        draws: Fingerprint of the pictures and of how they were drawn; curves of equal ones can be paired.
+        draws: Fingerprint of the images and of how they were drawn; curves of equal ones can be paired.
         figures: By name ("bpp", "psnr", "ms_ssim", the accuracies), one a resample; None where not defined.
     """
 
@@ -39,19 +39,19 @@ class Resamples:
 
 @dataclass(frozen=True, eq=False)
 class Draws:
-    """Which pictures are drawn.
+    """Which images are drawn.
 
     Attributes:
-        indices: (1 + B, N) of pictures: each of them once in row 0, then B resamples.
-        fingerprint: Of the pictures' ids and the way in which they were drawn.
+        indices: (1 + B, N) of images: each of them once in row 0, then B resamples.
+        fingerprint: Of the images' ids and the way in which they were drawn.
     """
 
     indices: NDArray[np.int64]
     fingerprint: str
 
 
-def draw_pictures(image_ids: Sequence[str], resamples: int, seed: int = SEED) -> Draws:
-    """Draw from the pictures, in their order; none where there is only one, which could not differ."""
+def draw_images(image_ids: Sequence[str], resamples: int, seed: int = SEED) -> Draws:
+    """Draw from the images, in their order; none where there is only one, which could not differ."""
     count, resamples = len(image_ids), resamples if len(image_ids) > 1 else 0
     drawn = np.random.default_rng(seed).integers(0, count, (resamples, count))
     said = canonical_json([list(image_ids), resamples, seed])
@@ -64,9 +64,9 @@ def resample(
     """An operating point's figures on every resample; None where nothing was drawn.
 
     Args:
-        records: Of the pictures, in their order.
+        records: Of the images, in their order.
         accuracy: Values by name, one for each row of `draws`; those with fewer are left out.
-        draws: Which pictures are drawn.
+        draws: Which images are drawn.
     """
     rows = draws.indices[1:]
     if len(rows) == 0:
@@ -98,7 +98,7 @@ def interval(values: Sequence[float | None]) -> list[float] | None:
 
 
 def _means(values: Sequence[float | None], rows: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Mean on each resample over the pictures that have a value; NaN where none has."""
+    """Mean on each resample over the images that have a value; NaN where none has."""
     numbers = np.array([math.nan if value is None else value for value in values])
     there = ~np.isnan(numbers)
     total, count = np.where(there, numbers, 0)[rows].sum(axis=1), there[rows].sum(axis=1)

@@ -1,4 +1,4 @@
-"""Detections as boxes to draw over a picture, with labels that do not cover each other."""
+"""Detections as boxes to draw over a image, with labels that do not cover each other."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from vcm.types import Detections
 
 MAX_BOXES = 20
-"""So many at most are shown in a small picture."""
+"""So many at most are shown in a small image."""
 COLOURS = ("#ffd400", "#4fe3ff", "#ff7ad9", "#8dff6b", "#ffa24d", "#c3b1ff", "#ffffff", "#ff7272")
 LETTER_PX = 11.0
 """Height of a label's letters on the screen, in pixels."""
@@ -18,12 +18,12 @@ _LETTER_WIDTH, _LABEL_HEIGHT = 0.62, 1.35  # of a label, in heights of its lette
 _HALO, _INK = "#000000", "#111111"
 
 Area = tuple[float, float, float, float]
-"""x, y, width, height in pixels of the picture."""
+"""x, y, width, height in pixels of the image."""
 
 
 @dataclass(frozen=True)
 class Box:
-    """One detection, in pixels of the picture.
+    """One detection, in pixels of the image.
 
     Attributes:
         area: Where it is.
@@ -64,8 +64,8 @@ def place_boxes(
         categories: Names that its labels index.
         colours: By category; new ones are added.
         min_score: Boxes below it are left out, in [0, 1].
-        size: The picture's (height, width) in pixels.
-        letter: Height of a label's letters, in pixels of the picture.
+        size: The image's (height, width) in pixels.
+        letter: Height of a label's letters, in pixels of the image.
         max_boxes: The others, those of the lowest scores, are left out.
     """
     boxes: list[Box] = []
@@ -86,7 +86,7 @@ def place_boxes(
 
 
 def draw_boxes(image: Image.Image, boxes: Sequence[Box], letter: float) -> None:
-    """Draw placed boxes, and their labels over them, into an RGB picture.
+    """Draw placed boxes, and their labels over them, into an RGB image.
 
     Args:
         image: Is changed.

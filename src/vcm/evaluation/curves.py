@@ -86,8 +86,8 @@ class Curve:
         points: (rate in bits per pixel, value).
         qualities: Each point's place in the codec's scale.
         intervals: Each point's 95 % interval of the value; None where it has none.
-        resampled: The curve on each resample of the pictures; none where a point was not resampled.
-        draws: Fingerprint of the resamples: of curves with equal ones, each is on the same pictures.
+        resampled: The curve on each resample of the images; none where a point was not resampled.
+        draws: Fingerprint of the resamples: of curves with equal ones, each is on the same images.
     """
 
     system: str
@@ -156,7 +156,7 @@ def accuracy_title(name: str) -> str:
 def curves(points: Sequence[Point], axis: Axis) -> list[Curve]:
     """One curve a system, in the order in which the systems appear; points without bytes are left out.
 
-    Distortions do not depend on the labels; they are taken from the kind of labels with most pictures.
+    Distortions do not depend on the labels; they are taken from the kind of labels with most images.
     """
     kind = axis.labels or max(points, key=lambda point: point.num_images).labels
     by_system: dict[str, list[Point]] = {}

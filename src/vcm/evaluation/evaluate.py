@@ -9,9 +9,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from vcm.codecs import CodecPool
-from vcm.data.datasets import PictureDataset
+from vcm.data.datasets import ImageDataset
 from vcm.errors import ArgumentError, EvaluationError
-from vcm.evaluation.bootstrap import draw_pictures
+from vcm.evaluation.bootstrap import draw_images
 from vcm.evaluation.examples import ORIGINALS, write_examples
 from vcm.evaluation.folders import check_own, make_folder
 from vcm.evaluation.labels import (
@@ -60,7 +60,7 @@ class Evaluation:
         self,
         name: str,
         task: Task,
-        dataset: PictureDataset,
+        dataset: ImageDataset,
         systems: Sequence[System],
         *,
         folder: str | Path,
@@ -75,15 +75,15 @@ class Evaluation:
 
         Args:
             name: The evaluation's name, for people.
-            task: Says what is seen in a picture.
-            dataset: The pictures.
+            task: Says what is seen in a image.
+            dataset: The images.
             systems: The operating points.
             folder: Where records and results go.
             pool: Its threads do the work; how many there are has no influence on the results.
             labels: What predictions are held against; None for all that the data set allows.
             pseudo_score: Boxes on the original at or above this score are pseudo-labels, in [0, 1].
-            examples: How many pictures' decoded versions are kept for the report.
-            bootstrap: How many resamples of the pictures the confidence intervals are from; 0 for none.
+            examples: How many images' decoded versions are kept for the report.
+            bootstrap: How many resamples of the images the confidence intervals are from; 0 for none.
             config: What all of this was built from, as plain JSON values; told in the provenance.
 
         Raises:
@@ -127,7 +127,7 @@ class Evaluation:
         """Measure what is not measured yet, write the results, and return them.
 
         Raises:
-            EvaluationError: If the folder is in use or cannot be written, or no picture could be evaluated.
+            EvaluationError: If the folder is in use or cannot be written, or no image could be evaluated.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -145,11 +145,11 @@ class Evaluation:
     def record_share(
         self, share: Share, choose_examples: Callable[[], list[str]], progress: Progress
     ) -> None:
-        """Record a share of the pictures, beside other processes; nothing else is written.
+        """Record a share of the images, beside other processes; nothing else is written.
 
         Args:
-            share: The pictures.
-            choose_examples: Waits until all originals are recorded, and gives the ids of example pictures.
+            share: The images.
+            choose_examples: Waits until all originals are recorded, and gives the ids of example images.
             progress: As in `run`.
         """
         recorder = self._recorder(progress, share)
@@ -181,7 +181,7 @@ class Evaluation:
         if all(record.error for record in originals.records.values()):
             first = next(iter(originals.records.values()))
             raise EvaluationError(
-                f"none of the {len(self.dataset)} pictures could be read and predicted on; "
+                f"none of the {len(self.dataset)} images could be read and predicted on; "
                 f"the first: {first.error}"
             )
         examples = recorder.keep_originals(originals, self.num_examples)
@@ -233,18 +233,18 @@ class Evaluation:
             labels = self._label_set(kind, originals)
             image_ids = [image_id for image_id in shared if image_id in labels.targets]
             if not image_ids:
-                notes.append(f"no picture with {kind} labels passed every operating point")
+                notes.append(f"no image with {kind} labels passed every operating point")
                 continue
             notes += [labels.note] if labels.note else []
-            draws = draw_pictures(image_ids, self.bootstrap)
-            once = draw_pictures(image_ids, 0)
+            draws = draw_images(image_ids, self.bootstrap)
+            once = draw_images(image_ids, 0)
             accuracy[kind] = of_all(accuracy_of(originals.records, image_ids, labels, self.task, once))
             for system, records in zip(self.systems, every, strict=True):
                 if all(image_id in records and not records[image_id].error for image_id in image_ids):
                     points.append(measure(system, records, image_ids, labels, self.task, draws=draws))
         if not points:
             first = failures[0].error if failures else notes[0]
-            raise EvaluationError(f"no operating point has a picture that passed; the first failure: {first}")
+            raise EvaluationError(f"no operating point has a image that passed; the first failure: {first}")
         return Results(
             name=self.name,
             kind=self.task.kind,

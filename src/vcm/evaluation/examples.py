@@ -1,4 +1,4 @@
-"""Decoded versions of a few pictures, kept beside the results so that a report can show them."""
+"""Decoded versions of a few images, kept beside the results so that a report can show them."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ CONFIDENT = 0.5
 
 
 def example_path(folder: Path, image_id: str, stem: str) -> Path:
-    """Where one version of an example picture lies; `stem` is that of the records it belongs to."""
+    """Where one version of an example image lies; `stem` is that of the records it belongs to."""
     return folder / "examples" / file_name(image_id) / f"{stem}.png"
 
 
 def keep_example(folder: Path, image_id: str, stem: str, image: Tensor) -> None:
-    """Store one version of a picture, (3, H, W) uint8, as PNG."""
+    """Store one version of a image, (3, H, W) uint8, as PNG."""
     path = example_path(folder, image_id, stem)
     make_folder(folder, path.parent.relative_to(folder).as_posix())
     pixels = image.permute(1, 2, 0).contiguous().numpy()
@@ -38,10 +38,10 @@ def keep_example(folder: Path, image_id: str, stem: str, image: Tensor) -> None:
 
 
 def choose_examples(originals: Sequence[Record], count: int) -> list[str]:
-    """Ids of `count` pictures, evenly spread over those with two to eight clear boxes, or over all.
+    """Ids of `count` images, evenly spread over those with two to eight clear boxes, or over all.
 
     Args:
-        originals: Records of the original pictures, without failures, in the data set's order.
+        originals: Records of the original images, without failures, in the data set's order.
         count: How many to choose.
     """
     chosen = [record for record in originals if _has_some_boxes(record)]

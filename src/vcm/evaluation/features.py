@@ -1,4 +1,4 @@
-"""A system that sends no picture: the task's own features, coded by a learned codec."""
+"""A system that sends no image: the task's own features, coded by a learned codec."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from vcm.types import Features, Prediction, Settings
 
 
 class FeatureSystem(System):
-    """Picture → the task's input → narrow stream → features → the rest of the task's network.
+    """Image → the task's input → narrow stream → features → the rest of the task's network.
 
     ```
     x ─► task.prepare ─► codec.encode ─► bytes ─► codec.decode ─► f̂ ─► task.tail ─► prediction
     ```
 
-    Its rate is over the original picture's pixels, like every other system's.
+    Its rate is over the original image's pixels, like every other system's.
 
     Args:
         name: The curve's name.
@@ -110,7 +110,7 @@ def predict_from(task: SplitTask, decoded: tuple[Tensor, tuple[int, int]]) -> Pr
 
     Args:
         task: Cut where the features belong.
-        decoded: What `FeatureCodec.decode` gives: features, and the original picture's (height, width).
+        decoded: What `FeatureCodec.decode` gives: features, and the original image's (height, width).
     """
     features, size = decoded
     device = task.device

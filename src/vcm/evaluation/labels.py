@@ -1,4 +1,4 @@
-"""What a prediction is held against: true labels, or the task's own answer on the original picture."""
+"""What a prediction is held against: true labels, or the task's own answer on the original image."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class LabelSet:
 
     Attributes:
         kind: Where they come from.
-        targets: By image id; pictures that have none are not there.
+        targets: By image id; images that have none are not there.
         categories: Indices of the task's categories that these labels speak of; None for all.
         note: What a reader of the results should know; empty where there is nothing.
     """
@@ -85,7 +85,7 @@ def pseudo_labels(predictions: Mapping[str, Prediction], min_score: float) -> La
     """The task's own predictions on the originals, as targets (Fischer et al., arXiv 2205.06519).
 
     Args:
-        predictions: On the original pictures, by image id.
+        predictions: On the original images, by image id.
         min_score: Boxes below this score are not taken as objects, in [0, 1].
 
     Raises:

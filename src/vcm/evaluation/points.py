@@ -1,4 +1,4 @@
-"""Points of a rate–accuracy curve, from per-picture records."""
+"""Points of a rate–accuracy curve, from per-image records."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from vcm.types import is_number, is_whole
 
 @runtime_checkable
 class ResamplingMetric(Protocol):
-    """A metric that can tell its figures on resamples of the pictures."""
+    """A metric that can tell its figures on resamples of the images."""
 
     def resampled(self, draws: NDArray[np.int64]) -> dict[str, NDArray[np.floating[Any]]]:
-        """(B,) figures by name, from (B, M) indices of pictures in the order in which they were added."""
+        """(B,) figures by name, from (B, M) indices of images in the order in which they were added."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One operating point, measured on one set of pictures against one kind of labels.
+    """One operating point, measured on one set of images against one kind of labels.
 
     Attributes:
         system: The curve's name.
         title: The curve's name for people.
         quality: Place on the curve, in the codec's scale.
         labels: What predictions were held against.
-        num_images: Pictures that were counted.
+        num_images: Images that were counted.
         num_bytes: Of all their streams.
         num_pixels: Of all the originals.
         bpp: Σ bits / Σ pixels.
-        mean_bpp: Mean of the pictures' own rates.
-        psnr: Mean over pictures, dB; None where no picture is sent.
-        ms_ssim: Mean over the pictures large enough for it; None where there is none.
+        mean_bpp: Mean of the images' own rates.
+        psnr: Mean over images, dB; None where no image is sent.
+        ms_ssim: Mean over the images large enough for it; None where there is none.
         accuracy: The task's metric, by name, in [0, 1]; None where a figure is not defined.
         intervals: 95 % interval [low, high] by name: "bpp", "psnr", "ms_ssim", and the accuracies.
         resamples: What the intervals are from; None where there are none.
@@ -129,9 +129,9 @@ def _end(value: Any) -> float:  # noqa: ANN401  what JSON holds
 
 
 def shared_images(image_ids: Sequence[str], every: Sequence[Mapping[str, Record]]) -> list[str]:
-    """Pictures that no operating point failed on, so that all curves are about the same ones.
+    """Images that no operating point failed on, so that all curves are about the same ones.
 
-    A point at which every picture failed does not take the others down with it.
+    A point at which every image failed does not take the others down with it.
     """
     living = [records for records in every if any(not record.error for record in records.values())]
     return [
@@ -148,10 +148,10 @@ def accuracy_of(
 
     Args:
         records: By image id.
-        image_ids: The pictures that `draws` draws from.
-        labels: What predictions are held against; each of the pictures has one.
+        image_ids: The images that `draws` draws from.
+        labels: What predictions are held against; each of the images has one.
         task: Says what is measured.
-        draws: Which pictures are drawn.
+        draws: Which images are drawn.
     """
     metric = task.metric()
     for image_id in image_ids:
@@ -200,12 +200,12 @@ def measure(
 
 
 def of_all(accuracy: Mapping[str, NDArray[np.floating[Any]]]) -> dict[str, float | None]:
-    """What `accuracy_of` found on all pictures, each once."""
+    """What `accuracy_of` found on all images, each once."""
     return none_for_nan({name: float(values[0]) for name, values in accuracy.items()})
 
 
 def _distortions(records: Sequence[Record]) -> dict[str, float | None]:
-    """Mean PSNR and MS-SSIM of the records that have a decoded picture; None where none has."""
+    """Mean PSNR and MS-SSIM of the records that have a decoded image; None where none has."""
     distortion = Distortion()
     for record in records:
         if record.psnr is not None:

@@ -20,7 +20,7 @@ from vcm.nn.tiling import in_tiles
 from vcm.types import Settings, is_number
 
 WHOLE_PIXELS = 1 << 21
-"""Pictures up to this many pixels (1920×1080, say) are filtered in one piece, larger ones in tiles."""
+"""Images up to this many pixels (1920×1080, say) are filtered in one piece, larger ones in tiles."""
 TILE = 1024
 HALO = 64
 """Side of a tile, and what is worked out around it, in pixels: none of x̄ depends on one further than 62."""
@@ -84,7 +84,7 @@ class TrainedPairs:
 class NPPPreprocessor:
     """A trained NPP as a `Preprocessor`: (3, H, W) uint8 RGB to the same; for any number of threads.
 
-    Large pictures are filtered in tiles that show no seams: the full-size network takes about 2 GB at most.
+    Large images are filtered in tiles that show no seams: the full-size network takes about 2 GB at most.
 
     Args:
         model: A model file that `vcm train` wrote, or a network.
@@ -158,7 +158,7 @@ class NPPPreprocessor:
         return min(max(self.pairs.rate_at(quality), low), high)
 
     def __call__(self, image: Tensor) -> Tensor:
-        """Filter a picture; see `Preprocessor`.
+        """Filter a image; see `Preprocessor`.
 
         Raises:
             ArgumentError: If it is not a (3, H, W) uint8 tensor.

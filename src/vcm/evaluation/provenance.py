@@ -18,7 +18,7 @@ PACKAGES = (
 )  # fmt: skip
 
 DECIDING_PACKAGES = ("vcm", "torch", "torchvision", "pillow", "timm", "pytorch-msssim")
-"""Those that read pictures, run tasks or measure: another version of one makes records stale."""
+"""Those that read images, run tasks or measure: another version of one makes records stale."""
 
 RECORDS_SINCE = "0.1.0"
 """First version of vcm whose records mean the same; raised when images are read or measured differently."""

@@ -1,4 +1,4 @@
-"""Pictures through systems into records, in an order and in portions that a restart can pick up."""
+"""Images through systems into records, in an order and in portions that a restart can pick up."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor
 
 from vcm.codecs import CodecPool
-from vcm.data.datasets import PictureDataset
-from vcm.errors import PictureError, VCMError
+from vcm.data.datasets import ImageDataset
+from vcm.errors import ImageError, VCMError
 from vcm.evaluation.examples import ORIGINALS, choose_examples, example_path, keep_example
 from vcm.evaluation.matching import is_near, matched_bytes, quality_between
 from vcm.evaluation.names import point_name
@@ -25,21 +25,21 @@ from vcm.tasks import Task
 from vcm.types import Settings
 
 Progress = Callable[[str, int, int], None]
-"""Called with (operating point, pictures done, pictures in all)."""
+"""Called with (operating point, images done, images in all)."""
 
 MAX_STEPS = 4
 """Most qualities that are tried for an example's stream of a wanted length."""
 CHUNK = 4
-"""Pictures a thread that are recorded together: what a kill costs at most."""
+"""Images a thread that are recorded together: what a kill costs at most."""
 
 
 SHARES = "shares"
-"""Folder of the records of processes that share the pictures, while they run."""
+"""Folder of the records of processes that share the images, while they run."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """A part of the pictures: those whose index is `number` modulo `count`.
+    """A part of the images: those whose index is `number` modulo `count`.
 
     Attributes:
         number: From 0.
@@ -55,12 +55,12 @@ class Share:
 
 
 class Recorder:
-    """Records what the task and each system make of a data set's pictures, where there is no record yet."""
+    """Records what the task and each system make of a data set's images, where there is no record yet."""
 
     def __init__(
         self,
         task: Task,
-        dataset: PictureDataset,
+        dataset: ImageDataset,
         folder: Path,
         settings: Settings,
         *,
@@ -72,12 +72,12 @@ class Recorder:
 
         Args:
             task: Predicts.
-            dataset: The pictures.
-            folder: Where records and example pictures go.
+            dataset: The images.
+            folder: Where records and example images go.
             settings: What decides every record, beside the system's own settings.
-            pool: Its threads do the work; a few pictures a thread are run and recorded together.
+            pool: Its threads do the work; a few images a thread are run and recorded together.
             progress: Told how far each operating point is.
-            share: The part of the pictures that this process works on, into records of its own; None for all
+            share: The part of the images that this process works on, into records of its own; None for all
                 of them, and for the records that shares have left.
         """
         self.task, self.dataset, self.folder, self.settings = task, dataset, folder, settings
@@ -86,7 +86,7 @@ class Recorder:
         self.pool, self.chunk, self.progress = pool, CHUNK * pool.workers, progress
 
     def record_originals(self) -> RecordFile:
-        """Predict on every original picture."""
+        """Predict on every original image."""
         file = self._open(ORIGINALS, {"system": ORIGINALS})
         for indices in self._pending(file, ORIGINALS, self.dataset.image_ids):
             records = self.pool.map(self._original, indices)
@@ -148,7 +148,7 @@ class Recorder:
         return Record(image_id, height, width, prediction=prediction_to_json(prediction.value))
 
     def keep_originals(self, originals: RecordFile, count: int) -> list[str]:
-        """Choose example pictures, keep their originals, and return their ids."""
+        """Choose example images, keep their originals, and return their ids."""
         in_order = [originals.records[image_id] for image_id in self.dataset.image_ids]
         examples = choose_examples([record for record in in_order if not record.error], count)
         for image_id in examples:
@@ -254,7 +254,7 @@ class Recorder:
     def _pending(
         self, file: RecordFile, point: str, image_ids: Iterable[str], examples: Sequence[str] = ()
     ) -> Iterable[list[int]]:
-        """Chunks of indices without a good record, or whose picture should have been kept and was not."""
+        """Chunks of indices without a good record, or whose image should have been kept and was not."""
         wanted = set(image_ids)
         mine = [
             (i, name) for i, name in enumerate(self.dataset.image_ids) if name in wanted and self._is_mine(i)
@@ -276,10 +276,10 @@ class Recorder:
         return is_kept or not is_example
 
     def _read(self, index: int) -> Tensor | str:
-        """The picture, or why there is none."""
+        """The image, or why there is none."""
         try:
             return self.dataset.image(index)
-        except PictureError as error:
+        except ImageError as error:
             return str(error)
 
 
@@ -288,11 +288,11 @@ def _is_good(record: Record | None) -> bool:
 
 
 def _record(image_id: str, image: Tensor | str, answer: Answer | Fault | None) -> Record:
-    """One picture's record; `image` is text where the picture could not be read, and then has no answer."""
+    """One image's record; `image` is text where the image could not be read, and then has no answer."""
     if not isinstance(image, Tensor):
         return Record(image_id, error=image)
     if not isinstance(answer, Answer):
-        assert answer is not None, "a system answers for every picture"
+        assert answer is not None, "a system answers for every image"
         return Record(image_id, error=str(answer))
     height, width = image.shape[1:]
     similarity = ms_ssim(answer.image, image) if answer.image is not None else math.nan

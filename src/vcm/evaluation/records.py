@@ -1,4 +1,4 @@
-"""Per-picture records on disk: appended as the evaluation goes, read back when it is picked up again."""
+"""Per-image records on disk: appended as the evaluation goes, read back when it is picked up again."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ MAX_WHOLE = 1 << 53
 
 @dataclass(frozen=True)
 class Record:
-    """What one system made of one picture.
+    """What one system made of one image.
 
     Attributes:
-        image_id: The picture's.
-        height: Of the original picture, in pixels.
+        image_id: The image's.
+        height: Of the original image, in pixels.
         width: Likewise.
-        num_bytes: Length of its stream; 0 where there is none (the original picture itself).
-        psnr: Of the decoded picture in dB; None where there is no picture.
-        ms_ssim: Likewise; None also where the picture is too small for it.
+        num_bytes: Length of its stream; 0 where there is none (the original image itself).
+        psnr: Of the decoded image in dB; None where there is no image.
+        ms_ssim: Likewise; None also where the image is too small for it.
         prediction: The task's, as plain lists.
         error: What went wrong; empty where nothing did. All else is then empty as well.
     """
@@ -104,7 +104,7 @@ class RecordFile:
     """One operating point's records, a JSON line each behind a line with the settings they were made with.
 
     The file's name holds a hash of the settings, so other settings never meet these records. A line cut
-    short by a kill is dropped when the file is opened again, and of two lines about one picture the later
+    short by a kill is dropped when the file is opened again, and of two lines about one image the later
     counts. Times go to a file beside it, since they differ from run to run.
 
     Attributes:
@@ -176,12 +176,12 @@ class RecordFile:
         self.records.update({record.image_id: record for record in records})
 
     def timings(self) -> list[dict[str, float]]:
-        """Seconds of the records at hand, one entry a picture that did not fail."""
+        """Seconds of the records at hand, one entry a image that did not fail."""
         latest = self.timings_by_image()
         return [latest[image_id] for image_id in self.records if image_id in latest]
 
     def timings_by_image(self) -> dict[str, dict[str, float]]:
-        """Seconds by image id, of every picture that was timed."""
+        """Seconds by image id, of every image that was timed."""
         latest: dict[str, dict[str, float]] = {}
         try:
             check_own(self.timings_path)

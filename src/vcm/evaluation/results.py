@@ -31,7 +31,7 @@ PROVENANCE_JSON = "provenance.json"
 
 @dataclass(frozen=True)
 class ImageFailure:
-    """A picture that could not be evaluated at one operating point; the point is empty where it could not be
+    """A image that could not be evaluated at one operating point; the point is empty where it could not be
     read at all.
     """
 
@@ -50,11 +50,11 @@ class Results:
         task: The task's settings.
         data: The data set's settings.
         points: One for each system, quality and kind of labels.
-        originals: The task's accuracy on the uncompressed pictures, by kind of labels.
-        failures: Pictures left out at some point.
+        originals: The task's accuracy on the uncompressed images, by kind of labels.
+        failures: Images left out at some point.
         problems: What was mended or left out in the labels.
         notes: What else a reader of the results should know.
-        examples: Image ids whose decoded pictures were kept, for the report.
+        examples: Image ids whose decoded images were kept, for the report.
         categories: The task's class names.
         pseudo_score: Boxes on the originals at or above this score were pseudo-labels.
     """
@@ -74,7 +74,7 @@ class Results:
 
     @property
     def complete(self) -> bool:
-        """Whether no picture was left out and no label mended."""
+        """Whether no image was left out and no label mended."""
         return not self.failures and not self.problems
 
     def write(self, folder: Path) -> None:
@@ -210,7 +210,7 @@ def point_row(point: Point) -> dict[str, Any]:
 
 
 def timing_row(name: str, quality: float, timings: Sequence[dict[str, float]]) -> dict[str, Any]:
-    """Mean seconds a picture at one operating point."""
+    """Mean seconds a image at one operating point."""
     means = {key: fmean(timing[key] for timing in timings) for key in (timings[0] if timings else ())}
     return {"system": name, "quality": quality, "num_images": len(timings), **means}
 

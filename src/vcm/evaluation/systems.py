@@ -1,4 +1,4 @@
-"""What is evaluated: something that turns a picture into bytes, and those bytes into a task's answer."""
+"""What is evaluated: something that turns a image into bytes, and those bytes into a task's answer."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 from torch import Tensor
 
 from vcm.codecs import Codec, CodecPool, Failure, RoundTrip
+from vcm.deprecation import former_names
 from vcm.errors import ArgumentError
 from vcm.evaluation.encoder import ImageEncoder, Preprocessor, ToEncode
 from vcm.evaluation.reader import Importance, resample_pixels, scale_prediction
@@ -26,14 +27,14 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """One picture's way through a system.
+    """One image's way through a system.
 
     Attributes:
         num_bytes: Length of the stream that would be sent, header and all.
         image: (3, H, W) uint8 RGB as decoded, at the original's size; None where the system sends no image.
         prediction: The task's, from what was decoded.
-        encode_s: Seconds from picture to bytes.
-        decode_s: Seconds from bytes to picture (or features).
+        encode_s: Seconds from image to bytes.
+        decode_s: Seconds from bytes to image (or features).
         predict_s: Seconds the task took.
     """
 
@@ -47,7 +48,7 @@ class Answer:
 
 @dataclass(frozen=True, eq=False)
 class Fault:
-    """Why a picture has no answer.
+    """Why a image has no answer.
 
     Attributes:
         stage: What failed: "preprocess", "encode", "decode" or "predict".
@@ -73,7 +74,7 @@ class Timed(Generic[Result]):
 
 
 class System(ABC):
-    """An operating point: pictures in, bytes and predictions out.
+    """An operating point: images in, bytes and predictions out.
 
     Attributes:
         name: The curve this point lies on.
@@ -87,9 +88,9 @@ class System(ABC):
 
     @abstractmethod
     def run(self, images: Sequence[Tensor], pool: CodecPool) -> list[Answer | Fault]:
-        """One answer or fault a picture, in order; work may go to the pool's threads.
+        """One answer or fault a image, in order; work may go to the pool's threads.
 
-        A picture's answer does not depend on the others in `images`.
+        A image's answer does not depend on the others in `images`.
         """
 
     @abstractmethod
@@ -112,7 +113,7 @@ class System(ABC):
         )
 
 
-class PictureSystem(System):
+class ImageSystem(System):
     """(Reader's size) → (preprocessor) → (search) → codec → bytes → codec → task.
 
     ```
@@ -207,12 +208,12 @@ class PictureSystem(System):
         is_known = "quality" in arguments and all(hasattr(self.codec, name) for name in arguments)
         return self.codec.quality_scale if is_known and not depends else None
 
-    def at(self, quality: float) -> PictureSystem:
+    def at(self, quality: float) -> ImageSystem:
         """See `System.at`."""
         arguments = list(inspect.signature(type(self.codec).__init__).parameters)[1:]
         changed = {**{name: getattr(self.codec, name) for name in arguments}, "quality": quality}
         codec = type(self.codec)(**changed)
-        return PictureSystem(
+        return ImageSystem(
             self.name,
             codec,
             self.task,
@@ -226,7 +227,7 @@ class PictureSystem(System):
         """See `System.settings`; what is not used is left out, so that earlier records keep their keys."""
         encoder = self.encoder
         settings: Settings = {
-            "system": "picture",
+            "system": "picture",  # the name of 0.1, part of its records' keys
             "preprocessor": None if encoder.preprocessor is None else encoder.preprocessor.settings(),
             "codec": self.codec.settings(),
         }
@@ -239,17 +240,20 @@ class PictureSystem(System):
         return settings
 
 
+__getattr__ = former_names(__name__, {"PictureSystem": "ImageSystem"})
+
+
 def predict(task: Task, image: Tensor) -> Prediction:
-    """The task's prediction for one (3, H, W) uint8 picture, on the task's device."""
+    """The task's prediction for one (3, H, W) uint8 image, on the task's device."""
     device = task.device
     return task.predict([image.to(device).float() / 255])[0]
 
 
 def attempt(stage: str, function: Callable[[Item], Result], item: Item) -> Timed[Result] | Fault:
-    """What the function gives for a picture or stream and the seconds it took, or what it raised."""
+    """What the function gives for a image or stream and the seconds it took, or what it raised."""
     start = time.perf_counter()
     try:
         result = function(item)
-    except Exception as error:  # one bad picture must not lose the others
+    except Exception as error:  # one bad image must not lose the others
         return Fault(stage, error)
     return Timed(result, time.perf_counter() - start)

@@ -11,9 +11,9 @@ _SMALLEST_POWER = 1e-6
 
 
 def relative_errors(found: Mapping[str, Tensor], true: Mapping[str, Tensor]) -> Tensor:
-    """mean((f̂ − f)²) / mean(f²) of each picture, averaged over its feature maps; with a gradient.
+    """mean((f̂ − f)²) / mean(f²) of each image, averaged over its feature maps; with a gradient.
 
-    So maps of any scale count alike, and so do pictures.
+    So maps of any scale count alike, and so do images.
 
     Args:
         found: f̂ by name, (N, C, h, w) each.

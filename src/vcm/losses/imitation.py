@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 _SMALLEST_MSE = 1e-5
-"""Of a codec's picture, about 50 dB: what is closer is not told apart."""
+"""Of a codec's image, about 50 dB: what is closer is not told apart."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,14 +16,14 @@ class Imitation:
     """A proxy's fidelity on a batch; scalars.
 
     Attributes:
-        loss: picture + weight · rate.
-        picture: Mean over pictures of MSE(p, x̂) / MSE(x̂, x): 0 if the proxy is the codec, 1 if it is as far
-            from the codec's picture as the original is.
-        rate: Mean over pictures of (ln r_p − ln r)².
+        loss: image + weight · rate.
+        image: Mean over images of MSE(p, x̂) / MSE(x̂, x): 0 if the proxy is the codec, 1 if it is as far
+            from the codec's image as the original is.
+        rate: Mean over images of (ln r_p − ln r)².
     """
 
     loss: Tensor
-    picture: Tensor
+    image: Tensor
     rate: Tensor
 
 
@@ -33,15 +33,15 @@ def imitation(
     """L = MSE(p, x̂) / MSE(x̂, x) + w·(ln r_p − ln r)², so that every quality counts alike.
 
     Args:
-        decoded: The proxy's pictures p, (N, 3, H, W).
+        decoded: The proxy's images p, (N, 3, H, W).
         bpp: The proxy's rates r_p, (N,).
-        codec_decoded: The codec's pictures x̂, (N, 3, H, W) in [0, 1].
+        codec_decoded: The codec's images x̂, (N, 3, H, W) in [0, 1].
         codec_bpp: The codec's rates r, (N,), above 0.
         x: The originals, (N, 3, H, W) in [0, 1].
         rate_weight: w, 0 or more.
     """
     apart = (decoded.float() - codec_decoded).pow(2).mean(dim=(1, 2, 3))
     lost = (codec_decoded - x).pow(2).mean(dim=(1, 2, 3)).clamp(min=_SMALLEST_MSE)
-    picture = (apart / lost).mean()
+    image = (apart / lost).mean()
     rate = (torch.log(bpp.float()) - torch.log(codec_bpp)).pow(2).mean()
-    return Imitation(picture + rate_weight * rate, picture, rate)
+    return Imitation(image + rate_weight * rate, image, rate)

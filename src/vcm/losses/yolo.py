@@ -31,7 +31,7 @@ def yolo_loss(
     labels: Sequence[Tensor],
     input_size: tuple[int, int],
 ) -> Tensor:
-    """Loss of one detection head, a scalar: the mean over pictures of the sum over its cells and anchors.
+    """Loss of one detection head, a scalar: the mean over images of the sum over its cells and anchors.
 
     L = w_box · Σ_responsible L_box + w_obj · Σ_not ignored BCE(objectness) + w_cls · Σ_responsible Σ_c
     BCE(class c)
@@ -47,9 +47,9 @@ def yolo_loss(
     Args:
         raw: (N, A·(5+C), H, W), the head's raw output.
         head: Its anchors, thresholds and weights.
-        boxes: For each picture (M, 4), centre x, centre y, width, height as fractions of the network's input,
+        boxes: For each image (M, 4), centre x, centre y, width, height as fractions of the network's input,
             with width and height above 0; M may be 0.
-        labels: For each picture (M,), class indices.
+        labels: For each image (M,), class indices.
         input_size: (height, width) of the network's input in pixels.
     """
     output = decode_head(raw, head, input_size)

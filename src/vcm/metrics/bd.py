@@ -100,11 +100,11 @@ def bd_rate(anchor: Curve, test: Curve, *, method: Method = "pchip", noise: floa
 def bd_rate_interval(
     anchors: Sequence[Curve], tests: Sequence[Curve], *, method: Method = "pchip", noise: float = 0.0
 ) -> BDInterval:
-    """Interval that holds 95 % of `bd_rate` on resamples of the pictures (percentile bootstrap).
+    """Interval that holds 95 % of `bd_rate` on resamples of the images (percentile bootstrap).
 
     Args:
         anchors: The anchor's curve on each resample, at least one.
-        tests: The test curve on each; paired: on the same pictures as the anchor's in its place.
+        tests: The test curve on each; paired: on the same images as the anchor's in its place.
         method: As for `bd_rate`.
         noise: As for `bd_rate`.
 

@@ -17,7 +17,7 @@ from vcm.types import ClassScores, ClassTarget
 
 
 class TopKAccuracy(Metric):
-    """Share of pictures whose true class is among the 1 and the 5 that score highest.
+    """Share of images whose true class is among the 1 and the 5 that score highest.
 
     Its state is one-dimensional float32 tensors, as `DetectionAccuracy`'s.
 
@@ -40,7 +40,7 @@ class TopKAccuracy(Metric):
         self.add_state("places", default=[], dist_reduce_fx="cat")
 
     def update(self, predictions: Sequence[ClassScores], targets: Sequence[ClassTarget]) -> None:
-        """Add pictures, one prediction and one target each.
+        """Add images, one prediction and one target each.
 
         Raises:
             ArgumentError: If there are not as many predictions as targets.
@@ -56,21 +56,21 @@ class TopKAccuracy(Metric):
             self.places.append(place.to(self.device, torch.float32))
 
     def compute(self) -> dict[str, Tensor]:
-        """{"top_1": …, "top_5": …}, float32 scalars in [0, 1]; NaN where no picture was seen."""
+        """{"top_1": …, "top_5": …}, float32 scalars in [0, 1]; NaN where no image was seen."""
         hits = self._hits().to(self.device)
         return {f"top_{k}": share for k, share in zip(self.ks, hits.float().mean(dim=0), strict=True)}
 
     def resampled(self, draws: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
-        """The same shares on resamples of the pictures, (B,) each.
+        """The same shares on resamples of the images, (B,) each.
 
         Args:
-            draws: (B, M) indices of the pictures drawn, in the order in which they were added.
+            draws: (B, M) indices of the images drawn, in the order in which they were added.
         """
         hits = self._hits().numpy()
         return {f"top_{k}": hits[:, i][draws].mean(axis=1, dtype=np.float32) for i, k in enumerate(self.ks)}
 
     def _hits(self) -> Tensor:
-        """(N, K) bool on the CPU: whether a picture's true class is among the first k."""
+        """(N, K) bool on the CPU: whether a image's true class is among the first k."""
         none_seen = isinstance(self.places, list) and not self.places
         places = torch.zeros(0) if none_seen else dim_zero_cat(self.places).cpu()
         return torch.stack([places < k for k in self.ks], dim=1)

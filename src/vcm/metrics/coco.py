@@ -1,4 +1,4 @@
-"""COCO's average precision and recall from matches that are made once, on any resample of the pictures."""
+"""COCO's average precision and recall from matches that are made once, on any resample of the images."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ class _Group:
 
     Attributes:
         area: Name of the range of areas.
-        picture: (D,) in which picture each detection is.
-        place: (D,) its place among that picture's, from 0.
+        image: (D,) in which image each detection is.
+        place: (D,) its place among that image's, from 0.
         hits: (T, D) whether it matches a true box that counts.
         counts: (T, D) whether it is a hit or a miss; others are ignored.
-        real: (N,) true boxes that count, in each picture.
+        real: (N,) true boxes that count, in each image.
     """
 
     area: str
-    picture: NDArray[np.int64]
+    image: NDArray[np.int64]
     place: NDArray[np.int64]
     hits: NDArray[np.bool_]
     counts: NDArray[np.bool_]
@@ -50,34 +50,34 @@ class _Group:
 class COCOMatches:
     """Which detections match which true boxes, as pycocotools has it.
 
-    A picture's matches do not depend on other pictures. So the figures of any resample of the pictures follow
-    from how often each picture was drawn: as if copies of a picture stood side by side in a larger data set.
+    A image's matches do not depend on other images. So the figures of any resample of the images follow
+    from how often each image was drawn: as if copies of a image stood side by side in a larger data set.
     """
 
     def __init__(self, found: Sequence[Rows], true: Sequence[Rows]) -> None:
         """Match.
 
         Args:
-            found: For each of N pictures (D, 6): left, top, width, height, category, score.
-            true: For each of N pictures (G, 7): left, top, width, height, category, area, whether it is a
+            found: For each of N images (D, 6): left, top, width, height, category, score.
+            true: For each of N images (G, 7): left, top, width, height, category, area, whether it is a
                 crowd.
         """
-        self.num_pictures = len(true)
+        self.num_images = len(true)
         self._groups = list(_groups(found, true))
 
     def figures(self, draws: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
         """COCO's twelve figures on each resample: (B,) each, in [0, 1], or NaN where not defined.
 
         Args:
-            draws: (B, M) indices of the pictures that were drawn.
+            draws: (B, M) indices of the images that were drawn.
         """
-        largest = max((len(group.picture) for group in self._groups), default=0)
-        size = max(_CHUNK // max(largest, self.num_pictures, 1), 1)
+        largest = max((len(group.image) for group in self._groups), default=0)
+        size = max(_CHUNK // max(largest, self.num_images, 1), 1)
         parts = [self._figures(draws[start : start + size]) for start in range(0, len(draws), size)]
         return {name: np.concatenate([part[name] for part in parts]) for name in DETECTION_ACCURACIES}
 
     def _figures(self, draws: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
-        times = np.stack([np.bincount(row, minlength=self.num_pictures) for row in draws])
+        times = np.stack([np.bincount(row, minlength=self.num_images) for row in draws])
         # A category without true boxes, for where there is no other.
         none = np.full((len(draws), len(_IOU_THRESHOLDS)), np.nan)
         values = {figure: [none] for figure in DETECTION_ACCURACIES}
@@ -114,11 +114,11 @@ def _precision_and_recall(
 
     Args:
         group: With D detections.
-        times: (B, N) how often each picture was drawn.
+        times: (B, N) how often each image was drawn.
     """
     real = _times_real(group, times)
     average, reached = np.zeros((2, len(times), len(group.hits)))
-    weights = times[:, group.picture]
+    weights = times[:, group.image]
     seen, counted = weights, None  # of the last threshold with a hit
     for threshold, (hits, counts) in enumerate(zip(group.hits, group.counts, strict=True)):
         where = np.flatnonzero(hits)
@@ -139,10 +139,10 @@ def _precision_and_recall(
 
 
 def _recall_of_best(group: _Group, times: NDArray[np.int64], most: int) -> NDArray[np.float64]:
-    """Recall with the best `most` detections of each picture: (B, T), NaN where a draw has no true box."""
+    """Recall with the best `most` detections of each image: (B, T), NaN where a draw has no true box."""
     hits = np.zeros((times.shape[1], len(group.hits)), dtype=np.int64)
     kept = group.place < most
-    np.add.at(hits, group.picture[kept], group.hits[:, kept].T)
+    np.add.at(hits, group.image[kept], group.hits[:, kept].T)
     return (times @ hits) / _times_real(group, times)[:, None]
 
 
@@ -165,16 +165,16 @@ def _groups(found: Sequence[Rows], true: Sequence[Rows]) -> Iterator[_Group]:
     matched = iter(evaluation.evalImgs)
     for _ in evaluation.params.catIds:
         for area in _AREAS:
-            of_pictures = {i: m for i in range(len(true)) if (m := next(matched)) is not None}
+            of_images = {i: m for i in range(len(true)) if (m := next(matched)) is not None}
             real = np.zeros(len(true), dtype=np.int64)
-            for index, match in of_pictures.items():
+            for index, match in of_images.items():
                 real[index] = np.count_nonzero(match["gtIgnore"] == 0)
             if real.any():
-                yield _group(area, of_pictures, real)
+                yield _group(area, of_images, real)
 
 
-def _group(area: str, of_pictures: dict[int, dict[str, Any]], real: NDArray[np.int64]) -> _Group:
-    matches = list(of_pictures.values())
+def _group(area: str, of_images: dict[int, dict[str, Any]], real: NDArray[np.int64]) -> _Group:
+    matches = list(of_images.values())
     sizes = [len(match["dtScores"]) for match in matches]
     matched = np.concatenate([match["dtMatches"] for match in matches], axis=1) > 0
     ignored = np.concatenate([match["dtIgnore"] for match in matches], axis=1).astype(bool)
@@ -182,7 +182,7 @@ def _group(area: str, of_pictures: dict[int, dict[str, Any]], real: NDArray[np.i
     order = np.argsort(-scores, kind="stable")
     return _Group(
         area=area,
-        picture=np.repeat(list(of_pictures), sizes)[order].astype(np.int64),
+        image=np.repeat(list(of_images), sizes)[order].astype(np.int64),
         place=np.concatenate([np.arange(size) for size in sizes])[order],
         hits=(matched & ~ignored)[:, order],
         counts=~ignored[:, order],
@@ -190,19 +190,19 @@ def _group(area: str, of_pictures: dict[int, dict[str, Any]], real: NDArray[np.i
     )
 
 
-def _data_set(pictures: Sequence[Rows], columns: Sequence[str]) -> Any:  # noqa: ANN401  pycocotools' COCO
+def _data_set(images: Sequence[Rows], columns: Sequence[str]) -> Any:  # noqa: ANN401  pycocotools' COCO
     """Boxes as pycocotools takes them; `columns` are the names of what stands behind box and category."""
     from pycocotools.coco import COCO
 
     annotations: list[dict[str, Any]] = []
-    for image_id, rows in enumerate(pictures):
+    for image_id, rows in enumerate(images):
         for left, top, width, height, category, *others in rows.tolist():
             annotation = {"id": len(annotations) + 1, "image_id": image_id, "category_id": int(category)}
             box = {"bbox": [left, top, width, height], "area": width * height, "iscrowd": 0}
             annotations.append({**annotation, **box, **dict(zip(columns, others, strict=True))})
     data = COCO()
     data.dataset = {
-        "images": [{"id": image_id} for image_id in range(len(pictures))],
+        "images": [{"id": image_id} for image_id in range(len(images))],
         "annotations": annotations,
         "categories": [{"id": i} for i in sorted({a["category_id"] for a in annotations})],
     }

@@ -26,7 +26,7 @@ class DetectionAccuracy(Metric):
     (pycocotools says −1).
 
     Its state is one-dimensional float32 tensors to be concatenated, so that processes may have seen different
-    numbers of pictures, or none.
+    numbers of images, or none.
     """
 
     full_state_update = False
@@ -44,11 +44,11 @@ class DetectionAccuracy(Metric):
             self.add_state(state, default=[], dist_reduce_fx="cat")
 
     def update(self, predictions: Sequence[Detections], targets: Sequence[BoxTarget]) -> None:
-        """Add pictures.
+        """Add images.
 
         Args:
-            predictions: One a picture.
-            targets: One a picture.
+            predictions: One a image.
+            targets: One a image.
 
         Raises:
             ArgumentError: If there are not as many predictions as targets.
@@ -64,20 +64,20 @@ class DetectionAccuracy(Metric):
     def compute(self) -> dict[str, Tensor]:
         """The twelve figures by name, each a float32 scalar in [0, 1] or NaN."""
         matches = self._matches()
-        figures = matches.figures(np.arange(matches.num_pictures)[None])
+        figures = matches.figures(np.arange(matches.num_images)[None])
         return {name: torch.tensor(value.item(), device=self.device) for name, value in figures.items()}
 
     def resampled(self, draws: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
-        """The twelve figures on resamples of the pictures, (B,) each.
+        """The twelve figures on resamples of the images, (B,) each.
 
         Args:
-            draws: (B, M) indices of the pictures drawn, in the order in which they were added.
+            draws: (B, M) indices of the images drawn, in the order in which they were added.
         """
         return self._matches().figures(draws)
 
     def _matches(self) -> COCOMatches:
-        """What matches in all pictures, once."""
-        predictions, targets = self._pictures("prediction", 6), self._pictures("target", 7)
+        """What matches in all images, once."""
+        predictions, targets = self._images("prediction", 6), self._images("target", 7)
         return COCOMatches([_xywh(rows) for rows in predictions], [_xywh(rows) for rows in targets])
 
     def _add(self, which: str, boxes: Tensor, *columns: Tensor) -> None:
@@ -86,8 +86,8 @@ class DetectionAccuracy(Metric):
         getattr(self, f"{which}_rows").append(rows.flatten())
         getattr(self, f"{which}_counts").append(torch.tensor([float(len(rows))], device=self.device))
 
-    def _pictures(self, which: str, width: int) -> list[Tensor]:
-        """Each picture's rows again, on the CPU."""
+    def _images(self, which: str, width: int) -> list[Tensor]:
+        """Each image's rows again, on the CPU."""
         rows, counts = getattr(self, f"{which}_rows"), getattr(self, f"{which}_counts")
         if isinstance(counts, list) and not counts:
             return []

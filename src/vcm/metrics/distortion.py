@@ -1,4 +1,4 @@
-"""Distortion of decoded pictures: PSNR and MS-SSIM, in RGB."""
+"""Distortion of decoded images: PSNR and MS-SSIM, in RGB."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MS_SSIM_MIN_SIDE = 161
 
 
 def psnr(decoded: Tensor, original: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB, 10·log₁₀(255² / MSE) over all samples of an RGB picture.
+    """Peak signal-to-noise ratio in dB, 10·log₁₀(255² / MSE) over all samples of an RGB image.
 
     Args:
         decoded: (3, H, W) uint8.
@@ -58,16 +58,16 @@ def ms_ssim(decoded: Tensor, original: Tensor) -> float:
 
     # Channels last in memory: the same value in half the time.
     pair = [
-        picture[None].float().contiguous(memory_format=torch.channels_last) for picture in (decoded, original)
+        image[None].float().contiguous(memory_format=torch.channels_last) for image in (decoded, original)
     ]
     return float(reference(*pair, data_range=255))
 
 
 class Distortion(Metric):
-    """Mean PSNR and mean MS-SSIM over pictures.
+    """Mean PSNR and mean MS-SSIM over images.
 
-    The mean is over pictures, each with its own value, as the field reports it. A lossless picture's
-    infinite PSNR makes the mean infinite; pictures too small for MS-SSIM are left out of that mean.
+    The mean is over images, each with its own value, as the field reports it. A lossless image's
+    infinite PSNR makes the mean infinite; images too small for MS-SSIM are left out of that mean.
     """
 
     full_state_update = False
@@ -83,7 +83,7 @@ class Distortion(Metric):
             self.add_state(f"num_{name}", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, psnr: float, ms_ssim: float) -> None:
-        """Add one picture's values, as the functions `psnr` and `ms_ssim` give them (dB; [0, 1] or NaN)."""
+        """Add one image's values, as the functions `psnr` and `ms_ssim` give them (dB; [0, 1] or NaN)."""
         self.sum_psnr += psnr
         self.num_psnr += 1
         if not math.isnan(ms_ssim):
@@ -91,7 +91,7 @@ class Distortion(Metric):
             self.num_ms_ssim += 1
 
     def compute(self) -> dict[str, Tensor]:
-        """`psnr` in dB and `ms_ssim`; NaN where no picture has one."""
+        """`psnr` in dB and `ms_ssim`; NaN where no image has one."""
         return {
             "psnr": self.sum_psnr / self.num_psnr.double(),
             "ms_ssim": self.sum_ms_ssim / self.num_ms_ssim.double(),
@@ -102,7 +102,7 @@ def _check_pair(decoded: Tensor, original: Tensor) -> None:
     if decoded.shape != original.shape or original.ndim != 3 or original.shape[0] != 3:
         raise ArgumentError(
             "decoded, original",
-            expected="two (3, H, W) pictures of one size",
+            expected="two (3, H, W) images of one size",
             got=(tuple(decoded.shape), tuple(original.shape)),
         )
     if decoded.dtype != torch.uint8 or original.dtype != torch.uint8:

@@ -1,4 +1,4 @@
-"""How well a proxy imitates a codec: its pictures, and the order and size of its rates."""
+"""How well a proxy imitates a codec: its images, and the order and size of its rates."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _SMALLEST_MSE = 1e-10
 
 
 class ProxyFidelity(Metric):
-    """Figures of a proxy against the codec that it stands in for, over pictures and qualities.
+    """Figures of a proxy against the codec that it stands in for, over images and qualities.
 
-    `psnr`: between the proxy's pictures and the codec's, in dB, averaged. `rate_error`: mean of |r_p − r|/r.
-    `rate_rank`: Spearman's rank correlation of r_p and r over all pictures at all qualities.
+    `psnr`: between the proxy's images and the codec's, in dB, averaged. `rate_error`: mean of |r_p − r|/r.
+    `rate_rank`: Spearman's rank correlation of r_p and r over all images at all qualities.
     `rate_rank_within`: the same at each quality by itself, averaged over qualities: whether the proxy knows
-    which pictures are expensive; NaN where no quality has two pictures. Without any picture, all are NaN.
+    which images are expensive; NaN where no quality has two images. Without any image, all are NaN.
     """
 
     full_state_update = False
@@ -34,7 +34,7 @@ class ProxyFidelity(Metric):
     def update(
         self, decoded: Tensor, bpp: Tensor, codec_decoded: Tensor, codec_bpp: Tensor, quality: float
     ) -> None:
-        """Take pictures of one quality.
+        """Take images of one quality.
 
         Args:
             decoded: The proxy's, (N, 3, H, W).

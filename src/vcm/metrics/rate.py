@@ -10,10 +10,10 @@ from vcm.errors import ArgumentError
 
 
 class Rate(Metric):
-    """Bits per pixel of a set of pictures, from real stream lengths.
+    """Bits per pixel of a set of images, from real stream lengths.
 
-    `bpp` is Σ bits / Σ pixels, what a link or a disk sees; `mean_bpp` is the mean of the pictures' own
-    rates, which other projects print. Pixels are the original picture's, whatever the codec pads to.
+    `bpp` is Σ bits / Σ pixels, what a link or a disk sees; `mean_bpp` is the mean of the images' own
+    rates, which other projects print. Pixels are the original image's, whatever the codec pads to.
     """
 
     full_state_update = False
@@ -29,11 +29,11 @@ class Rate(Metric):
         self.add_state("sum_bpp", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, num_bytes: int, height: int, width: int) -> None:
-        """Add one picture.
+        """Add one image.
 
         Args:
             num_bytes: Length of its stream, header and all.
-            height: Of the original picture, in pixels.
+            height: Of the original image, in pixels.
             width: Likewise.
 
         Raises:
@@ -49,7 +49,7 @@ class Rate(Metric):
         self.count += 1
 
     def compute(self) -> dict[str, Tensor]:
-        """`bpp` and `mean_bpp`, float64; NaN where no picture was added."""
+        """`bpp` and `mean_bpp`, float64; NaN where no image was added."""
         return {
             "bpp": self.num_bits.double() / self.num_pixels.double(),
             "mean_bpp": self.sum_bpp / self.count.double(),

@@ -144,11 +144,11 @@ class NetworkModule(OptimizedModule):
 
 
 def crops_of(batch: Batch) -> Tensor:
-    """A training batch's pictures, (N, 3, H, W).
+    """A training batch's images, (N, 3, H, W).
 
     Raises:
         ArgumentError: If they are of several sizes.
     """
     if not isinstance(batch.images, Tensor):
-        raise ArgumentError("batch", expected="crops of one size", got="pictures of several sizes")
+        raise ArgumentError("batch", expected="crops of one size", got="images of several sizes")
     return batch.images

@@ -21,7 +21,7 @@ from vcm.nn.proxy import Proxy
 from vcm.types import QualityScale, Settings
 
 _WINDOW = 200
-"""Pictures over which failures are counted."""
+"""Images over which failures are counted."""
 _log = logging.getLogger(__name__)
 _OF_NO_MEANING = {
     *("name", "quality", "implementation"),
@@ -32,10 +32,10 @@ _OF_NO_MEANING = {
 
 @dataclass(frozen=True, eq=False)
 class Coded:
-    """What the codec made of a batch, without the pictures on which it failed.
+    """What the codec made of a batch, without the images on which it failed.
 
     Attributes:
-        decoded: (K, 3, H, W) float32 in [0, 1], on the pictures' device.
+        decoded: (K, 3, H, W) float32 in [0, 1], on the images' device.
         bpp: (K,) bits per pixel of the streams, header and all.
         kept: (K,) int64, their places in the batch.
     """
@@ -48,19 +48,19 @@ class Coded:
 class CodecLoop:
     """Encodes and decodes training batches on threads, in process, while the caller goes on.
 
-    A picture on which the codec fails is left out, counted and told; training stops only if that happens too
+    A image on which the codec fails is left out, counted and told; training stops only if that happens too
     often.
 
     Args:
         codec: Makes a codec of a quality: a class, or a partial call with its other settings.
         workers: Threads; None takes one a core.
-        max_failures: Largest share of the last 200 pictures that may fail, from 0 to 1.
+        max_failures: Largest share of the last 200 images that may fail, from 0 to 1.
 
     Attributes:
         scale: The codec's scale of qualities.
         name: Its name.
         conventions: Its settings, without those that leave the meaning of a quality as it is.
-        num_pictures: How many it was given.
+        num_images: How many it was given.
         num_failures: On how many of them it failed.
 
     Raises:
@@ -81,7 +81,7 @@ class CodecLoop:
             name: value for name, value in made.settings().items() if name not in _OF_NO_MEANING
         }
         self.max_failures = check_between("max_failures", max_failures, 0, 1)
-        self.num_pictures = self.num_failures = 0
+        self.num_images = self.num_failures = 0
         self._make = codec
         self._codecs: dict[float, Codec] = {}
         self._pool = CodecPool(workers=os.cpu_count() or 1 if workers is None else workers)
@@ -90,11 +90,11 @@ class CodecLoop:
 
     def state_dict(self) -> dict[str, Any]:
         """The counts of failures, so that a resumed run goes on counting."""
-        return {"pictures": self.num_pictures, "failures": self.num_failures, "recent": list(self._recent)}
+        return {"pictures": self.num_images, "failures": self.num_failures, "recent": list(self._recent)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state_dict` gave."""
-        self.num_pictures, self.num_failures = state["pictures"], state["failures"]
+        self.num_images, self.num_failures = state["pictures"], state["failures"]
         self._recent = deque(state["recent"], maxlen=_WINDOW)
 
     def codec(self, quality: float) -> Codec:
@@ -118,7 +118,7 @@ class CodecLoop:
             image_ids: One each, to tell which failed.
 
         Raises:
-            ArgumentError: If a picture is not finite: what made it has gone wrong.
+            ArgumentError: If a image is not finite: what made it has gone wrong.
         """
         if not images.isfinite().all():
             raise ArgumentError(
@@ -146,12 +146,12 @@ class CodecLoop:
                 failure.stage,
                 failure.error,
             )
-        self.num_pictures += len(outcomes)
+        self.num_images += len(outcomes)
         self.num_failures += len(failed)
         self._recent.extend(isinstance(outcome, Failure) for outcome in outcomes)
         if sum(self._recent) > self.max_failures * _WINDOW:
             raise CodecError(
-                f"{self.name} failed on {sum(self._recent)} of the last {len(self._recent)} pictures, more "
+                f"{self.name} failed on {sum(self._recent)} of the last {len(self._recent)} images, more "
                 f"than max_failures={self.max_failures:g} of {_WINDOW} allows; the last: {failed[-1].error}"
             ) from failed[-1].error
         num_pixels = images.shape[-2] * images.shape[-1]

@@ -1,4 +1,4 @@
-"""What training does to pictures that it never saw: rate, distortion, a task's accuracy."""
+"""What training does to images that it never saw: rate, distortion, a task's accuracy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vcm.types import Features, Prediction, Prepared
 
 
 class Figures(nn.Module):
-    """Metrics over a set of pictures, as attributes; their states are synchronized as torchmetrics does."""
+    """Metrics over a set of images, as attributes; their states are synchronized as torchmetrics does."""
 
     def compute(self) -> dict[str, Tensor]:
         """Every figure by name: a metric's own, or the metric's name where it has one figure."""
@@ -31,7 +31,7 @@ class Figures(nn.Module):
         return figures
 
     def reset(self) -> None:
-        """Forget all pictures."""
+        """Forget all images."""
         for metric in self._metrics().values():
             metric.reset()
 
@@ -40,7 +40,7 @@ class Figures(nn.Module):
 
 
 class WidthFigures(Figures, ABC):
-    """Figures of one width: `bpp` over all pixels of the originals, the others averaged over pictures.
+    """Figures of one width: `bpp` over all pixels of the originals, the others averaged over images.
 
     Args:
         weight: λ of the width's loss.
@@ -56,11 +56,11 @@ class WidthFigures(Figures, ABC):
 
     @abstractmethod
     def add(self, network: MultiTaskNetwork, image: Tensor) -> None:
-        """Code one picture, (3, H, W) in [0, 1], with rounded symbols, and take its figures."""
+        """Code one image, (3, H, W) in [0, 1], with rounded symbols, and take its figures."""
 
 
-class PictureFigures(WidthFigures):
-    """`bpp`, `loss`, `psnr` in dB and `ms_ssim` of the width that reconstructs pictures."""
+class ImageFigures(WidthFigures):
+    """`bpp`, `loss`, `psnr` in dB and `ms_ssim` of the width that reconstructs images."""
 
     def __init__(self, weight: float) -> None:
         super().__init__(weight)
@@ -78,7 +78,7 @@ class PictureFigures(WidthFigures):
         self.loss.update(outcome.loss)
         pair = [(x.float().clamp(0, 1) * 255).round().to(torch.uint8) for x in (decoded[0], image)]
         self.psnr.update(psnr(*pair))
-        similarity = ms_ssim(*pair)  # NaN for small pictures, which do not count
+        similarity = ms_ssim(*pair)  # NaN for small images, which do not count
         defined = not math.isnan(similarity)
         self.ms_ssim.update(similarity if defined else 0.0, float(defined))
 
@@ -103,7 +103,7 @@ class TaskFigures(WidthFigures):
         self._memory: Memory[tuple[Prepared, Reference, Prediction]] = Memory()
 
     def add(self, network: MultiTaskNetwork, image: Tensor) -> None:
-        """See `WidthFigures.add`; the picture is prepared as the task prepares it."""
+        """See `WidthFigures.add`; the image is prepared as the task prepares it."""
         task = self._distance.task
         prepared, reference, true = self._memory(image, lambda: self._originals(image))
         x, target = prepared.inputs, reference.target

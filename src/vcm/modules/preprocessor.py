@@ -30,11 +30,11 @@ from vcm.nn.proxy import Proxy
 from vcm.tasks import SplitTask
 from vcm.types import Target
 
-Drawing = Literal["per_batch", "per_picture"]
+Drawing = Literal["per_batch", "per_image"]
 
 
 class PairFigures(Figures):
-    """Figures of one (λ, quality) over pictures that no training saw.
+    """Figures of one (λ, quality) over images that no training saw.
 
     Args:
         task: Frozen; its metric is taken against its own predictions on the originals.
@@ -61,17 +61,17 @@ class NPPModule(NetworkModule):
     loss = w_r·bpp + w_x·MSE(x̄, x) + λ·w_t·L_task(x̂)
     ```
 
-    Each batch draws one of the pairs, as published, or each picture one of its own. The second way batch
-    normalization sees in training what it sees in use: a mixture of every λ. Pictures on which the codec
+    Each batch draws one of the pairs, as published, or each image one of its own. The second way batch
+    normalization sees in training what it sees in use: a mixture of every λ. Images on which the codec
     fails are left out of the step.
 
     Args:
         network: The preprocessor; with more than one λ, a quantization-adaptive one.
         proxy: Stands in for the codec; frozen here.
-        task: What reads the decoded pictures; frozen.
+        task: What reads the decoded images; frozen.
         codec_loop: The codec.
         pairs: (λ, quality) each; the paper's are (0.25, 44) … (16, 25) for BPG.
-        drawing: "per_batch" or "per_picture".
+        drawing: "per_batch" or "per_image".
         supervision: "labels" of the data set; "pseudo", the task's own predictions on the originals;
             "features", the relative squared error of the task's feature at its cut; "heads", the divergence
             of its raw outputs and a share of that error.
@@ -191,7 +191,7 @@ class NPPModule(NetworkModule):
         return loss
 
     def _draw(self, count: int) -> list[tuple[float, float]]:
-        """The pairs of a batch's pictures."""
+        """The pairs of a batch's images."""
         if self.drawing == "per_batch":
             return [self.pairs[int(torch.randint(len(self.pairs), ()))]] * count
         return [self.pairs[place] for place in torch.randint(len(self.pairs), (count,)).tolist()]
@@ -214,7 +214,7 @@ class NPPModule(NetworkModule):
             figures.reset()
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """Whole pictures through the real codec, at every pair."""
+        """Whole images through the real codec, at every pair."""
         for place, image in enumerate(batch.images):
             if is_repeated(self.trainer.val_dataloaders, batch_index, place):
                 continue

@@ -19,12 +19,12 @@ def average_over_processes(gradients: list[Tensor]) -> None:
 
 
 def is_repeated(loader: object, batch_index: int, place: int) -> bool:
-    """Whether a process got a picture only so that all have equally many: another one has it already.
+    """Whether a process got a image only so that all have equally many: another one has it already.
 
     Args:
         loader: Lightning's for this process; any other than a DataLoader repeats nothing.
         batch_index: Which of its batches.
-        place: Which of the batch's pictures.
+        place: Which of the batch's images.
     """
     if not isinstance(loader, DataLoader) or not isinstance(loader.sampler, DistributedSampler):
         return False

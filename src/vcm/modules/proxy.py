@@ -47,7 +47,7 @@ class ProxyCodecModule(_ProxyModule):
     """First stage: trains a `LearnedProxy` as a codec of its own, at every quality (Lu et al., 2024).
 
     ```
-    x, a quality drawn for each picture ─► proxy ─► x̂, bpp ─► bpp + λ(quality)·255²·MSE(x̂, x)
+    x, a quality drawn for each image ─► proxy ─► x̂, bpp ─► bpp + λ(quality)·255²·MSE(x̂, x)
     ```
 
     Between the two ends λ is interpolated on a logarithmic scale. What scales the estimated rate stays 1
@@ -124,7 +124,7 @@ class ProxyCodecModule(_ProxyModule):
         return loss.mean()
 
     def _outcome(self, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """bpp, MSE and loss of each picture."""
+        """bpp, MSE and loss of each image."""
         output = self.network(x, quality)
         mse = (output.decoded.float() - x).pow(2).mean(dim=(1, 2, 3))
         low, high = self.log_weights
@@ -137,7 +137,7 @@ class ProxyCodecModule(_ProxyModule):
             metric.reset()
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """Whole pictures, with rounded symbols, at both ends and in the middle."""
+        """Whole images, with rounded symbols, at both ends and in the middle."""
         for place, image in enumerate(batch.images):
             if is_repeated(self.trainer.val_dataloaders, batch_index, place):
                 continue
@@ -160,7 +160,7 @@ class ProxyCodecModule(_ProxyModule):
 
 
 class ProxyImitationModule(_ProxyModule):
-    """Second stage: trains a proxy to do as a real codec does, on the same pictures at the same qualities.
+    """Second stage: trains a proxy to do as a real codec does, on the same images at the same qualities.
 
     ```
     x, quality ─┬─► codec, on threads ─► x̂, real bytes ┐
@@ -259,7 +259,7 @@ class ProxyImitationModule(_ProxyModule):
         self.log_dict(
             {
                 "train/loss": loss.loss.detach(),
-                "train/picture": loss.picture.detach(),
+                "train/image": loss.image.detach(),
                 "train/rate": loss.rate.detach(),
             },
             prog_bar=True,
@@ -284,7 +284,7 @@ class ProxyImitationModule(_ProxyModule):
         self.loss.reset()
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """Whole pictures, with rounded symbols, at each of the validation qualities."""
+        """Whole images, with rounded symbols, at each of the validation qualities."""
         for place, image in enumerate(batch.images):
             if is_repeated(self.trainer.val_dataloaders, batch_index, place):
                 continue

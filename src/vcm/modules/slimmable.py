@@ -16,7 +16,7 @@ from vcm.errors import ArgumentError, WeightsError
 from vcm.losses.rate_distortion import RateDistortion, check_weight, rate_distortion, squared_error
 from vcm.modules.base import NetworkModule, crops_of
 from vcm.modules.checks import check_between
-from vcm.modules.figures import PictureFigures, TaskFigures, WidthFigures
+from vcm.modules.figures import ImageFigures, TaskFigures, WidthFigures
 from vcm.modules.optimization import Schedule
 from vcm.modules.processes import is_repeated
 from vcm.modules.schedules import LRSchedule, OptimizerFactory, SchedulerFactory
@@ -45,7 +45,7 @@ class SlimmableModule(NetworkModule):
     `gradient_clip_val` and `accumulate_grad_batches` cannot be used; use `max_norm` and larger batches.
 
     Training batches are crops, of which the task's features are taken as they are: crops must have sides that
-    are multiples of the task network's stride. In validation, pictures are prepared as the task prepares
+    are multiples of the task network's stride. In validation, images are prepared as the task prepares
     them, and its metric is taken against its own predictions on the originals (pseudo-labels).
 
     Works in float32 and "bf16-mixed", on one device or under DDP; gradients are averaged here, so that DDP
@@ -60,7 +60,7 @@ class SlimmableModule(NetworkModule):
         quality_scales: For each of the network's qualities, by what its λ is multiplied besides. Each batch
             draws a quality for each width.
         border_share: The share of training crops that machine widths see with a grey border on one side, as
-            wide as three quarters of them at most: pictures that do not fill a detector's input have one,
+            wide as three quarters of them at most: images that do not fill a detector's input have one,
             and a network that never saw it spends bits on it.
         guides: Deeper layers, or "heads" for the raw outputs, for tasks whose decoded features are to be
             compared with the original's there, after the frozen layers in between, and not only at the cut;
@@ -227,7 +227,7 @@ class SlimmableModule(NetworkModule):
             figures.reset()
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """Code whole pictures at every width, with rounded symbols and estimated rates."""
+        """Code whole images at every width, with rounded symbols and estimated rates."""
         for place, image in enumerate(batch.images):
             if is_repeated(self.trainer.val_dataloaders, batch_index, place):
                 continue
@@ -248,7 +248,7 @@ class SlimmableModule(NetworkModule):
         scales = self.quality_scales  # validation is at the middle of them
         weight = self.weights[name] * math.sqrt(scales[(len(scales) - 1) // 2] * scales[len(scales) // 2])
         if name == RECONSTRUCTION:
-            return PictureFigures(weight)
+            return ImageFigures(weight)
         return TaskFigures(name, self._distances[name], weight, self.pseudo_score)
 
     def _every_figures(self) -> dict[str, WidthFigures]:

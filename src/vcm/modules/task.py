@@ -1,4 +1,4 @@
-"""Fine-tuning of a task's network on decoded pictures, as an ablation of preprocessing."""
+"""Fine-tuning of a task's network on decoded images, as an ablation of preprocessing."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class QualityFigures(Figures):
 
 
 class TaskModule(NetworkModule):
-    """Fine-tunes a task on what a codec leaves of pictures.
+    """Fine-tunes a task on what a codec leaves of images.
 
     ```
     x ─┬─► (frozen NPP(·, λ)) ─► codec at a quality, on threads ─► x̂ ─► task ─► L_task(x̂)
@@ -48,7 +48,7 @@ class TaskModule(NetworkModule):
     ```
 
     Each batch draws one of the qualities. No gradient goes through the codec. Normalization layers stay in
-    evaluation mode, as in every task here. Pictures on which the codec fails are left out of the step.
+    evaluation mode, as in every task here. Images on which the codec fails are left out of the step.
 
     Args:
         task: What is fine-tuned: a copy of it, which is `network`; the task itself stays as it is.
@@ -153,7 +153,7 @@ class TaskModule(NetworkModule):
             figures.reset()
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """Whole pictures through the real codec, at every quality."""
+        """Whole images through the real codec, at every quality."""
         for place, image in enumerate(batch.images):
             if is_repeated(self.trainer.val_dataloaders, batch_index, place):
                 continue

@@ -16,7 +16,7 @@ _START_RATIO = 2**0.5
 
 
 class ChannelGains(nn.Module):
-    """m = MLP(c): what the channels of a feature map are multiplied with, given a number c a picture.
+    """m = MLP(c): what the channels of a feature map are multiplied with, given a number c a image.
 
     ```
     c ─► linear 1 → hidden ─► ReLU ─► linear hidden → channels ─► ReLU ─► m
@@ -44,7 +44,7 @@ class ChannelGains(nn.Module):
 
 
 def as_batch(value: float | Tensor, like: Tensor) -> Tensor:
-    """One number for all pictures, or a tensor of one each, as a (1,) or (N,) tensor on `like`'s device."""
+    """One number for all images, or a tensor of one each, as a (1,) or (N,) tensor on `like`'s device."""
     return torch.as_tensor(value, dtype=like.dtype, device=like.device).reshape(-1)
 
 

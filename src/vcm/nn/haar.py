@@ -14,9 +14,9 @@ _COLOURS = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [-0.5, 1.0, -0.5]])
 """Rows: brightness and two differences of colour; orthogonal, not yet of length 1."""
 _COLOUR_ENERGY = 0.06
 _GREY = 0.45
-"""Mean of natural pictures, about."""
+"""Mean of natural images, about."""
 _KEPT_BY_MEAN, _LEFT_TO_DETAIL = 3.8, 0.07
-"""Energy of a mean and of each detail, of the 4 in 2×2 places, in pictures whose spectrum falls as 1/f²."""
+"""Energy of a mean and of each detail, of the 4 in 2×2 places, in images whose spectrum falls as 1/f²."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,15 @@ def start_as_haar(
     x ─► (brightness, colours) ─► 2×2 Haar, ·gain ─► 2×2 Haar, ·gain ─► … ─► y ─► … inverse … ─► x̂
     ```
 
-    Each stage keeps as many bands as it has channels, those of most energy in natural pictures first. So
+    Each stage keeps as many bands as it has channels, those of most energy in natural images first. So
     channels come in order of weight, the narrow widths of a slimmable encoder are themselves such codecs, and
-    training starts at a picture, not at its mean colour. The last convolutions need a bias.
+    training starts at a image, not at its mean colour. The last convolutions need a bias.
 
     Args:
         convs: The encoder's convolutions of stride 2, first to last, with an odd kernel; the first takes 3
             channels. Their `weight` is (out, in, k, k).
         decoders: Each one's transposed convolutions, first to last, with kernels as large: as many as there
-            are `convs` where it decodes to a picture, fewer where it stops at a coarser stage. Their `weight`
+            are `convs` where it decodes to a image, fewer where it stops at a coarser stage. Their `weight`
             is (in, out, k, k).
         gain: Each stage's; decoders have its inverse.
         noise: How much of the weights that were there stays.
@@ -75,7 +75,7 @@ def start_as_haar(
                 if number < up.shape[0]:
                     up[number, :sources, place, place] += pattern[: up.shape[1]] / gain
         mixing = torch.eye(len(bands))
-    # Symbols of a grey picture are 0: its mean goes from the encoder's end to the decoder's.
+    # Symbols of a grey image are 0: its mean goes from the encoder's end to the decoder's.
     level = _GREY * float(_COLOURS[0].norm()) * (2 * gain) ** len(convs)
     _bias(convs[-1])[:1] = -level
     for deconvs in decoders:

@@ -1,4 +1,4 @@
-"""Padding of pictures to what a network's strides ask for."""
+"""Padding of images to what a network's strides ask for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tasks check of pictures, targets, features and settings that come to them."""
+"""What tasks check of images, targets, features and settings that come to them."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ TargetT = TypeVar("TargetT", BoxTarget, ClassTarget)
 def check_targets(
     targets: Sequence[Target], kind: type[TargetT], num_images: int, num_classes: int
 ) -> list[TargetT]:
-    """Return `targets` if they fit the pictures and the task.
+    """Return `targets` if they fit the images and the task.
 
     Args:
         targets: What came.
         kind: `BoxTarget` or `ClassTarget`.
-        num_images: Number of pictures.
+        num_images: Number of images.
         num_classes: Number of classes of the task.
 
     Raises:
-        ArgumentError: If there is not one of the right kind a picture, or a label is outside the task's
+        ArgumentError: If there is not one of the right kind a image, or a label is outside the task's
             classes.
     """
     if len(targets) != num_images:
-        raise ArgumentError("targets", expected=f"one a picture, {num_images} in all", got=len(targets))
+        raise ArgumentError("targets", expected=f"one a image, {num_images} in all", got=len(targets))
     checked = []
     for target in targets:
         if not isinstance(target, kind):
@@ -55,7 +55,7 @@ def check_targets(
 
 def check_features(features: Features, needed: Sequence[str]) -> None:
     """Raise ArgumentError unless `features` holds exactly the tensors that are `needed` after the cut, of as
-    many pictures as it has sizes.
+    many images as it has sizes.
     """
     if set(features.tensors) != set(needed):
         raise ArgumentError(
@@ -68,7 +68,7 @@ def check_features(features: Features, needed: Sequence[str]) -> None:
     if set(batches.values()) != {len(features.image_sizes)}:
         raise ArgumentError(
             "features",
-            expected=f"tensors of {len(features.image_sizes)} pictures, as image_sizes has",
+            expected=f"tensors of {len(features.image_sizes)} images, as image_sizes has",
             got=batches,
         )
 
@@ -137,13 +137,13 @@ def check_whole(argument: str, value: int) -> int:
 def trainable_boxes(target: BoxTarget, height: int, width: int) -> tuple[Tensor, Tensor]:
     """Boxes that a detector can be trained with, and their labels.
 
-    Crowd regions are left out; boxes are clipped to the picture, and left out where less than 0.01 pixel a
+    Crowd regions are left out; boxes are clipped to the image, and left out where less than 0.01 pixel a
     side remains or a coordinate is NaN.
 
     Args:
-        target: What is true of the picture.
-        height: The picture's height in pixels.
-        width: The picture's width in pixels.
+        target: What is true of the image.
+        height: The image's height in pixels.
+        width: The image's width in pixels.
 
     Returns:
         (M, 4) x1 y1 x2 y2 in pixels, and (M,) labels.
@@ -156,28 +156,23 @@ def trainable_boxes(target: BoxTarget, height: int, width: int) -> tuple[Tensor,
 
 
 def image_list(images: Tensor | Sequence[Tensor]) -> list[Tensor]:
-    """Split a batch into a list of (3, H, W) pictures.
+    """Split a batch into a list of (3, H, W) images.
 
     Raises:
         ArgumentError: If any is not a float (3, H, W) tensor or has pixels that are NaN, infinite, or far
             outside [0, 1]; or there is none.
     """
-    pictures = list(images)
-    for picture in pictures:
-        if not isinstance(picture, Tensor):
-            raise ArgumentError("images", expected="torch tensors", got=type(picture).__name__)
-        if (
-            picture.ndim != 3
-            or picture.shape[0] != 3
-            or 0 in picture.shape
-            or not picture.is_floating_point()
-        ):
+    batch = list(images)
+    for image in batch:
+        if not isinstance(image, Tensor):
+            raise ArgumentError("images", expected="torch tensors", got=type(image).__name__)
+        if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape or not image.is_floating_point():
             raise ArgumentError(
                 "images",
                 expected="float (N, 3, H, W), or a sequence of (3, H, W), RGB in [0, 1]",
-                got=f"{tuple(picture.shape)} {picture.dtype}",
+                got=f"{tuple(image.shape)} {image.dtype}",
             )
-        low, high = (value.item() for value in picture.detach().aminmax())
+        low, high = (value.item() for value in image.detach().aminmax())
         if not (math.isfinite(low) and math.isfinite(high)):
             raise ArgumentError("images", expected="finite, RGB in [0, 1]", got="NaN or infinite pixels")
         if low < -PIXEL_OVERSHOOT or high > 1 + PIXEL_OVERSHOOT:
@@ -187,6 +182,6 @@ def image_list(images: Tensor | Sequence[Tensor]) -> list[Tensor]:
                 got=f"pixels from {low:.4g} to {high:.4g}",
                 remedy="Divide pixels of 0 to 255 by 255; clamp a network's output.",
             )
-    if not pictures:
-        raise ArgumentError("images", expected="at least one picture", got="none")
-    return pictures
+    if not batch:
+        raise ArgumentError("images", expected="at least one image", got="none")
+    return batch

@@ -51,8 +51,8 @@ class ClassificationTask(SplitTask):
     images ─► resize, crop, normalize ─► stem ─► layer1 ─► … ─► layer4 ─► pooling and linear layer ─► logits
     ```
 
-    A picture's shorter side is resized to `resize_size` (bilinear, antialiased), the central `crop_size`
-    square is cut out, and normalized; all of it is differentiable. Of pictures longer than 8:1 only the
+    A image's shorter side is resized to `resize_size` (bilinear, antialiased), the central `crop_size`
+    square is cut out, and normalized; all of it is differentiable. Of images longer than 8:1 only the
     central 8:1, which is more than the crop shows, is resized.
 
     MobileNetV2's cuts are "features0" to "features18", its blocks; the others' are "stem" and "layer1" to
@@ -114,9 +114,9 @@ class ClassificationTask(SplitTask):
 
     def prepare(self, images: Tensor | Sequence[Tensor]) -> Prepared:
         """Resize and crop `images`; see `SplitTask.prepare`."""
-        pictures = image_list(images)
-        sizes = tuple((picture.shape[-2], picture.shape[-1]) for picture in pictures)
-        return Prepared(torch.stack([self.resize(picture) for picture in pictures]), sizes)
+        batch = image_list(images)
+        sizes = tuple((image.shape[-2], image.shape[-1]) for image in batch)
+        return Prepared(torch.stack([self.resize(image) for image in batch]), sizes)
 
     def reader_size(self, height: int, width: int) -> tuple[int, int]:
         """Return the size after the shorter side is resized, before the crop; see `SplitTask.reader_size`."""
@@ -160,7 +160,7 @@ class ClassificationTask(SplitTask):
         return [{"logits": g} for g in class_directions(outputs["logits"], count, generator)]
 
     def loss(self, images: Tensor | Sequence[Tensor], targets: Sequence[Target]) -> Tensor:
-        """Cross-entropy, averaged over pictures; see `SplitTask.loss`."""
+        """Cross-entropy, averaged over images; see `SplitTask.loss`."""
         logits = self._logits(self.features(images))
         checked = check_targets(targets, ClassTarget, len(logits), len(self.categories))
         return F.cross_entropy(logits, torch.tensor([t.label for t in checked], device=logits.device))

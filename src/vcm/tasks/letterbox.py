@@ -1,4 +1,4 @@
-"""Fitting a picture of any size into a network's input as Darknet does, and boxes there and back."""
+"""Fitting a image of any size into a network's input as Darknet does, and boxes there and back."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ GREY = 0.5
 
 @dataclass(frozen=True)
 class Letterbox:
-    """Where a picture lies in a network's input: scaled to fit, centred, grey around it.
+    """Where a image lies in a network's input: scaled to fit, centred, grey around it.
 
     Args:
-        picture_size: (height, width) of the picture in pixels.
+        image_size: (height, width) of the image in pixels.
         input_size: (height, width) of the network's input in pixels.
     """
 
-    picture_size: tuple[int, int]
+    image_size: tuple[int, int]
     input_size: tuple[int, int]
 
     @property
     def scaled_size(self) -> tuple[int, int]:
-        """(height, width) of the scaled picture; at least one pixel a side, where Darknet would make none."""
-        (height, width), (rows, columns) = self.picture_size, self.input_size
+        """(height, width) of the scaled image; at least one pixel a side, where Darknet would make none."""
+        (height, width), (rows, columns) = self.image_size, self.input_size
         if columns * height < rows * width:
             return max(1, height * columns // width), columns
         return rows, max(1, width * rows // height)
 
     @property
     def offset(self) -> tuple[int, int]:
-        """(top, left) of the scaled picture within the input."""
+        """(top, left) of the scaled image within the input."""
         (height, width), (rows, columns) = self.scaled_size, self.input_size
         return (rows - height) // 2, (columns - width) // 2
 
@@ -52,22 +52,22 @@ class Letterbox:
         return F.interpolate(image[None], size=self.scaled_size, mode="bilinear", align_corners=True)[0]
 
     def boxes_to_input(self, boxes: Tensor) -> Tensor:
-        """(M, 4) x1 y1 x2 y2 in the picture's pixels → centre and size as fractions of the input."""
+        """(M, 4) x1 y1 x2 y2 in the image's pixels → centre and size as fractions of the input."""
         corners = boxes * self._scale(boxes) + self._shift(boxes)
         sizes = corners[:, 2:] - corners[:, :2]
         rows, columns = self.input_size
         centred = boxes.new_tensor([columns, rows])
         return _join((corners[:, :2] + sizes / 2) / centred, sizes / centred)
 
-    def boxes_to_picture(self, boxes: Tensor) -> Tensor:
-        """(M, 4) centre and size as fractions of the input → x1 y1 x2 y2 in the picture's pixels."""
+    def boxes_to_image(self, boxes: Tensor) -> Tensor:
+        """(M, 4) centre and size as fractions of the input → x1 y1 x2 y2 in the image's pixels."""
         rows, columns = self.input_size
         boxes = boxes * boxes.new_tensor([columns, rows, columns, rows])
         corners = _join(boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2)
         return (corners - self._shift(boxes)) / self._scale(boxes)
 
     def _scale(self, like: Tensor) -> Tensor:
-        y, x = (scaled / size for scaled, size in zip(self.scaled_size, self.picture_size, strict=True))
+        y, x = (scaled / size for scaled, size in zip(self.scaled_size, self.image_size, strict=True))
         return like.new_tensor([x, y, x, y])
 
     def _shift(self, like: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A prediction as a label: the protocol for pictures that nobody labelled."""
+"""A prediction as a label: the protocol for images that nobody labelled."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def pseudo_target(prediction: Prediction, min_score: float) -> Target:
     """A task's prediction on an original, as a target (Fischer et al., arXiv 2205.06519).
 
     Args:
-        prediction: Of one original picture.
+        prediction: Of one original image.
         min_score: Boxes below this score are not taken as objects, in [0, 1].
     """
     if isinstance(prediction, ClassScores):

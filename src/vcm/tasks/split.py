@@ -48,7 +48,7 @@ class SplitTask(Task):
 
     @abstractmethod
     def prepare(self, images: Tensor | Sequence[Tensor]) -> Prepared:
-        """Bring pictures to the sizes that the network takes: what a codec for this task encodes.
+        """Bring images to the sizes that the network takes: what a codec for this task encodes.
 
         Args:
             images: (N, 3, H, W), or a sequence of (3, H, W) of any sizes; float32 RGB in [0, 1].
@@ -56,7 +56,7 @@ class SplitTask(Task):
 
     @abstractmethod
     def encode(self, prepared: Prepared) -> Features:
-        """Run the network on prepared pictures, up to and including the layer named `cut`.
+        """Run the network on prepared images, up to and including the layer named `cut`.
 
         Args:
             prepared: What `prepare` gives; any inputs whose sides are multiples of the network's stride do,
@@ -110,7 +110,7 @@ class SplitTask(Task):
 
     @abstractmethod
     def tail(self, features: Features) -> list[Prediction]:
-        """Run the rest of the network on `features` and return one prediction a picture."""
+        """Run the rest of the network on `features` and return one prediction a image."""
 
     @property
     def has_heads(self) -> bool:
@@ -195,7 +195,7 @@ class SplitTask(Task):
         return pixel_importance(self, image, directions, seed)
 
     def predict(self, images: Tensor | Sequence[Tensor]) -> list[Prediction]:
-        """Predict for each picture: `tail(features(images))`, without gradients.
+        """Predict for each image: `tail(features(images))`, without gradients.
 
         Args:
             images: As `features` takes them.
@@ -209,7 +209,7 @@ class SplitTask(Task):
 
         Args:
             images: As `features` takes them.
-            targets: One a picture; labels are indices into this task's `categories`.
+            targets: One a image; labels are indices into this task's `categories`.
         """
 
     def _no_heads(self) -> ArgumentError:

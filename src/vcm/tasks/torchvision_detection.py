@@ -55,7 +55,7 @@ class TorchvisionDetectionTask(SplitTask):
     ```
 
     Past the cut, the stages that the pyramid still reads are needed too; "fpn" needs all of its levels.
-    Pictures of a batch are padded to the size of the largest, as torchvision does, so a picture's predictions
+    Images of a batch are padded to the size of the largest, as torchvision does, so a image's predictions
     can depend a little on the sizes of those beside it.
 
     Mask R-CNN predicts boxes only: targets have no masks, and its boxes do not depend on its mask branch,
@@ -69,8 +69,8 @@ class TorchvisionDetectionTask(SplitTask):
         cut: "stem", "layer1", …, "layer4" or "fpn"; None takes the deepest stage that alone is needed after
             it.
         score_threshold: Smallest score of a detection, from 0 to 1; None takes the network's own.
-        min_size: Length in pixels to which a picture's shorter side is resized.
-        max_size: Most pixels of the longer side; a picture that would exceed it is resized to this instead.
+        min_size: Length in pixels to which a image's shorter side is resized.
+        max_size: Most pixels of the longer side; a image that would exceed it is resized to this instead.
 
     Raises:
         ArgumentError: If an argument is out of range.
@@ -128,14 +128,14 @@ class TorchvisionDetectionTask(SplitTask):
 
     def prepare(self, images: Tensor | Sequence[Tensor]) -> Prepared:
         """Resize `images`, and pad them to one size with the mean colour; see `SplitTask.prepare`."""
-        pictures = image_list(images)
-        sizes = tuple((picture.shape[-2], picture.shape[-1]) for picture in pictures)
-        resized = [self.model.transform.resize(picture)[0] for picture in pictures]
+        batch = image_list(images)
+        sizes = tuple((image.shape[-2], image.shape[-1]) for image in batch)
+        resized = [self.model.transform.resize(image)[0] for image in batch]
         height, width = self._batch_size(sizes)
-        mean = pictures[0].new_tensor(self.model.transform.image_mean)[:, None, None]
+        mean = batch[0].new_tensor(self.model.transform.image_mean)[:, None, None]
         inputs = mean.expand(len(resized), 3, height, width).clone()
-        for number, picture in enumerate(resized):
-            inputs[number, :, : picture.shape[-2], : picture.shape[-1]] = picture
+        for number, image in enumerate(resized):
+            inputs[number, :, : image.shape[-2], : image.shape[-1]] = image
         return Prepared(inputs, sizes)
 
     def reader_size(self, height: int, width: int) -> tuple[int, int]:
@@ -153,9 +153,9 @@ class TorchvisionDetectionTask(SplitTask):
 
     def features(self, images: Tensor | Sequence[Tensor]) -> Features:
         """`encode(prepare(images))` up to rounding: as torchvision does, normalized before it is resized."""
-        pictures = image_list(images)
-        sizes = tuple((picture.shape[-2], picture.shape[-1]) for picture in pictures)
-        return self._backbone(self.model.transform(pictures)[0].tensors, sizes)
+        batch = image_list(images)
+        sizes = tuple((image.shape[-2], image.shape[-1]) for image in batch)
+        return self._backbone(self.model.transform(batch)[0].tensors, sizes)
 
     def onward(self, features: Features, cut: str) -> Features:
         """Run the backbone on from this task's cut up to another; see `SplitTask.onward`."""
@@ -216,22 +216,22 @@ class TorchvisionDetectionTask(SplitTask):
     def loss(self, images: Tensor | Sequence[Tensor], targets: Sequence[Target]) -> Tensor:
         """Sum of the detector's own training losses; see `SplitTask.loss`.
 
-        Boxes are clipped to their picture; crowd regions and boxes without area are left out. Normalization
+        Boxes are clipped to their image; crowd regions and boxes without area are left out. Normalization
         layers stay frozen. Faster and Mask R-CNN draw the anchors and proposals that count at random, from
         torch's global
         generator: seed it for reproducible values.
         """
-        pictures = image_list(images)
+        batch = image_list(images)
         to_label = {category: label for label, category in enumerate(self.to_category.tolist())}
         own = []
-        for picture, target in zip(
-            pictures, check_targets(targets, BoxTarget, len(pictures), len(self.categories)), strict=True
+        for image, target in zip(
+            batch, check_targets(targets, BoxTarget, len(batch), len(self.categories)), strict=True
         ):
-            boxes, categories = trainable_boxes(target, picture.shape[-2], picture.shape[-1])
+            boxes, categories = trainable_boxes(target, image.shape[-2], image.shape[-1])
             labels = torch.tensor([to_label[c] for c in categories.tolist()], dtype=torch.int64)
-            own.append({"boxes": boxes.to(picture), "labels": labels.to(picture.device)})
+            own.append({"boxes": boxes.to(image), "labels": labels.to(image.device)})
         with asked_for_losses(self.model):
-            losses = self.model(pictures, own)
+            losses = self.model(batch, own)
         return torch.stack(list(losses.values())).sum()
 
     def metric(self) -> Metric:
@@ -264,7 +264,7 @@ class TorchvisionDetectionTask(SplitTask):
         return Features({name: outputs[name] for name in self._needed(cut)}, sizes)
 
     def _batch_size(self, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
-        """(height, width) of the network's input for pictures of these sizes."""
+        """(height, width) of the network's input for images of these sizes."""
         resized = [self.model.transform.resized(*size) for size in sizes]
         height, width = (-(-max(side) // 32) * 32 for side in zip(*resized, strict=True))
         return height, width
@@ -293,7 +293,7 @@ class TorchvisionDetectionTask(SplitTask):
         return dict(self.model.backbone.fpn(maps))
 
     def _detect(self, levels: OrderedDict[str, Tensor], images: ImageList) -> list[dict[str, Tensor]]:
-        """Boxes in pixels of the resized pictures, scores and labels."""
+        """Boxes in pixels of the resized batch, scores and labels."""
         model = self.model
         if hasattr(model, "rpn"):
             proposals, _ = model.rpn(images, levels)

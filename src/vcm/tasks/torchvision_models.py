@@ -75,13 +75,13 @@ def drop_mask_branch(model: nn.Module) -> None:
 
 
 class Resize(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvision is untyped
-    """torchvision's resizing, with at least one pixel a side, so that pictures of 1 × 5000 pass."""
+    """torchvision's resizing, with at least one pixel a side, so that images of 1 × 5000 pass."""
 
     def __init__(self, min_size: int, max_size: int) -> None:
         super().__init__(min_size, max_size, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) that a picture of this size is resized to."""
+        """(height, width) that a image of this size is resized to."""
         scale = min(self.min_size[0] / min(height, width), self.max_size / max(height, width))
         return max(1, math.floor(height * scale)), max(1, math.floor(width * scale))
 

@@ -47,8 +47,8 @@ class YOLOTask(SplitTask):
     predictions
     ```
 
-    Pictures are letterboxed and boxes suppressed as in Darknet: a box is a detection of every class of which
-    objectness × class probability is above `score_threshold`. Boxes come back in the picture's own pixels,
+    Images are letterboxed and boxes suppressed as in Darknet: a box is a detection of every class of which
+    objectness × class probability is above `score_threshold`. Boxes come back in the image's own pixels,
     clipped to it. Predictions carry no gradient; `features`, `raw_outputs` and `loss` do.
 
     Cuts are named "layer0", "layer1", …: every section after `[net]`, counted as Darknet does.
@@ -63,7 +63,7 @@ class YOLOTask(SplitTask):
             cfg's.
         score_threshold: Smallest score of a detection, from 0 to 1; 0.005 is what Darknet evaluates with.
         nms_threshold: IoU from which the lower of two boxes of one class is dropped, from 0 to 1.
-        max_detections: Most detections a picture; COCO's metric looks at 100.
+        max_detections: Most detections a image; COCO's metric looks at 100.
 
     Raises:
         ArgumentError: If the cfg is malformed or not supported, or another argument is out of range.
@@ -142,9 +142,9 @@ class YOLOTask(SplitTask):
 
     def prepare(self, images: Tensor | Sequence[Tensor]) -> Prepared:
         """Letterbox `images`; see `SplitTask.prepare`."""
-        pictures = image_list(images)
-        sizes = tuple((picture.shape[-2], picture.shape[-1]) for picture in pictures)
-        boxed = [Letterbox(size, self.input_size).apply(x) for size, x in zip(sizes, pictures, strict=True)]
+        batch = image_list(images)
+        sizes = tuple((image.shape[-2], image.shape[-1]) for image in batch)
+        boxed = [Letterbox(size, self.input_size).apply(x) for size, x in zip(sizes, batch, strict=True)]
         return Prepared(torch.stack(boxed), sizes)
 
     def reader_size(self, height: int, width: int) -> tuple[int, int]:
@@ -199,7 +199,7 @@ class YOLOTask(SplitTask):
     def loss(self, images: Tensor | Sequence[Tensor], targets: Sequence[Target]) -> Tensor:
         """YOLO's training loss, summed over heads; see `vcm.losses.yolo.yolo_loss` and `SplitTask.loss`.
 
-        Boxes are clipped to their picture; crowd regions and boxes without area are left out.
+        Boxes are clipped to their image; crowd regions and boxes without area are left out.
         """
         from vcm.losses.yolo import yolo_loss
 
@@ -264,10 +264,10 @@ class YOLOTask(SplitTask):
         ]
 
     def _suppress(self, boxes: Tensor, scores: Tensor, size: tuple[int, int]) -> Detections:
-        """One picture's (K, 4) boxes, as fractions of the input, and (K, C) scores → its detections."""
+        """One image's (K, 4) boxes, as fractions of the input, and (K, C) scores → its detections."""
         from torchvision.ops import clip_boxes_to_image, nms
 
-        corners = Letterbox(size, self.input_size).boxes_to_picture(boxes)
+        corners = Letterbox(size, self.input_size).boxes_to_image(boxes)
         box, label = (scores > self.score_threshold).nonzero(as_tuple=True)
         score, corners = scores[box, label], corners[box]
         kept = [torch.empty(0, dtype=torch.int64, device=boxes.device)]

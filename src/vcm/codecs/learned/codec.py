@@ -135,7 +135,7 @@ class ModelStreams:
 
 
 class LearnedCodec(ModelStreams, Codec):
-    """A trained network's picture for people, as a codec: bytes by a range coder, in vcm's own container.
+    """A trained network's image for people, as a codec: bytes by a range coder, in vcm's own container.
 
     Args:
         quality: Which of the model's qualities; or which model of a family, where `model` says "{quality}".

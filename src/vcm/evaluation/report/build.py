@@ -1,4 +1,4 @@
-"""A study as a report: plots, BD tables, example pictures, one HTML file."""
+"""A study as a report: plots, BD tables, example images, one HTML file."""
 
 from __future__ import annotations
 

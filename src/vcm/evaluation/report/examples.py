@@ -22,7 +22,7 @@ from vcm.types import Detections
 
 WEBP_QUALITY = 90
 MAX_SIDE = 1280
-"""Longest side of an embedded picture, in pixels; WebP itself takes no more than 16,383."""
+"""Longest side of an embedded image, in pixels; WebP itself takes no more than 16,383."""
 MAX_EXAMPLES = 12
 """Most example images that a report shows."""
 LANDSCAPE_PX, PORTRAIT_PX = 360, 210
@@ -31,15 +31,15 @@ LANDSCAPE_PX, PORTRAIT_PX = 360, 210
 
 @dataclass(frozen=True)
 class View:
-    """One version of an example picture.
+    """One version of an example image.
 
     Attributes:
         title: Which system made it.
-        caption: Its quality, bytes and rate, and whether it sends a picture; empty for the original.
+        caption: Its quality, bytes and rate, and whether it sends a image; empty for the original.
         width: In pixels.
         height: In pixels.
-        data: The picture as a data URL.
-        letter: Height of a label's letters, in pixels of the picture.
+        data: The image as a data URL.
+        letter: Height of a label's letters, in pixels of the image.
         boxes: What the task finds in it; empty for classifiers.
         counts: How many boxes of each category; empty for classifiers.
         answer: What a classifier says; empty for detectors.
@@ -109,7 +109,7 @@ def example_views(sources: Sequence[Source], results: Results) -> tuple[list[Exa
 
 def _view(version: Version, results: Results, titles: dict[str, str], colours: dict[str, str]) -> View | None:
     """One version as it is shown; None where its image is no longer there."""
-    data = _data_url(version.folder, version.picture)
+    data = _data_url(version.folder, version.image)
     if data is None:
         return None
     height, width = version.size
@@ -133,7 +133,7 @@ def _view(version: Version, results: Results, titles: dict[str, str], colours: d
         between = " (between its points)" if version.is_between else ""
         bpp = 8 * version.num_bytes / (height * width)
         caption = f"quality {version.quality:g}{between} · {version.num_bytes:,} bytes · {bpp:.3f} bpp"
-        caption += "" if version.sends_picture else " · sends no picture; over the original"
+        caption += "" if version.sends_image else " · sends no image; over the original"
     title = titles.get(version.system, "original")
     return View(title, caption, width, height, data, letter, boxes, counts, answer)
 

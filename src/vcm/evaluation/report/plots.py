@@ -37,7 +37,7 @@ def draw(drawn: Sequence[Curve], axis: Axis, original: float | None) -> Figure:
     Args:
         drawn: The curves, at least one.
         axis: What they show.
-        original: The value on uncompressed pictures in the axis' unit, drawn as a dashed line; None for none.
+        original: The value on uncompressed images in the axis' unit, drawn as a dashed line; None for none.
     """
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]  # matplotlib lists every key; these are some
         columns = _legend_columns([_short(curve.title) for curve in drawn])

@@ -29,8 +29,8 @@ class Version:
         quality: Its quality; 0 for the original.
         is_between: Whether the quality is no operating point of the run, but one between.
         folder: The run's folder.
-        picture: Path below it of the image to show.
-        sends_picture: Whether the system sends an image; else the original is shown.
+        image: Path below it of the image to show.
+        sends_image: Whether the system sends an image; else the original is shown.
         size: (height, width) of the original in pixels.
         num_bytes: Length of its stream; 0 for the original.
         prediction: The task's.
@@ -40,8 +40,8 @@ class Version:
     quality: float
     is_between: bool
     folder: Path
-    picture: str
-    sends_picture: bool
+    image: str
+    sends_image: bool
     size: tuple[int, int]
     num_bytes: int
     prediction: Prediction
@@ -81,9 +81,9 @@ def read_versions(source: Source, results: Results, notes: list[str]) -> dict[st
                 system = source.systems.get(own, "")
                 if name == ORIGINALS or system in shown:
                     sends = shown.get(system, True)
-                    picture = version if sends else versions[ORIGINALS]
-                    read = _version(version, picture["picture"], source.folder, results)
-                    kept = Version(system, finite(quality), name not in points, sends_picture=sends, **read)
+                    image = version if sends else versions[ORIGINALS]
+                    read = _version(version, image["picture"], source.folder, results)
+                    kept = Version(system, finite(quality), name not in points, sends_image=sends, **read)
                     expect(name == ORIGINALS or kept.num_bytes > 0, "it has no bytes")
                     found.setdefault(image_id, []).append(kept)
             except DAMAGE as error:
@@ -92,7 +92,7 @@ def read_versions(source: Source, results: Results, notes: list[str]) -> dict[st
     return found
 
 
-def _version(content: Any, picture: Any, folder: Path, results: Results) -> dict[str, Any]:  # noqa: ANN401  JSON
+def _version(content: Any, image: Any, folder: Path, results: Results) -> dict[str, Any]:  # noqa: ANN401  JSON
     """Checked fields of a `Version`.
 
     Raises:
@@ -101,7 +101,7 @@ def _version(content: Any, picture: Any, folder: Path, results: Results) -> dict
     size, num_bytes = (content["height"], content["width"]), content["num_bytes"]
     expect(all(is_whole(side) and 0 < side < 1 << 24 for side in size), "its size is no size of an image")
     expect(is_whole(num_bytes) and 0 <= num_bytes < MAX_WHOLE, "its bytes are no whole number")
-    expect(isinstance(picture, str), "its picture is no path")
+    expect(isinstance(image, str), "its image is no path")
     prediction = prediction_from_json(content["prediction"])
     count = len(results.categories)
     if isinstance(prediction, Detections):
@@ -112,7 +112,7 @@ def _version(content: Any, picture: Any, folder: Path, results: Results) -> dict
         expect(len(prediction.logits) == count, "its logits are not one a category")
     return {
         "folder": folder,
-        "picture": picture,
+        "image": image,
         "size": size,
         "num_bytes": num_bytes,
         "prediction": prediction,

@@ -1,6 +1,6 @@
 """Darknet's weights files: a header of three or four numbers, then float32 values, layer after layer.
 
-Header: int32 major, minor, revision; then the number of pictures seen in training, as uint64 from version
+Header: int32 major, minor, revision; then the number of images seen in training, as uint64 from version
 0.2 on and as int32 before. Per convolution, all little-endian float32: with batch normalization biases β,
 scales γ, running means and running variances, without it biases; then the kernel as (filters,
 channels/groups, size, size).
@@ -27,7 +27,7 @@ _LONGEST_HEADER = _VERSION.size + 8
 
 
 def read_weights(network: Darknet, path: str | Path) -> int:
-    """Fill `network` from a Darknet weights file and return the number of training pictures its header tells.
+    """Fill `network` from a Darknet weights file and return the number of training images its header tells.
 
     Raises:
         WeightsError: If the file is missing, cut off, too short or too long for this network (by how many
@@ -76,7 +76,7 @@ def write_weights(
     Args:
         network: The network, its normalization not folded.
         path: File to write.
-        seen: Number of training pictures for the header.
+        seen: Number of training images for the header.
         version: Header version; from 0.2 on `seen` takes 64 bits, before it 32.
 
     Raises:
@@ -97,7 +97,7 @@ def _seen_layout(major: int, minor: int) -> struct.Struct:
 
 
 def _read_header(data: bytes, path: str | Path) -> tuple[int, int]:
-    """Number of pictures seen, and where the values start."""
+    """Number of images seen, and where the values start."""
     if len(data) >= _VERSION.size:
         major, minor, _ = _VERSION.unpack_from(data)
         if not (0 <= major < 1000 and 0 <= minor < 1000):

@@ -1,4 +1,4 @@
-"""The neural preprocessor: a small network that filters a picture before any standard codec encodes it."""
+"""The neural preprocessor: a small network that filters a image before any standard codec encodes it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class NPP(nn.Module):
     ```
 
     Every convolution of U but the head's is followed by batch normalization and ReLU. A new network gives
-    back the picture itself: P starts as the identity and U's last layer with zeros. Pictures of any size:
+    back the image itself: P starts as the identity and U's last layer with zeros. Images of any size:
     padding to multiples of 16 happens inside.
 
     Args:
@@ -74,7 +74,7 @@ class NPP(nn.Module):
         )
 
     def forward(self, x: Tensor, rate: float | Tensor | None = None) -> Tensor:
-        """Filter pictures.
+        """Filter images.
 
         Args:
             x: (N, 3, H, W) RGB in [0, 1], of any size from 1×1.
@@ -104,7 +104,7 @@ class NPP(nn.Module):
         return self.gained("second", self.second(x), condition)
 
     def unet(self, x: Tensor, condition: Tensor | None) -> Tensor:
-        """U: (N, 3, H, W), H and W multiples of 16, to what is added to P's picture."""
+        """U: (N, 3, H, W), H and W multiples of 16, to what is added to P's image."""
         skips = []
         for number, (pair, down) in enumerate(zip(self.pairs, self.downs, strict=True)):
             skip = self.gained(f"down{number}", pair(x), condition)
@@ -157,7 +157,7 @@ class QuantizationAdaptiveNPP(NPP):
         self.gains = nn.ModuleDict({place: ChannelGains(width) for place, width in places.items()})
 
     def forward(self, x: Tensor, rate: float | Tensor | None = None) -> Tensor:
-        """Filter pictures for a rate.
+        """Filter images for a rate.
 
         Args:
             x: (N, 3, H, W) RGB in [0, 1], of any size from 1×1.

@@ -1,4 +1,4 @@
-"""Differentiable stand-ins for codecs: one interface, pictures and quality in, pictures and bpp out."""
+"""Differentiable stand-ins for codecs: one interface, images and quality in, images and bpp out."""
 
 from vcm.nn.proxy.base import Proxy, ProxyOutput
 from vcm.nn.proxy.files import build_proxy, load_proxy, save_proxy

@@ -16,11 +16,11 @@ from vcm.types import Settings, is_number
 
 @dataclass(frozen=True, eq=False)
 class ProxyOutput:
-    """What a proxy makes of pictures, differentiable with respect to them.
+    """What a proxy makes of images, differentiable with respect to them.
 
     Attributes:
         decoded: (N, 3, H, W), about [0, 1], not clipped.
-        bpp: (N,) estimated bits per pixel of each picture.
+        bpp: (N,) estimated bits per pixel of each image.
     """
 
     decoded: Tensor
@@ -28,7 +28,7 @@ class ProxyOutput:
 
 
 class Proxy(nn.Module, ABC):
-    """A differentiable stand-in for a codec: pictures and a quality in, decoded pictures and their rate out.
+    """A differentiable stand-in for a codec: images and a quality in, decoded images and their rate out.
 
     In training mode symbols that are rounded may become noisy, as its gradient tells more; in evaluation
     mode the outcome is the same every time.
@@ -56,11 +56,11 @@ class Proxy(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, quality: float | Tensor) -> ProxyOutput:
-        """What the codec would make of pictures.
+        """What the codec would make of images.
 
         Args:
             x: (N, 3, H, W) RGB in [0, 1], of any size from 1×1.
-            quality: One for all pictures, or a tensor of one each; within `qualities`.
+            quality: One for all images, or a tensor of one each; within `qualities`.
 
         Raises:
             ArgumentError: If a quality is outside.

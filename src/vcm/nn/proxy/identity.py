@@ -1,4 +1,4 @@
-"""No distortion at all: what a proxy of the picture is good for, by leaving it out."""
+"""No distortion at all: what a proxy of the image is good for, by leaving it out."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SIDE = 5
 
 
 class IdentityProxy(Proxy):
-    """The picture as it is, and a rate that is learned or constant: the ablation of a real proxy.
+    """The image as it is, and a rate that is learned or constant: the ablation of a real proxy.
 
     ```
     x ─┬─► decoded

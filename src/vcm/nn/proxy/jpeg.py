@@ -46,7 +46,7 @@ _TO_YCC = (
 )
 
 HEADER_BITS = 8 * 625
-"""Of Pillow's file, without the picture's own bits."""
+"""Of Pillow's file, without the image's own bits."""
 # Bits for each of what `counts` counts, fitted to Pillow's bytes on photographs by benchmarks/jpeg_rate.py.
 _BITS = (6.77, 1.08, 1.45, 2.93, 3.89, 1.21, 3.70, 0.05)
 
@@ -181,7 +181,7 @@ def _recoloured(x: Tensor, matrix: Tensor) -> Tensor:
 
 
 def _dct_basis() -> Tensor:
-    """(64, 64): row 8u + v is the picture of the coefficient of vertical frequency u and horizontal v."""
+    """(64, 64): row 8u + v is the image of the coefficient of vertical frequency u and horizontal v."""
     places = torch.arange(_SIDE, dtype=torch.float64)
     waves = torch.cos(math.pi / _SIDE * places[:, None] * (places + 0.5)) * math.sqrt(2 / _SIDE)
     waves[0] /= math.sqrt(2)

@@ -46,13 +46,13 @@ class LearnedProxy(Proxy):
         qualities: Smallest and largest quality that it is for.
         channels: N, of the layers; 192 in the paper.
         latent_channels: M, of the latent; None takes as many.
-        num_stages: Halvings of the picture's sides before the latent; 4 in the paper. With 3, a network of
-            few channels keeps more of a picture.
+        num_stages: Halvings of the image's sides before the latent; 4 in the paper. With 3, a network of
+            few channels keeps more of a image.
         context: Whether ŷ's causal neighbourhood helps to predict it, as in the joint autoregressive form
             (Minnen et al., NeurIPS 2018).
         steps: Quantizer steps at the smallest and the largest quality, for pixels of 0 to 255; where training
             starts. HEVC's at QP 22 and 44 unless given.
-        header_bits: What the codec sends of every picture, whatever is in it; it counts for small crops.
+        header_bits: What the codec sends of every image, whatever is in it; it counts for small crops.
 
     Raises:
         ArgumentError: If a number is out of its range.

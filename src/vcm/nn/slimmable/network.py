@@ -159,7 +159,7 @@ class MultiTaskNetwork(TabledNetwork):
             task: One of `tasks`.
             section: One of its sections.
             decoded: Symbols of the sections before it.
-            size: (height, width) of the padded picture in pixels.
+            size: (height, width) of the padded image in pixels.
             watch: Where working them out takes long, is given parts of them meanwhile; it may raise what ends
                 the work.
         """
@@ -289,7 +289,7 @@ class MultiTaskNetwork(TabledNetwork):
             yield self.gains_of(task).inverse_logarithms[:, : self.latents[self.index(task)]]
 
     def decoded_kind(self, task: str) -> Settings | None:
-        """The task's feature map; None for pictures."""
+        """The task's feature map; None for images."""
         target = self.features.get(task)
         return asdict(target) if target else None
 

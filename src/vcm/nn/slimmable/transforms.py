@@ -22,11 +22,11 @@ from vcm.nn.slimmable.records import FeatureMap
 from vcm.types import is_whole
 
 LATENT_STRIDE = 16
-"""Pixels of the picture, a side, for each place of the latent y."""
+"""Pixels of the image, a side, for each place of the latent y."""
 
 
 class Analysis(nn.Module):
-    """g_a: picture → latent, at any of its widths (Cao et al., IEEE Access 2023).
+    """g_a: image → latent, at any of its widths (Cao et al., IEEE Access 2023).
 
     ```
     x ─► conv 5×5/2 ─► GDN ─► conv 5×5/2 ─► GDN ─► conv 5×5/2 ─► GDN ─► conv 5×5/2 ─► y
@@ -109,7 +109,7 @@ class _Pyramid(nn.Sequential):
 
 
 class Synthesis(_Pyramid):
-    """g_s: latent → picture.
+    """g_s: latent → image.
 
     ```
     ŷ ─► deconv 5×5/2 ─► IGDN ─► deconv 5×5/2 ─► IGDN ─► deconv 5×5/2 ─► IGDN ─► deconv 5×5/2 ─► x̂
@@ -220,7 +220,7 @@ class FeatureTransform(nn.Sequential):
     Args:
         in_channels: Channels of the latent.
         out_channels: Channels of the feature map.
-        stride: Pixels of the picture, a side, for each place of the feature map: 1, 2, 4, … 64.
+        stride: Pixels of the image, a side, for each place of the feature map: 1, 2, 4, … 64.
         channels: Channels between the layers.
 
     Raises:
@@ -255,15 +255,15 @@ class FeatureSynthesis(_Pyramid):
     ```
 
     n = 1, 2 or 3, for a feature map at stride 8, 4 or 2. The stages start as the inverse of the encoder's, so
-    that the convolutions start at the picture's bands, of which an early layer's features are a local
-    function. The published `FeatureTransform`, which starts as noise, has to find the picture first.
+    that the convolutions start at the image's bands, of which an early layer's features are a local
+    function. The published `FeatureTransform`, which starts as noise, has to find the image first.
 
     (N, in_channels, h, w) → (N, out_channels, 16·h/stride, 16·w/stride).
 
     Args:
         in_channels: Channels of the latent.
         out_channels: Channels of the feature map.
-        stride: Pixels of the picture, a side, for each place of the feature map: 2, 4 or 8.
+        stride: Pixels of the image, a side, for each place of the feature map: 2, 4 or 8.
         channels: Channels between the stages.
         hidden: Channels between the convolutions.
 

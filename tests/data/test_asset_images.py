@@ -6,7 +6,7 @@ import pytest
 
 from vcm.data.assets import CATALOG
 from vcm.data.assets.cache import sha256_of
-from vcm.data.assets.pictures import difference_hash, keep_photographs
+from vcm.data.assets.images import difference_hash, keep_photographs
 
 
 def test_catalog_has_what_the_readme_names():
@@ -15,8 +15,8 @@ def test_catalog_has_what_the_readme_names():
     assert all(len(source.sha256) == 64 and source.num_bytes for asset in CATALOG for source in asset.sources)
 
 
-def test_sample_is_what_the_catalog_says(asset_path, coco_pictures):
-    assert len(coco_pictures) == 95
+def test_sample_is_what_the_catalog_says(asset_path, coco_images):
+    assert len(coco_images) == 95
     content = json.loads(asset_path("coco-sample", "instances.json").read_text())
     assert len(content["images"]) == 65
     assert {a["image_id"] for a in content["annotations"]} <= {i["id"] for i in content["images"]}
@@ -36,7 +36,7 @@ def test_keep_photographs_drops_small_flat_and_near_duplicates(tmp_path):
     Image.fromarray(noisy).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "c.png")
     Image.fromarray(noisy[:200]).save(tmp_path / "small.png")
     Image.new("RGB", (400, 400), "red").save(tmp_path / "flat.png")
-    (tmp_path / "notes.jpg").write_text("no picture")
+    (tmp_path / "notes.jpg").write_text("no image")
     keep_photographs(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "c.png"]
 
@@ -46,14 +46,14 @@ def distance(fingerprint, others):
 
 
 @pytest.mark.slow
-def test_photo_corpus_and_sample_are_disjoint(asset_path, coco_pictures):
+def test_photo_corpus_and_sample_are_disjoint(asset_path, coco_images):
     from PIL import Image
 
     corpus = [
         path for path in asset_path("photo-corpus", ".").rglob("*") if path.suffix.lower() in (".jpg", ".png")
     ]
     assert len(corpus) > 400
-    assert not {sha256_of(path) for path in corpus} & {sha256_of(path) for path in coco_pictures}
-    sample = [difference_hash(Image.open(path)) for path in coco_pictures]
+    assert not {sha256_of(path) for path in corpus} & {sha256_of(path) for path in coco_images}
+    sample = [difference_hash(Image.open(path)) for path in coco_images]
     near = [path.name for path in corpus if distance(difference_hash(Image.open(path)), sample) <= 6]
     assert near == []

@@ -1,4 +1,4 @@
-"""What is done to fetched pictures before they count as an asset: fewer annotations, fewer and distinct
+"""What is done to fetched images before they count as an asset: fewer annotations, fewer and distinct
 photographs.
 """
 
@@ -16,7 +16,7 @@ MAX_DISTANCE = 6
 
 
 def keep_sample_annotations(folder: Path) -> None:
-    """Replace COCO's whole instances_val2017.json by instances.json of the pictures at hand."""
+    """Replace COCO's whole instances_val2017.json by instances.json of the images at hand."""
     whole = folder / "instances_val2017.json"
     coco = json.loads(whole.read_text())
     there = {path.name for path in (folder / "images").iterdir()}
@@ -62,7 +62,7 @@ def difference_hash(image: Image.Image) -> int:
 
 
 def _photograph_hash(path: Path) -> int | None:
-    """The picture's difference hash, or None where it is no photograph to train on."""
+    """The image's difference hash, or None where it is no photograph to train on."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # damaged EXIF and the like: the pixels are what counts

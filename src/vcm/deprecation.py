@@ -1,0 +1,36 @@
+"""Former names of vcm 0.1 that still work, with a warning."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+
+def former_names(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
+    """Make a module's `__getattr__` that gives a former name's present object.
+
+    Args:
+        module: The module's `__name__`.
+        names: Present names by former ones, all of that module.
+    """
+
+    def get(name: str) -> Any:  # noqa: ANN401  what a module holds
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        warn_renamed(f"{module}.{name}", f"{module}.{names[name]}", stacklevel=3)
+        return getattr(import_module(module), names[name])
+
+    return get
+
+
+def warn_renamed(former: str, present: str, *, stacklevel: int = 2) -> None:
+    """Warn that a name of vcm 0.1 was used.
+
+    Args:
+        former: The name that was used.
+        present: The name to use.
+        stacklevel: As `warnings.warn` takes it, counted from the caller of this function.
+    """
+    warnings.warn(f"{former} is deprecated. Use {present}.", DeprecationWarning, stacklevel=stacklevel + 1)
