@@ -1,7 +1,7 @@
 """What the benchmarks with a codec in the loop share: the route through files, and images.
 
 The route is `bpgenc` and `bpgdec` where they are on PATH, else libheif's `heif-enc` and `heif-convert` (or
-`heif-dec`), each kept to one thread a image and set to about the pool's rate.
+`heif-dec`), each kept to one thread an image and set to about the pool's rate.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 All sides take turns, in one run; a ratio is the median over the turns. The preprocessor runs as in `vcm
 preprocess` and `vcm evaluate`, uint8 to uint8 at one λ, on the given number of threads; an encoder takes one
-thread for a image, whatever that number. The image is a mosaic of COCO's. The networks are new: what
+thread for an image, whatever that number. The image is a mosaic of COCO's. The networks are new: what
 weights they have does not change their time.
 
     python benchmarks/npp_latency.py [--json FILE] [--rounds N] [--images FOLDER]

@@ -45,7 +45,7 @@ def _rebuilt(argument: str, expected: str, got: str, remedy: str) -> ArgumentErr
 
 
 class ImageError(VCMError):
-    """A image cannot be read: missing, truncated, not an image, or of a kind that is not supported."""
+    """An image cannot be read: missing, truncated, not an image, or of a kind that is not supported."""
 
 
 class DatasetError(VCMError):

@@ -115,7 +115,7 @@ def write_model():
 
 @pytest.fixture
 def write_image():
-    """`write_image(path, height, width, seed)`: a image of noise."""
+    """`write_image(path, height, width, seed)`: an image of noise."""
     return _write_image
 
 

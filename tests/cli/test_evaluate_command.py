@@ -114,7 +114,7 @@ def test_bad_images_among_good_ones(vcm, tmp_path):
     Image.new("RGB", (1, 5000)).save(folder / "long.png")
     colour.save(folder / "truncated.jpg")
     (folder / "truncated.jpg").write_bytes((folder / "truncated.jpg").read_bytes()[:900])
-    (folder / "text.jpg").write_text("not a image")
+    (folder / "text.jpg").write_text("not an image")
     done = vcm("codec=[jpeg,bpg]", "codecs.jpeg.qualities=[50]", "codecs.bpg.qualities=[37]", "data=images",
                f"data.test.root={folder}")  # fmt: skip
     assert done.returncode == 1, done.stderr

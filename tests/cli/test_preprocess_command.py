@@ -47,7 +47,7 @@ def preprocess(vcm, npp):
 
 
 def filtered(path, model, rate=None):
-    """What the network itself makes of a image."""
+    """What the network itself makes of an image."""
     with torch.no_grad():
         x = load_preprocessor(model)(read_image(path)[None].float() / 255, rate)
     return (x[0] * 255).round().to(torch.uint8)
@@ -162,7 +162,7 @@ def test_one_bad_file_does_not_stop_the_rest(preprocess, photos, tmp_path, files
     (photos / "bad.jpg").write_text("no image")
     status, out, err = preprocess(photos, tmp_path / "missing.jpg", "-o", tmp_path / "out")
     assert status == 1
-    assert "bad.jpg: is not a image" in err
+    assert "bad.jpg: is not an image" in err
     assert "missing.jpg: cannot be read" in err
     assert out.startswith("3 files, ")
     assert out.endswith("; 2 left out\n")

@@ -28,7 +28,7 @@ def test_one_bad_image_does_not_stop_the_rest(vcm, photos, tmp_path, files_below
     assert out.startswith("3 files, ")
     assert out.endswith("; 3 left out\n")
     assert f"{tmp_path / 'nope.jpg'}: cannot be read: No such file" in err
-    assert f"{photos / 'bad.jpg'}: is not a image" in err
+    assert f"{photos / 'bad.jpg'}: is not an image" in err
     assert f"{photos / 'empty.png'}: the file is empty" in err
     assert len(files_below(tmp_path / "s")) == 3
 

@@ -137,7 +137,7 @@ def test_an_encoder_that_fails_is_a_codec_error(
         raise OSError("encoder error -2")
 
     monkeypatch.setattr(Image.Image, "save", fail)
-    with pytest.raises(CodecError, match=r"encoder failed on a image of 8x8: encoder error -2"):
+    with pytest.raises(CodecError, match=r"encoder failed on an image of 8x8: encoder error -2"):
         kind().encode(photo(8, 8))
 
 
@@ -158,7 +158,7 @@ def test_sides_that_the_format_cannot_hold_are_refused(
 def test_a_forged_size_is_refused(kind: type[Codec], monkeypatch: pytest.MonkeyPatch, photo: Photo) -> None:
     data = kind().encode(photo(40, 60))
     monkeypatch.setattr("vcm.codecs.limits.MAX_PIXELS", 40 * 60 - 1)
-    with pytest.raises(BitstreamError, match="a image must have 1 to 2399 pixels; got 60x40"):
+    with pytest.raises(BitstreamError, match="an image must have 1 to 2399 pixels; got 60x40"):
         kind().decode(data)
 
 

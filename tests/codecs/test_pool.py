@@ -34,7 +34,7 @@ Photo = Callable[..., Tensor]
 
 
 class ScriptedCodec(Codec):
-    """Writes a image's first value; waits or fails where that says so."""
+    """Writes an image's first value; waits or fails where that says so."""
 
     name = title = "scripted"
     suffix = ".bin"

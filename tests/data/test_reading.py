@@ -103,11 +103,11 @@ def test_truncated_files_raise(tmp_path, format_, share):
         read_image(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"not a image", b"%PDF-1.7", bytes(1000)])
+@pytest.mark.parametrize("content", [b"", b"not an image", b"%PDF-1.7", bytes(1000)])
 def test_files_that_are_no_images_raise(tmp_path, content):
     path = tmp_path / "a.jpg"
     path.write_bytes(content)
-    with pytest.raises(ImageError, match="empty" if not content else "not a image"):
+    with pytest.raises(ImageError, match="empty" if not content else "not an image"):
         read_image(path)
 
 

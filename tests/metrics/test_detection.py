@@ -123,7 +123,7 @@ def test_resamples_equal_pycocotools_on_copies_of_the_images(tmp_path: Path) -> 
     metric = DetectionAccuracy()
     metric.update(*zip(*data, strict=True))
     draws = np.random.default_rng(0).integers(0, len(data), (6, len(data)))
-    draws[5] = 0  # a image without true boxes, again and again
+    draws[5] = 0  # an image without true boxes, again and again
     found = metric.resampled(draws)
     for number, draw in enumerate(draws[:5]):
         expected = reference([data[index] for index in draw], tmp_path)

@@ -11,7 +11,7 @@ from vcm.types import Detections, Features, Prepared
 
 
 class MeanTask(SplitTask):
-    """Sees means of 8 × 8 pixels; finds one box where a image is bright.
+    """Sees means of 8 × 8 pixels; finds one box where an image is bright.
 
     The box has the centre and the spread of the brightness, so that features that are only somewhat right
     give a box that is somewhat right.

@@ -124,7 +124,7 @@ torch.save(
 def run(image_data, tmp_path):
     """`run(processes, kind, fails)`: what each process has at the end, or the error."""
     image_data()
-    (tmp_path / "val" / "03.png").unlink()  # an odd number: one process has a image less
+    (tmp_path / "val" / "03.png").unlink()  # an odd number: one process has an image less
     script = tmp_path / "train.py"
     script.write_text(SCRIPT.format(here=str(Path(__file__).parent)))
 

@@ -30,7 +30,7 @@ plain = EntropyModel.quantize
 
 
 def quantize(self, inputs, mode, means=None):
-    """Noise that a image has wherever it is processed."""
+    """Noise that an image has wherever it is processed."""
     if mode == "noise":
         return inputs + 0.5 * torch.sin(7 * inputs.detach())
     return plain(self, inputs, mode, means)
@@ -72,7 +72,7 @@ if trainer.is_global_zero:
 @pytest.mark.parametrize("kind", ["s_bfm", "s_bhm", "lss_bfm"])
 def test_two_processes_train_as_one_with_the_doubled_batch(image_data, tmp_path, kind):
     image_data()
-    (tmp_path / "val" / "03.png").unlink()  # an odd number: one process has a image less
+    (tmp_path / "val" / "03.png").unlink()  # an odd number: one process has an image less
     script = tmp_path / "train.py"
     script.write_text(SCRIPT.format(here=str(Path(__file__).parent)))
     for processes in (1, 2):

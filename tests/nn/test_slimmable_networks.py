@@ -204,7 +204,7 @@ def test_feature_maps_that_cannot_be_are_told(target, message):
         ({}, {}, "one or more"),
         ({"reconstruction": 6}, {"detection": FeatureMap(1, 8)}, "detection has a feature map but no width"),
         ({"detection": 4, "reconstruction": 6}, {}, "detection has none"),
-        ({"reconstruction": 6}, {"reconstruction": FeatureMap(1, 8)}, "gives a image"),
+        ({"reconstruction": 6}, {"reconstruction": FeatureMap(1, 8)}, "gives an image"),
         ({"a.b": 6}, {}, "letters, digits"),
     ],
 )

@@ -33,7 +33,7 @@ def run(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="vcm compress",
         description="Turn images into streams by a trained model. A narrow stream carries what a detector "
-        "or classifier needs; the one for viewing, a image for people.",
+        "or classifier needs; the one for viewing, an image for people.",
     )
     parser.add_argument(
         "images", nargs="+", type=Path, metavar="IMG", help="images, and folders to search for images"

@@ -127,7 +127,7 @@ class Decompression:
         if original is not None and not (
             is_folder(original) or (os.path.lexists(original) and not self.several)
         ):
-            expected = "a folder of images" if self.several else "a image or a folder of images"
+            expected = "a folder of images" if self.several else "an image or a folder of images"
             raise ArgumentError("--original", expected=expected, got=str(original))
         self.model = Model(known.model, known.device)
         kept = [self.model.path, *(source.path for source in inputs), *([original] if original else [])]
@@ -165,7 +165,7 @@ class Decompression:
         options: dict[str, object] = {"task": task, "kind": kind, "size": header.size}
         if kind == "image":
             if self.one_name and self.one_name.suffix.lower() != ".png":
-                raise OutputError(f"{self.one_name}: this stream gives a image; name it .png.")
+                raise OutputError(f"{self.one_name}: this stream gives an image; name it .png.")
             return Item(source.path, self._target(source, ".png"), options)
         name = "detections.json" if kind == "detection" else "classifications.json"
         json_file = self.folder / name if self.several else self._target(source, ".json")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 VIEWING, RECONSTRUCTION = "viewing", PURPOSES[0]
-"""The word for a person, and the word in streams and models, for a image that people look at."""
+"""The word for a person, and the word in streams and models, for an image that people look at."""
 STREAM_SUFFIX = ".vcm"
 _HEAD_BYTES = 64
 _BAR_AFTER_S = 2.0

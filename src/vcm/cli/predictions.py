@@ -83,7 +83,7 @@ def empty_canvas(size: tuple[int, int]) -> Image.Image:
 
 
 def draw(image: Image.Image, found: Detections, categories: Sequence[str], *, min_score: float) -> None:
-    """Draw every box of at least this score into a image."""
+    """Draw every box of at least this score into an image."""
     letter = max(_MIN_LETTER, max(image.size) / _LETTERS)
     size = (image.height, image.width)
     boxes, _ = place_boxes(

@@ -317,7 +317,7 @@ def _mark(source: Path, settings: Sequence[object]) -> str:
 
 
 def encode(image: Tensor, suffix: str, metadata: Metadata, mark: str = "") -> bytes:
-    """A image's file, without loss.
+    """An image's file, without loss.
 
     Args:
         image: (3, H, W) uint8 RGB.

@@ -15,4 +15,4 @@ def check_pixels(title: str, width: int, height: int) -> None:
         BitstreamError: If a side is 0, or there are more than `MAX_PIXELS` pixels.
     """
     if not 0 < width * height <= MAX_PIXELS:
-        raise BitstreamError(f"{title}: a image must have 1 to {MAX_PIXELS} pixels; got {width}x{height}.")
+        raise BitstreamError(f"{title}: an image must have 1 to {MAX_PIXELS} pixels; got {width}x{height}.")

@@ -57,7 +57,7 @@ class PillowCodec(ArrayCodec):
             Image.fromarray(pixels).save(buffer, format=self.pillow_format, **self.save_options())
         except Exception as error:
             raise CodecError(
-                f"{self.title}: the encoder failed on a image of {height}x{width}: {error}"
+                f"{self.title}: the encoder failed on an image of {height}x{width}: {error}"
             ) from error
         return buffer.getvalue()
 
@@ -77,7 +77,7 @@ class PillowCodec(ArrayCodec):
         try:
             with Image.open(io.BytesIO(data), formats=[self.pillow_format]) as image:
                 check_pixels(self.title, *image.size)
-                # A image that is RGB already would be copied by convert().
+                # An image that is RGB already would be copied by convert().
                 return np.array(image if image.mode == "RGB" else image.convert("RGB"))
         except BitstreamError:
             raise

@@ -92,7 +92,7 @@ Result = TypeVar("Result")
 class CodecPool:
     """Runs a codec over batches on threads and gives results in the batch's order.
 
-    A image that fails becomes a `Failure` in its place; the others are not lost. `raise_failures` turns the
+    An image that fails becomes a `Failure` in its place; the others are not lost. `raise_failures` turns the
     first one into an exception. The codecs here release Python's global lock while they work, so two threads
     do about twice as much as one on two cores.
 

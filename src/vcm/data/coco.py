@@ -64,7 +64,7 @@ class COCODataset(ImageDataset):
 
         Raises:
             DatasetError: If folder or file is missing, or the file is not of that form, names no image or
-                no box, one id twice, or a image outside the folder.
+                no box, one id twice, or an image outside the folder.
         """
         root, file = Path(images), Path(annotations)
         if unlabelled not in ("skip", "keep"):
@@ -153,7 +153,7 @@ class COCODataset(ImageDataset):
         return mended
 
     def target(self, index: int) -> BoxTarget | None:
-        """True boxes of image `index`; None for a image that the annotation file does not name."""
+        """True boxes of image `index`; None for an image that the annotation file does not name."""
         return self._targets[index]
 
     def settings(self) -> Settings:
@@ -298,7 +298,7 @@ def _check_names(file: Path, root: Path, names: list[str]) -> None:
         raise DatasetError(f"annotations: {file} names no image.")
     if outside := [name for name in names if not _is_below(root, name)]:
         raise DatasetError(
-            f"annotations: {file} names a image outside the folder images={root}: "
+            f"annotations: {file} names an image outside the folder images={root}: "
             f"{printable(outside[0])}. Give the folder that holds all of its images."
         )
 

@@ -22,8 +22,8 @@ class Batch:
 
     Attributes:
         images: (N, 3, H, W) float32 RGB in [0, 1] where all have one size (crops); else a list of (3, H, W).
-        targets: One a image; None where nobody labelled it.
-        image_ids: One a image.
+        targets: One an image; None where nobody labelled it.
+        image_ids: One an image.
     """
 
     images: Tensor | list[Tensor]

@@ -46,7 +46,7 @@ class ImageDataset(Dataset[Sample], ABC):
         """Image `index`, (3, H, W) uint8 RGB.
 
         Raises:
-            ImageError: If the file is missing or cannot be read as a image.
+            ImageError: If the file is missing or cannot be read as an image.
         """
         return read_image(self.paths[index])
 

@@ -1,4 +1,4 @@
-"""What a image file says beside its pixels, as far as it holds for the pixels that `read_image` gives."""
+"""What an image file says beside its pixels, as far as it holds for the pixels that `read_image` gives."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Metadata:
 
 
 def read_metadata(path: Path, size: tuple[int, int]) -> Metadata:
-    """A image's EXIF and ICC profile; what is missing or damaged is left out.
+    """An image's EXIF and ICC profile; what is missing or damaged is left out.
 
     A profile that is not for RGB is left out too: `read_image` has turned such pixels into plain RGB.
 

@@ -126,7 +126,7 @@ def read_image(path: str | Path) -> Tensor:
                 image.load()
                 pixels = np.array(_as_rgb(image))
     except UnidentifiedImageError as error:
-        raise ImageError(f"{name}: is not a image that Pillow can read.") from error
+        raise ImageError(f"{name}: is not an image that Pillow can read.") from error
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from error
     except Image.DecompressionBombError as error:

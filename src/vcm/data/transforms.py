@@ -1,4 +1,4 @@
-"""What happens to a image, and to its boxes, before it is trained on."""
+"""What happens to an image, and to its boxes, before it is trained on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MIN_VISIBLE = 0.25
 class RandomCrop:
     """A random square crop, mirrored half the time; boxes move along.
 
-    A image smaller than the crop is padded by repeating its edge. Boxes of which less than a quarter is
+    An image smaller than the crop is padded by repeating its edge. Boxes of which less than a quarter is
     left are dropped. Random numbers come from torch's global generator, so data-loader workers differ and
     seeds reproduce.
     """

@@ -1,4 +1,4 @@
-"""Detections as boxes to draw over a image, with labels that do not cover each other."""
+"""Detections as boxes to draw over an image, with labels that do not cover each other."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class Evaluation:
 
         Args:
             name: The evaluation's name, for people.
-            task: Says what is seen in a image.
+            task: Says what is seen in an image.
             dataset: The images.
             systems: The operating points.
             folder: Where records and results go.
@@ -244,7 +244,7 @@ class Evaluation:
                     points.append(measure(system, records, image_ids, labels, self.task, draws=draws))
         if not points:
             first = failures[0].error if failures else notes[0]
-            raise EvaluationError(f"no operating point has a image that passed; the first failure: {first}")
+            raise EvaluationError(f"no operating point has an image that passed; the first failure: {first}")
         return Results(
             name=self.name,
             kind=self.task.kind,

@@ -29,7 +29,7 @@ def example_path(folder: Path, image_id: str, stem: str) -> Path:
 
 
 def keep_example(folder: Path, image_id: str, stem: str, image: Tensor) -> None:
-    """Store one version of a image, (3, H, W) uint8, as PNG."""
+    """Store one version of an image, (3, H, W) uint8, as PNG."""
     path = example_path(folder, image_id, stem)
     make_folder(folder, path.parent.relative_to(folder).as_posix())
     pixels = image.permute(1, 2, 0).contiguous().numpy()

@@ -158,7 +158,7 @@ class NPPPreprocessor:
         return min(max(self.pairs.rate_at(quality), low), high)
 
     def __call__(self, image: Tensor) -> Tensor:
-        """Filter a image; see `Preprocessor`.
+        """Filter an image; see `Preprocessor`.
 
         Raises:
             ArgumentError: If it is not a (3, H, W) uint8 tensor.

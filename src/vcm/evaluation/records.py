@@ -176,7 +176,7 @@ class RecordFile:
         self.records.update({record.image_id: record for record in records})
 
     def timings(self) -> list[dict[str, float]]:
-        """Seconds of the records at hand, one entry a image that did not fail."""
+        """Seconds of the records at hand, one entry an image that did not fail."""
         latest = self.timings_by_image()
         return [latest[image_id] for image_id in self.records if image_id in latest]
 

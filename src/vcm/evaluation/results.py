@@ -31,7 +31,7 @@ PROVENANCE_JSON = "provenance.json"
 
 @dataclass(frozen=True)
 class ImageFailure:
-    """A image that could not be evaluated at one operating point; the point is empty where it could not be
+    """An image that could not be evaluated at one operating point; the point is empty where it could not be
     read at all.
     """
 
@@ -210,7 +210,7 @@ def point_row(point: Point) -> dict[str, Any]:
 
 
 def timing_row(name: str, quality: float, timings: Sequence[dict[str, float]]) -> dict[str, Any]:
-    """Mean seconds a image at one operating point."""
+    """Mean seconds an image at one operating point."""
     means = {key: fmean(timing[key] for timing in timings) for key in (timings[0] if timings else ())}
     return {"system": name, "quality": quality, "num_images": len(timings), **means}
 

@@ -1,4 +1,4 @@
-"""What is evaluated: something that turns a image into bytes, and those bytes into a task's answer."""
+"""What is evaluated: something that turns an image into bytes, and those bytes into a task's answer."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Answer:
 
 @dataclass(frozen=True, eq=False)
 class Fault:
-    """Why a image has no answer.
+    """Why an image has no answer.
 
     Attributes:
         stage: What failed: "preprocess", "encode", "decode" or "predict".
@@ -88,9 +88,9 @@ class System(ABC):
 
     @abstractmethod
     def run(self, images: Sequence[Tensor], pool: CodecPool) -> list[Answer | Fault]:
-        """One answer or fault a image, in order; work may go to the pool's threads.
+        """One answer or fault an image, in order; work may go to the pool's threads.
 
-        A image's answer does not depend on the others in `images`.
+        An image's answer does not depend on the others in `images`.
         """
 
     @abstractmethod
@@ -250,7 +250,7 @@ def predict(task: Task, image: Tensor) -> Prediction:
 
 
 def attempt(stage: str, function: Callable[[Item], Result], item: Item) -> Timed[Result] | Fault:
-    """What the function gives for a image or stream and the seconds it took, or what it raised."""
+    """What the function gives for an image or stream and the seconds it took, or what it raised."""
     start = time.perf_counter()
     try:
         result = function(item)

@@ -1,4 +1,4 @@
-"""Rate plus weighted distortion, of a image or of a feature map."""
+"""Rate plus weighted distortion, of an image or of a feature map."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class RateDistortion:
     Attributes:
         loss: bpp + λ·255²·distortion.
         bpp: Estimated bits per pixel.
-        distortion: Mean squared error, of a image in [0, 1] or of a feature map as it is; or another one.
+        distortion: Mean squared error, of an image in [0, 1] or of a feature map as it is; or another one.
     """
 
     loss: Tensor
@@ -41,7 +41,7 @@ def rate_distortion(
     *,
     distortion: Callable[[Tensor, Tensor], Tensor] = squared_error,
 ) -> RateDistortion:
-    """L = R + λ·255²·D(decoded, target), for a image or a feature map (Cao et al., IEEE Access 2023).
+    """L = R + λ·255²·D(decoded, target), for an image or a feature map (Cao et al., IEEE Access 2023).
 
     Args:
         decoded: x̂, (N, 3, H, W) in [0, 1], or f̂, (N, C, h, w).

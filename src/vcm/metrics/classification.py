@@ -70,7 +70,7 @@ class TopKAccuracy(Metric):
         return {f"top_{k}": hits[:, i][draws].mean(axis=1, dtype=np.float32) for i, k in enumerate(self.ks)}
 
     def _hits(self) -> Tensor:
-        """(N, K) bool on the CPU: whether a image's true class is among the first k."""
+        """(N, K) bool on the CPU: whether an image's true class is among the first k."""
         none_seen = isinstance(self.places, list) and not self.places
         places = torch.zeros(0) if none_seen else dim_zero_cat(self.places).cpu()
         return torch.stack([places < k for k in self.ks], dim=1)

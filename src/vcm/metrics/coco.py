@@ -50,8 +50,8 @@ class _Group:
 class COCOMatches:
     """Which detections match which true boxes, as pycocotools has it.
 
-    A image's matches do not depend on other images. So the figures of any resample of the images follow
-    from how often each image was drawn: as if copies of a image stood side by side in a larger data set.
+    An image's matches do not depend on other images. So the figures of any resample of the images follow
+    from how often each image was drawn: as if copies of an image stood side by side in a larger data set.
     """
 
     def __init__(self, found: Sequence[Rows], true: Sequence[Rows]) -> None:

@@ -47,8 +47,8 @@ class DetectionAccuracy(Metric):
         """Add images.
 
         Args:
-            predictions: One a image.
-            targets: One a image.
+            predictions: One an image.
+            targets: One an image.
 
         Raises:
             ArgumentError: If there are not as many predictions as targets.

@@ -48,7 +48,7 @@ class Coded:
 class CodecLoop:
     """Encodes and decodes training batches on threads, in process, while the caller goes on.
 
-    A image on which the codec fails is left out, counted and told; training stops only if that happens too
+    An image on which the codec fails is left out, counted and told; training stops only if that happens too
     often.
 
     Args:
@@ -118,7 +118,7 @@ class CodecLoop:
             image_ids: One each, to tell which failed.
 
         Raises:
-            ArgumentError: If a image is not finite: what made it has gone wrong.
+            ArgumentError: If an image is not finite: what made it has gone wrong.
         """
         if not images.isfinite().all():
             raise ArgumentError(

@@ -19,7 +19,7 @@ def average_over_processes(gradients: list[Tensor]) -> None:
 
 
 def is_repeated(loader: object, batch_index: int, place: int) -> bool:
-    """Whether a process got a image only so that all have equally many: another one has it already.
+    """Whether a process got an image only so that all have equally many: another one has it already.
 
     Args:
         loader: Lightning's for this process; any other than a DataLoader repeats nothing.

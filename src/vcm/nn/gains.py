@@ -16,7 +16,7 @@ _START_RATIO = 2**0.5
 
 
 class ChannelGains(nn.Module):
-    """m = MLP(c): what the channels of a feature map are multiplied with, given a number c a image.
+    """m = MLP(c): what the channels of a feature map are multiplied with, given a number c an image.
 
     ```
     c ─► linear 1 → hidden ─► ReLU ─► linear hidden → channels ─► ReLU ─► m

@@ -45,13 +45,13 @@ def start_as_haar(
 
     Each stage keeps as many bands as it has channels, those of most energy in natural images first. So
     channels come in order of weight, the narrow widths of a slimmable encoder are themselves such codecs, and
-    training starts at a image, not at its mean colour. The last convolutions need a bias.
+    training starts at an image, not at its mean colour. The last convolutions need a bias.
 
     Args:
         convs: The encoder's convolutions of stride 2, first to last, with an odd kernel; the first takes 3
             channels. Their `weight` is (out, in, k, k).
         decoders: Each one's transposed convolutions, first to last, with kernels as large: as many as there
-            are `convs` where it decodes to a image, fewer where it stops at a coarser stage. Their `weight`
+            are `convs` where it decodes to an image, fewer where it stops at a coarser stage. Their `weight`
             is (in, out, k, k).
         gain: Each stage's; decoders have its inverse.
         noise: How much of the weights that were there stays.

@@ -32,11 +32,11 @@ def check_targets(
         num_classes: Number of classes of the task.
 
     Raises:
-        ArgumentError: If there is not one of the right kind a image, or a label is outside the task's
+        ArgumentError: If there is not one of the right kind an image, or a label is outside the task's
             classes.
     """
     if len(targets) != num_images:
-        raise ArgumentError("targets", expected=f"one a image, {num_images} in all", got=len(targets))
+        raise ArgumentError("targets", expected=f"one an image, {num_images} in all", got=len(targets))
     checked = []
     for target in targets:
         if not isinstance(target, kind):

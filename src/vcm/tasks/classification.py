@@ -51,7 +51,7 @@ class ClassificationTask(SplitTask):
     images ─► resize, crop, normalize ─► stem ─► layer1 ─► … ─► layer4 ─► pooling and linear layer ─► logits
     ```
 
-    A image's shorter side is resized to `resize_size` (bilinear, antialiased), the central `crop_size`
+    An image's shorter side is resized to `resize_size` (bilinear, antialiased), the central `crop_size`
     square is cut out, and normalized; all of it is differentiable. Of images longer than 8:1 only the
     central 8:1, which is more than the crop shows, is resized.
 

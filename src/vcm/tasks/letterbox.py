@@ -1,4 +1,4 @@
-"""Fitting a image of any size into a network's input as Darknet does, and boxes there and back."""
+"""Fitting an image of any size into a network's input as Darknet does, and boxes there and back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ GREY = 0.5
 
 @dataclass(frozen=True)
 class Letterbox:
-    """Where a image lies in a network's input: scaled to fit, centred, grey around it.
+    """Where an image lies in a network's input: scaled to fit, centred, grey around it.
 
     Args:
         image_size: (height, width) of the image in pixels.

@@ -110,7 +110,7 @@ class SplitTask(Task):
 
     @abstractmethod
     def tail(self, features: Features) -> list[Prediction]:
-        """Run the rest of the network on `features` and return one prediction a image."""
+        """Run the rest of the network on `features` and return one prediction an image."""
 
     @property
     def has_heads(self) -> bool:
@@ -209,7 +209,7 @@ class SplitTask(Task):
 
         Args:
             images: As `features` takes them.
-            targets: One a image; labels are indices into this task's `categories`.
+            targets: One an image; labels are indices into this task's `categories`.
         """
 
     def _no_heads(self) -> ArgumentError:

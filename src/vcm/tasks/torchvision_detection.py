@@ -55,7 +55,7 @@ class TorchvisionDetectionTask(SplitTask):
     ```
 
     Past the cut, the stages that the pyramid still reads are needed too; "fpn" needs all of its levels.
-    Images of a batch are padded to the size of the largest, as torchvision does, so a image's predictions
+    Images of a batch are padded to the size of the largest, as torchvision does, so an image's predictions
     can depend a little on the sizes of those beside it.
 
     Mask R-CNN predicts boxes only: targets have no masks, and its boxes do not depend on its mask branch,
@@ -69,8 +69,8 @@ class TorchvisionDetectionTask(SplitTask):
         cut: "stem", "layer1", …, "layer4" or "fpn"; None takes the deepest stage that alone is needed after
             it.
         score_threshold: Smallest score of a detection, from 0 to 1; None takes the network's own.
-        min_size: Length in pixels to which a image's shorter side is resized.
-        max_size: Most pixels of the longer side; a image that would exceed it is resized to this instead.
+        min_size: Length in pixels to which an image's shorter side is resized.
+        max_size: Most pixels of the longer side; an image that would exceed it is resized to this instead.
 
     Raises:
         ArgumentError: If an argument is out of range.

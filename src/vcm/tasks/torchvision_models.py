@@ -81,7 +81,7 @@ class Resize(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvision is 
         super().__init__(min_size, max_size, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) that a image of this size is resized to."""
+        """(height, width) that an image of this size is resized to."""
         scale = min(self.min_size[0] / min(height, width), self.max_size / max(height, width))
         return max(1, math.floor(height * scale)), max(1, math.floor(width * scale))
 

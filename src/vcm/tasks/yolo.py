@@ -63,7 +63,7 @@ class YOLOTask(SplitTask):
             cfg's.
         score_threshold: Smallest score of a detection, from 0 to 1; 0.005 is what Darknet evaluates with.
         nms_threshold: IoU from which the lower of two boxes of one class is dropped, from 0 to 1.
-        max_detections: Most detections a image; COCO's metric looks at 100.
+        max_detections: Most detections an image; COCO's metric looks at 100.
 
     Raises:
         ArgumentError: If the cfg is malformed or not supported, or another argument is out of range.

@@ -4,7 +4,7 @@
 bytes  field
 3      "VCM"
 1      version, 2
-1      purpose: 0 a image, 1 detection, 2 classification, 3 other features; + 128 where a coded size follows
+1      purpose: 0 an image, 1 detection, 2 classification, 3 other features; + 128 where a coded size follows
 4      fingerprint of the model that decodes it, for this task
 1–5    channels of the latent (each number is a base-128 varint, low groups first)
 1–5    quality that it was coded with, in sixteenths; 16 for a model of a single one

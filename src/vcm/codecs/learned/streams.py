@@ -105,7 +105,7 @@ class StreamCoder:
             )
         if self.task == RECONSTRUCTION and header.coded_size != header.size:
             raise BitstreamError(
-                f"the stream is damaged: a image of size {header.size} cannot be coded as "
+                f"the stream is damaged: an image of size {header.size} cannot be coded as "
                 f"{header.coded_size}."
             )
         if header.channels != self.channels or len(stream.sections) != len(self.sections):

@@ -35,7 +35,7 @@ class View:
 
     Attributes:
         title: Which system made it.
-        caption: Its quality, bytes and rate, and whether it sends a image; empty for the original.
+        caption: Its quality, bytes and rate, and whether it sends an image; empty for the original.
         width: In pixels.
         height: In pixels.
         data: The image as a data URL.

@@ -18,7 +18,7 @@ def deployed(network: NPP, rate: float | None = None) -> NPP:
     """The same filter as fewer operations: batch normalization is folded into the convolutions.
 
     With λ, the gains of a quantization-adaptive network are folded in too, which leaves a plain one; without,
-    λ stays the second input, a tensor of one a image. torch.export and ONNX take either, at heights and
+    λ stays the second input, a tensor of one an image. torch.export and ONNX take either, at heights and
     widths that are multiples of 16, or at fixed ones. It is made to be run: not to be trained or saved.
 
     Args:

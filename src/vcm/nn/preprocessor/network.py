@@ -1,4 +1,4 @@
-"""The neural preprocessor: a small network that filters a image before any standard codec encodes it."""
+"""The neural preprocessor: a small network that filters an image before any standard codec encodes it."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class LearnedProxy(Proxy):
         channels: N, of the layers; 192 in the paper.
         latent_channels: M, of the latent; None takes as many.
         num_stages: Halvings of the image's sides before the latent; 4 in the paper. With 3, a network of
-            few channels keeps more of a image.
+            few channels keeps more of an image.
         context: Whether ŷ's causal neighbourhood helps to predict it, as in the joint autoregressive form
             (Minnen et al., NeurIPS 2018).
         steps: Quantizer steps at the smallest and the largest quality, for pixels of 0 to 255; where training

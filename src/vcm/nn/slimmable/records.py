@@ -10,7 +10,7 @@ from torch import Tensor
 from vcm.errors import ArgumentError
 
 RECONSTRUCTION = "reconstruction"
-"""The task whose decoder gives a image for people."""
+"""The task whose decoder gives an image for people."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def check_tasks(tasks: tuple[str, ...], features: Mapping[str, FeatureMap]) -> N
         )
     if RECONSTRUCTION in features:
         raise ArgumentError(
-            "features", expected=f"no {RECONSTRUCTION}, which gives a image", got=RECONSTRUCTION
+            "features", expected=f"no {RECONSTRUCTION}, which gives an image", got=RECONSTRUCTION
         )
     if missing := [task for task in tasks if task != RECONSTRUCTION and task not in features]:
         raise ArgumentError(
