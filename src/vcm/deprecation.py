@@ -8,18 +8,19 @@ from importlib import import_module
 from typing import Any
 
 
-def former_names(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
+def former_names(module: str, names: Mapping[str, str], *, stacklevel: int = 2) -> Callable[[str], Any]:
     """Make a module's `__getattr__` that gives a former name's present object.
 
     Args:
         module: The module's `__name__`.
         names: Present names by former ones, all of that module.
+        stacklevel: As `warnings.warn` takes it, counted from that function.
     """
 
     def get(name: str) -> Any:  # noqa: ANN401  what a module holds
         if name not in names:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        warn_renamed(f"{module}.{name}", f"{module}.{names[name]}", stacklevel=3)
+        warn_renamed(f"{module}.{name}", f"{module}.{names[name]}", stacklevel=stacklevel)
         return getattr(import_module(module), names[name])
 
     return get

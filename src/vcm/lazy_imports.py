@@ -1,4 +1,4 @@
-"""Import parts of CompressAI without the rest of the package, which takes as long as torch itself.
+"""Lazy imports: names of packages, and parts of CompressAI without the rest, which takes as long as torch.
 
 `import compressai` runs the package's `__init__`, which imports models, data sets, torch_geometric and
 pandas. vcm needs layers, entropy models and the entropy coder. They are imported from a package object whose
@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable, Mapping
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec, module_from_spec
 from threading import local
 from types import ModuleType
+from typing import Any
+
+from vcm.deprecation import former_names
 
 
 class _Running(local):
@@ -69,3 +73,29 @@ def _unloaded(name: str) -> ModuleType | None:
     package.__class__ = _Unloaded
     sys.modules[name] = package
     return package
+
+
+def lazy_names(
+    module: str, homes: Mapping[str, str], former: Mapping[str, str] | None = None
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Make a package's `__getattr__` and `__dir__`, which import names when they are first used.
+
+    Args:
+        module: The package's `__name__`.
+        homes: For each name the module that defines it, or the name of the submodule that it is.
+        former: Present names by those of vcm 0.1, which still work with a warning.
+    """
+    find_former = former_names(module, former or {}, stacklevel=3)
+
+    def get(name: str) -> Any:  # noqa: ANN401  what a module holds
+        if name not in homes:
+            return find_former(name)
+        home = importlib.import_module(homes[name])
+        value = home if homes[name] == f"{module}.{name}" else getattr(home, name)
+        sys.modules[module].__dict__[name] = value
+        return value
+
+    def names() -> list[str]:
+        return sorted({*sys.modules[module].__dict__, *homes})
+
+    return get, names

@@ -12,7 +12,7 @@ from typing import TypeAlias
 from vcm.errors import ArgumentError
 from vcm.evaluation.labels import LABEL_KINDS, LabelKind
 from vcm.evaluation.points import Point
-from vcm.evaluation.results import Results
+from vcm.evaluation.results import PREFERRED_ACCURACY, Results
 from vcm.metrics.bd import (
     BDInterval,
     BDResult,
@@ -24,7 +24,6 @@ from vcm.metrics.bd import (
 )
 
 Points: TypeAlias = Sequence[tuple[float, float]]
-PREFERRED_ACCURACY = ("map", "top_1")
 MAX_RESAMPLES = 2000
 """Most resamples that intervals of BD-rates are from."""
 

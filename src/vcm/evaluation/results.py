@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from vcm import files
-from vcm.errors import EvaluationError
+from vcm.errors import ArgumentError, EvaluationError
 from vcm.evaluation.bootstrap import Resamples
 from vcm.evaluation.folders import read_json_inside
 from vcm.evaluation.labels import LABEL_KINDS
@@ -27,6 +27,8 @@ RESULTS_CSV = "results.csv"
 BOOTSTRAP_JSON = "bootstrap.json"
 TIMINGS_CSV = "timings.csv"
 PROVENANCE_JSON = "provenance.json"
+PREFERRED_ACCURACY = ("map", "top_1")
+"""Main accuracy of a task, by its name in `Point.accuracy`."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,46 @@ class Results:
     def complete(self) -> bool:
         """Whether no image was left out and no label mended."""
         return not self.failures and not self.problems
+
+    def curve(
+        self, system: str, accuracy: str | None = None, labels: str | None = None
+    ) -> list[tuple[float, float]]:
+        """Return the (rate, accuracy) pairs of a curve, as `vcm.metrics.bd_rate` takes them.
+
+        Args:
+            system: The curve's name.
+            accuracy: A name in `Point.accuracy`, or "psnr" or "ms_ssim"; None takes the task's main one.
+            labels: "truth" or "pseudo"; None takes the first kind that there is.
+
+        Returns:
+            (bpp, value) of each operating point that has one, by ascending rate.
+
+        Raises:
+            ArgumentError: If there is no such curve, accuracy or kind of labels.
+        """
+        kinds = [kind for kind in LABEL_KINDS if any(point.labels == kind for point in self.points)]
+        points = [point for point in self.points if point.system == system]
+        figures: dict[str, list[float | None]] = {
+            "psnr": [point.psnr for point in points],
+            "ms_ssim": [point.ms_ssim for point in points],
+        }
+        for name in dict.fromkeys(name for point in points for name in point.accuracy):
+            figures[name] = [point.accuracy.get(name) for point in points]
+        main = next((name for name in PREFERRED_ACCURACY if name in figures), "psnr")
+        chosen, kind = accuracy or main, labels or next(iter(kinds), "")
+        for argument, known, got in (
+            ("system", list(dict.fromkeys(point.system for point in self.points)), system),
+            ("labels", kinds, kind),
+            ("accuracy", list(figures), chosen),
+        ):
+            if got not in known:
+                raise ArgumentError(argument, expected=f"one of {', '.join(known)}", got=got)
+        pairs = [
+            (point.bpp, value)
+            for point, value in zip(points, figures[chosen], strict=True)
+            if point.labels == kind and value is not None
+        ]
+        return sorted(pairs)
 
     def write(self, folder: Path) -> None:
         """Write bootstrap.json, results.csv, then results.json, into `folder`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -96,6 +97,72 @@ class Distortion(Metric):
             "psnr": self.sum_psnr / self.num_psnr.double(),
             "ms_ssim": self.sum_ms_ssim / self.num_ms_ssim.double(),
         }
+
+
+class _ImageMetric(Metric):
+    """Mean over images of a function of each image and its original."""
+
+    full_state_update = False
+    total: Tensor
+    num_images: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("num_images", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, preds: Tensor | Sequence[Tensor], target: Tensor | Sequence[Tensor]) -> None:
+        """Add images.
+
+        Args:
+            preds: Decoded images: one (3, H, W), a batch (N, 3, H, W), or a sequence of (3, H, W); uint8 RGB.
+            target: The originals, of the same shapes.
+
+        Raises:
+            ArgumentError: If numbers, shapes or types differ from that.
+        """
+        decoded, original = _image_list(preds), _image_list(target)
+        if len(decoded) != len(original):
+            raise ArgumentError("preds", expected=f"{len(original)} images, as in target", got=len(decoded))
+        for pair in zip(decoded, original, strict=True):
+            value = self._value(*pair)
+            if not math.isnan(value):
+                self.total += value
+                self.num_images += 1
+
+    def compute(self) -> Tensor:
+        """Return the mean, float64; NaN where no image has a value."""
+        return self.total / self.num_images.double()
+
+    def _value(self, decoded: Tensor, original: Tensor) -> float:
+        raise NotImplementedError
+
+
+class PSNR(_ImageMetric):
+    """Mean PSNR in dB over images, each with its own; infinite once an image is lossless.
+
+    Example:
+        >>> import torch
+        >>> metric = PSNR()
+        >>> target = torch.full((3, 8, 8), 100, dtype=torch.uint8)
+        >>> metric.update(target + 5, target)
+        >>> round(float(metric.compute()), 2)
+        34.15
+    """
+
+    def _value(self, decoded: Tensor, original: Tensor) -> float:
+        return psnr(decoded, original)
+
+
+class MSSSIM(_ImageMetric):
+    """Mean MS-SSIM over images, at most 1 (Wang et al., Asilomar 2003); images below 161 pixels have none."""
+
+    def _value(self, decoded: Tensor, original: Tensor) -> float:
+        return ms_ssim(decoded, original)
+
+
+def _image_list(images: Tensor | Sequence[Tensor]) -> list[Tensor]:
+    return [images] if isinstance(images, Tensor) and images.ndim == 3 else list(images)
 
 
 def _check_pair(decoded: Tensor, original: Tensor) -> None:

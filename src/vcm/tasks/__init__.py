@@ -1,8 +1,8 @@
-"""Frozen networks with a purpose. Those of torchvision are imported when they are first asked for."""
+"""Frozen task networks (detection, classification). Those of torchvision are imported when first used."""
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+from vcm.lazy_imports import lazy_names
 from vcm.tasks.base import Task
 from vcm.tasks.fine_tuned import fine_tuned
 from vcm.tasks.split import SplitTask, check_split_task
@@ -21,18 +21,10 @@ __all__ = [
     "check_split_task",
     "fine_tuned",
 ]
-
-_LATER = {
-    "ClassificationTask": "vcm.tasks.classification",
-    "TorchvisionDetectionTask": "vcm.tasks.torchvision_detection",
-}
-
-
-def __getattr__(name: str) -> object:
-    if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_LATER[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "ClassificationTask": "vcm.tasks.classification",
+        "TorchvisionDetectionTask": "vcm.tasks.torchvision_detection",
+    },
+)

@@ -1,0 +1,94 @@
+"""Evaluation from Python, without a configuration."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from vcm.codecs import Codec, CodecPool, FeatureCodec
+from vcm.data import ImageDataset, ImageFolderDataset
+from vcm.errors import ArgumentError
+from vcm.evaluation.evaluate import Evaluation
+from vcm.evaluation.features import FeatureSystem
+from vcm.evaluation.labels import LabelKind
+from vcm.evaluation.recording import Progress
+from vcm.evaluation.results import Results
+from vcm.evaluation.systems import ImageSystem, System
+from vcm.tasks import Task
+
+
+def evaluate(
+    codecs: Mapping[str, Sequence[Codec | FeatureCodec | System]],
+    task: Task,
+    data: ImageDataset | str | Path,
+    *,
+    folder: str | Path | None = None,
+    labels: Sequence[LabelKind] | None = None,
+    pseudo_score: float = 0.3,
+    bootstrap: int = 200,
+    workers: int = 0,
+    progress: Progress | None = None,
+) -> Results:
+    """Measure rate, distortion and task accuracy of codecs on a dataset.
+
+    ```python
+    task = vcm.tasks.YOLOTask("yolov3-tiny", vcm.data.asset_file("yolov3-tiny", "yolov3-tiny.weights"))
+    bpg = [vcm.codecs.BPGCodec(qp) for qp in (47, 42, 37, 29)]
+    results = vcm.evaluate({"bpg": bpg}, task, "photos/")
+    print(results.curve("bpg"))  # [(bpp, mAP), …]
+    ```
+
+    Args:
+        codecs: For each curve its name and its operating points; a `System` stands for itself, with whatever
+            comes before its codec.
+        task: The reader.
+        data: A dataset, or a folder of images without labels.
+        folder: Keeps records and results, so that a second call measures only what is new, and `vcm report`
+            draws them. None keeps nothing.
+        labels: "truth", "pseudo" or both; None takes every kind that the dataset has.
+        pseudo_score: Boxes on the originals at or above this score are pseudo-labels, in [0, 1].
+        bootstrap: Resamples of the images for confidence intervals; 0 for none.
+        workers: Threads of the codecs; 0 for one a core.
+        progress: Called with the stage, the images done and all of them.
+
+    Returns:
+        A point for each operating point and kind of labels.
+
+    Raises:
+        ArgumentError: If a curve has no operating point, or an argument is out of range.
+        EvaluationError: If no image could be evaluated, the folder cannot be written, or labels that are
+            asked for are not there.
+    """
+    if not codecs:
+        raise ArgumentError("codecs", expected="at least one curve", got=dict(codecs))
+    systems = [_system(name, codec, task) for name, points in codecs.items() for codec in points]
+    dataset = data if isinstance(data, ImageDataset) else ImageFolderDataset(data)
+    with ExitStack() as stack:
+        if folder is None:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="vcm-"))
+        evaluation = Evaluation(
+            Path(folder).name,
+            task,
+            dataset,
+            systems,
+            folder=folder,
+            pool=stack.enter_context(CodecPool(workers=workers or (os.cpu_count() or 1))),
+            labels=labels,
+            pseudo_score=pseudo_score,
+            bootstrap=bootstrap,
+        )
+        return evaluation.run(progress)
+
+
+def _system(name: str, codec: object, task: Task) -> System:
+    if isinstance(codec, System):
+        return codec
+    if isinstance(codec, FeatureCodec):
+        return FeatureSystem(name, codec, task)
+    if not isinstance(codec, Codec):
+        expected = "codecs (vcm.codecs.Codec or FeatureCodec) or systems"
+        raise ArgumentError(f"codecs.{name}", expected=expected, got=codec)
+    return ImageSystem(name, codec, task)
