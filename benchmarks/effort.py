@@ -32,8 +32,8 @@ import matplotlib.pyplot as plt
 import torch
 from torch import Tensor
 
-from vcm.cli.models import load_task
-from vcm.cli.tasks import configured_task
+from vcm import load_task
+from vcm.cli.models import load_model_task
 from vcm.codecs import BPGCodec, LearnedCodec, SlimmableFeatureCodec
 from vcm.data import ImageFolderDataset
 from vcm.data.assets import asset_file
@@ -95,8 +95,8 @@ def main() -> int:
     known = parser.parse_args()
     torch.set_num_threads(1)
     network = load_network(shipped(SLIMMABLE_YOLOV3_TINY))
-    task = load_task(shipped(SLIMMABLE_YOLOV3_TINY), "detection")
-    readers = {name: configured_task(name) for name in ("yolov3_tiny", "yolov4_tiny")}
+    task = load_model_task(shipped(SLIMMABLE_YOLOV3_TINY), "detection")
+    readers = {name: load_task(name) for name in ("yolov3_tiny", "yolov4_tiny")}
     settings = {"images": known.images, "full_images": known.full_images}
     table = Table(RESULTS, settings)
     for name, (asset, folder, part) in SETS.items():

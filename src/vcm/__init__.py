@@ -10,6 +10,7 @@ from vcm.lazy_imports import lazy_names
 
 if TYPE_CHECKING:
     from vcm import codecs, data, losses, metrics, modules, nn, tasks
+    from vcm.cli.tasks import load_task
     from vcm.evaluation.python import evaluate
     from vcm.nn.models import load_model
 
@@ -20,6 +21,7 @@ __all__ = [
     "data",
     "evaluate",
     "load_model",
+    "load_task",
     "losses",
     "metrics",
     "modules",
@@ -33,5 +35,6 @@ __getattr__, __dir__ = lazy_names(
         **{name: f"vcm.{name}" for name in _PACKAGES},
         "evaluate": "vcm.evaluation.python",
         "load_model": "vcm.nn.models",
+        "load_task": "vcm.cli.tasks",
     },
 )

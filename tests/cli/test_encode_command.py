@@ -7,7 +7,7 @@ import torch
 
 from vcm.cli.main import main
 from vcm.cli.preprocess import scale_to_side
-from vcm.cli.tasks import configured_task
+from vcm.cli.tasks import load_task
 from vcm.codecs import BPGCodec, JPEGCodec, qp_offsets
 from vcm.data import read_image
 from vcm.errors import ArgumentError
@@ -142,8 +142,8 @@ def test_a_bad_image_is_skipped(encode, image, tmp_path):
 
 def test_tasks_that_compose_others_need_what_they_need():
     for name in ("fine_tuned", "../task/fcos"):
-        with pytest.raises(ArgumentError, match="--for must be one of"):
-            configured_task(name)
+        with pytest.raises(ArgumentError, match="name must be one of"):
+            load_task(name)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vcm.cli.tasks import configured_task
+from vcm import load_task
 from vcm.errors import BitstreamError, WeightsError
 from vcm.nn.models import load_model
 
@@ -74,7 +74,7 @@ def test_it_is_trained_and_evaluated_without_a_change_to_vcm(plugin, asset_path)
 
     from entropic_student import EntropicStudentCodec
 
-    codec, task = EntropicStudentCodec(model=MODEL), configured_task("yolov3_tiny")
+    codec, task = EntropicStudentCodec(model=MODEL), load_task("yolov3_tiny")
     inputs = [task.prepare([image / 255]).inputs for image in images()]
     streams = [codec.encode(x, (160, 192)) for x in inputs]
     assert by_name["entropic_student"]["num_bytes"] == sum(map(len, streams))

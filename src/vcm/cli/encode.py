@@ -115,9 +115,9 @@ class Encoding:
         importance, search = _importance(known, codec), _search(known, codec)
         task: SplitTask | None = None
         if importance is not None or known.at_reader or search is not None:
-            from vcm.cli.tasks import configured_task
+            from vcm.cli.tasks import load_task
 
-            task = configured_task(known.reader, known.device)
+            task = load_task(known.reader, known.device, argument="--for")
         self._encoder = ImageEncoder(
             codec,
             task,

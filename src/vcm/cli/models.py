@@ -30,7 +30,7 @@ _KINDS = tuple(f"vcm.tasks.{kind}" for kind in ("ClassificationTask", "Torchvisi
 """What a model file may name: whoever sends one must not choose what runs here."""
 
 
-def load_task(path: str | Path, name: str) -> SplitTask:
+def load_model_task(path: str | Path, name: str) -> SplitTask:
     """The task network that one of a model's widths was trained for, as `vcm train` noted it in the file.
 
     Raises:
@@ -124,14 +124,14 @@ class Model:
         """The codec for a task, and the task's network.
 
         Raises:
-            WeightsError: As `load_task` does.
+            WeightsError: As `load_model_task` does.
             ArgumentError: If they do not fit each other.
         """
         if task not in self._features:
             codec = SlimmableFeatureCodec(
                 self.quality, model=self.network, task=task, device=str(self.device), effort=self.effort
             )
-            network = load_task(self.path, task).to(self.device)
+            network = load_model_task(self.path, task).to(self.device)
             check_fit(codec, network)
             if self.effort:
                 codec.objective = search_objective(codec, network)

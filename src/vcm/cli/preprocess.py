@@ -150,9 +150,9 @@ def _reader(name: str | None, size: int | None, device: str) -> SplitTask | None
         raise ArgumentError("--size", expected="a longest side in pixels, from 1", got=size)
     if name is None:
         return None
-    from vcm.cli.tasks import configured_task
+    from vcm.cli.tasks import load_task
 
-    return configured_task(name, device)
+    return load_task(name, device, argument="--for")
 
 
 def _scaled(image: Tensor, size: int | None, task: SplitTask | None) -> Tensor:

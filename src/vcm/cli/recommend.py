@@ -30,7 +30,7 @@ def run(arguments: Sequence[str]) -> int:
     could begin.
     """
     known = _parser().parse_args(arguments)
-    from vcm.cli.tasks import configured_task
+    from vcm.cli.tasks import load_task
     from vcm.data.reading import find_images, read_image
     from vcm.evaluation.recommend import check_agreement
 
@@ -51,7 +51,7 @@ def run(arguments: Sequence[str]) -> int:
             problems.append(str(error))
     rows: list[dict[str, Any]] = []
     if images:
-        task = configured_task(known.reader, known.device)
+        task = load_task(known.reader, known.device, argument="--for")
         rows, left_out = recommend(task, codecs, images, wanted=wanted, target=target)
         problems += left_out
     for problem in problems:

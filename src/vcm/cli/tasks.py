@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import resources
+from typing import Any
 
 from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
@@ -17,15 +18,17 @@ DEFAULTS = {"detection": "yolov3_tiny", "classification": "mobilenet_v2"}
 """The network that stands for a kind of task."""
 
 
-def configured_task(name: str, device: str = "cpu") -> SplitTask:
+def load_task(name: str, device: str = "cpu", *, argument: str = "name", **settings: Any) -> SplitTask:  # noqa: ANN401  the task's own arguments
     """Build the task that conf/task calls by this name, or the default of its kind.
 
     Args:
         name: Such as "yolov3_tiny", or "detection" or "classification".
         device: "cpu", "cuda", … or "auto".
+        argument: What errors call the name.
+        settings: Constructor arguments that differ from the config's, such as `cut="layer1"`.
 
     Raises:
-        ArgumentError: If there is no such task.
+        ArgumentError: If there is no such task, or a setting is out of its range.
         EvaluationError: If it cannot be built; where its weights are missing, the message says how to fetch
             them.
     """
@@ -35,15 +38,15 @@ def configured_task(name: str, device: str = "cpu") -> SplitTask:
     names = sorted(file.name.removesuffix(".yaml") for file in plans if "???" not in file.read_text())
     chosen = DEFAULTS.get(name, name)
     if chosen not in names:
-        raise ArgumentError("--for", expected=f"one of {', '.join([*DEFAULTS, *names])}", got=name)
+        raise ArgumentError(argument, expected=f"one of {', '.join([*DEFAULTS, *names])}", got=name)
     register_resolvers()
     try:
         with initialize_config_module("vcm.conf", version_base="1.3"):
             config = compose("evaluate", [f"task={chosen}"])
-        task: SplitTask = instantiate(config.task)
+        task: SplitTask = instantiate(config.task, **settings)
     except Exception as error:
         cause = told_error(error)
         if cause is None:
             raise
-        raise EvaluationError(f"--for {name}: {cause}") from error
+        raise EvaluationError(f"{argument} {name}: {cause}") from error
     return task.to(choose_device(device))

@@ -35,7 +35,7 @@ def evaluate(
     """Measure rate, distortion and task accuracy of codecs on a dataset.
 
     ```python
-    task = vcm.tasks.YOLOTask("yolov3-tiny", vcm.data.asset_file("yolov3-tiny", "yolov3-tiny.weights"))
+    task = vcm.load_task("yolov3_tiny")
     bpg = [vcm.codecs.BPGCodec(qp) for qp in (47, 42, 37, 29)]
     results = vcm.evaluate({"bpg": bpg}, task, "photos/")
     print(results.curve("bpg"))  # [(bpp, mAP), …]
