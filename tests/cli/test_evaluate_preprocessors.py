@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import vcm.conf
 import yaml
 from omegaconf import OmegaConf
 
-import vcm.conf
 from vcm.cli.systems import NPP_TARGET, build_codecs, build_preprocessors
 from vcm.codecs import SlimmableFeatureCodec
 from vcm.config import CodecPlan

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import vcm.conf
 import yaml
 from omegaconf import OmegaConf
 
-import vcm.conf
 from vcm.cli.codecs import installed_codecs
 from vcm.cli.systems import build_codecs, build_systems
 from vcm.codecs import SlimmableFeatureCodec

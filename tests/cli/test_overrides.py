@@ -1,6 +1,8 @@
 """Overrides as users write them: `experiment=`, and settings by the names that vcm 0.1 had."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,8 @@ codecs: {jpeg: {qualities: [20]}}
         ("~experiment", "~experiment/train"),
         ("experiment/train=a", "experiment/train=a"),
         ("experiments=a", "experiments=a"),
+        ("experiment", "experiment"),
+        ("loop", "loop"),
         ("experiment.name=a", "experiment.name=a"),
         ("name=experiment=a", "name=experiment=a"),
         ("loop=jpeg", "codec_loop=jpeg"),
@@ -87,6 +91,93 @@ def test_an_experiment_of_a_users_own_is_found_in_either_place(
     notes = capsys.readouterr().err
     moved = "experiments belong into configs/experiment/evaluate now; mine is in configs/experiment."
     assert (moved in notes) == (place == "experiment")
+
+
+def test_debug_wins_over_an_experiment_in_either_place(tmp_path, monkeypatch):
+    """As vcm's own experiments do, so that a debug run does not write into the real one's folder."""
+    monkeypatch.chdir(tmp_path)
+    defaults = "defaults: [/experiment/train/npp/small_jpeg, _self_]"
+    text = f"# @package _global_\n{defaults}\ntrainer: {{max_epochs: 77}}\n"
+    for place in ("experiment", "experiment/train"):
+        folder = tmp_path / place.replace("/", "_") / place
+        folder.mkdir(parents=True)
+        (folder / "mine.yaml").write_text(text)
+    shown = []
+    for place in ("experiment", "experiment_train"):
+        command = [sys.executable, "-m", "vcm", "train", "--config-dir", place, "experiment=mine"]
+        done = subprocess.run(
+            [*command, "debug=overfit", "--cfg", "job"], capture_output=True, text=True, check=True
+        )
+        shown.append(done.stdout)
+    assert shown[0] == shown[1]
+    assert yaml.safe_load(shown[0])["name"] == "overfit"
+    assert yaml.safe_load(shown[0])["trainer"]["max_epochs"] != 77
+
+
+def test_experiments_in_both_places_cannot_be_one_sweep(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cfg/experiment").mkdir(parents=True)
+    (tmp_path / "cfg/experiment/old.yaml").write_text(EXPERIMENT)
+    for value in ("old,demo", "choice(old,demo)"):
+        assert main(["evaluate", "--multirun", "-cdcfg", f"experiment={value}"]) == 2
+        assert "Move old.yaml there from cfg/experiment" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (
+            "defaults: [/experiment/npp/small]",
+            "/experiment/npp/small is called /experiment/train/npp/small now",
+        ),
+        ("defaults: [override /loop: jpeg]", "loop is called codec_loop now"),
+        ("loop: {workers: 1}", "There is no setting loop: loop is called codec_loop now"),
+        ("name: ${loop}", "loop is called codec_loop now"),
+    ],
+)
+def test_former_names_in_a_config_are_told(config, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cfg/experiment/train").mkdir(parents=True)
+    (tmp_path / "cfg/experiment/train/mine.yaml").write_text(f"# @package _global_\n{config}\n")
+    assert main(["train", "--config-dir=cfg", "experiment=mine"]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["evaluate", "curve=webp"], "A curve needs a name: +curve@codecs.NAME="),
+        (["evaluate", "+curve=webp"], "A curve needs a name: +curve@codecs.NAME="),
+        (["train", "experiment/evaluate=demo"], "experiment/evaluate belongs to vcm evaluate"),
+        (["train", "module.loop=null"], "There is no setting module.loop: loop is called codec_loop now"),
+    ],
+)
+def test_other_forms_are_told(arguments, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_users_experiments_are_listed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cfg/experiment/evaluate").mkdir(parents=True)
+    (tmp_path / "cfg/experiment/evaluate/mine.yaml").write_text(EXPERIMENT)
+    assert main(["evaluate", "--config-dir=cfg", "experiment=mime"]) == 2
+    assert "got mime. Did you mean mine?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("command", "other"), [("train", "evaluate"), ("evaluate", "train")])
+def test_help_lists_the_commands_own_experiments(command, other, capsys):
+    with pytest.raises(SystemExit) as done:
+        main([command, "--help"])
+    assert done.value.code == 0
+    shown = capsys.readouterr().out
+    (line,) = (line for line in shown.splitlines() if line.startswith("experiment: "))
+    assert ("npp/small" in line) == (command == "train")
+    assert ("demo" in line) == (command == "evaluate")
+    assert f"experiment/{other}" not in shown
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from vcm.evaluation.features import FeatureSystem
 from vcm.evaluation.labels import pseudo_labels
 from vcm.evaluation.reader import Importance
 from vcm.evaluation.search import ImageSearch
-from vcm.evaluation.systems import ImageSystem
+from vcm.evaluation.systems import ImageSystem, predict
 from vcm.metrics.detection import DetectionAccuracy
 from vcm.modules.supervision import TaskSupervision
 from vcm.nn.slimmable import FeatureMap, SlimmableFactorized
@@ -70,6 +70,34 @@ def test_it_is_evaluated(world, pool, tmp_path):
         ((found,), (true,)) = (task.predict([x.float() / 255]) for x in (codec.decode(stream), image))
         metric.update([found], pseudo_labels({"": true}, 0.3).targets.values())
     assert high.accuracy["map"] == pytest.approx(float(metric.compute()["map"]))
+
+
+@pytest.mark.parametrize(
+    ("attributes", "said"),
+    [
+        ({"kind": "colour"}, r"Threshold\.kind must be detection or classification; got 'colour'"),
+        ({"name": 3}, r"Threshold\.name must be a string"),
+        ({"categories": "ab"}, r"Threshold\.categories must be a tuple of class names"),
+        ({"settings": lambda self: {"x": {1}}}, r"Threshold\.settings\(\) must be plain JSON values"),
+    ],
+)
+def test_a_faulty_task_is_told_before_anything_runs(attributes, said, world, pool, tmp_path):
+    faulty = type("Threshold", (Threshold,), attributes)()
+    systems = [ImageSystem("jpeg", JPEGCodec(quality=5), faulty)]
+    with pytest.raises(ArgumentError, match=said):
+        Evaluation("plain", faulty, world.dataset(), systems, folder=tmp_path / "run", pool=pool)
+
+
+@pytest.mark.parametrize("found", [[], [3], [None, None]])
+def test_what_is_no_prediction_is_told(found):
+    faulty = type("Faulty", (Threshold,), {"predict": lambda self, images: found})()
+    with pytest.raises(ArgumentError, match=r"Faulty\.predict must be one Detections for each image"):
+        predict(faulty, torch.zeros(3, 8, 8, dtype=torch.uint8))
+
+
+def test_a_class_of_0_1_is_told_what_to_inherit_from():
+    with pytest.raises(TypeError, match=r"Old defines tail, so it must inherit from vcm\.tasks\.SplitTask"):
+        type("Old", (Task,), {"tail": lambda self, features: []})
 
 
 def network():

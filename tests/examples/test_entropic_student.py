@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from vcm import load_task
-from vcm.errors import BitstreamError, WeightsError
+from vcm.errors import ArgumentError, BitstreamError, WeightsError
 from vcm.nn.models import load_model
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "entropic_student"
@@ -83,9 +83,23 @@ def test_it_is_trained_and_evaluated_without_a_change_to_vcm(plugin, asset_path)
     with torch.no_grad():
         expected = load_model(MODEL)(inputs[0])["f_hat"]
     assert torch.allclose(features, expected, atol=1e-5)
-    for bad in (b"", streams[0][:20], streams[0][:-1] + b"!", b"xx" + streams[0][2:]):
+    flipped = [bytes([*streams[0][:i], streams[0][i] ^ 4, *streams[0][i + 1 :]]) for i in range(18)]
+    for bad in (b"", streams[0][:20], streams[0][:-1] + b"!", *flipped):
         with pytest.raises(BitstreamError):
             codec.decode(bad)
+    for x, size in (
+        (inputs[0] * float("nan"), (5, 5)),
+        (inputs[0].byte(), (5, 5)),
+        (inputs[0][0], (5, 5)),
+        (inputs[0], (0, 5)),
+        (inputs[0], (70000, 5)),
+    ):
+        with pytest.raises(ArgumentError):
+            codec.encode(x, size)
+
+    vcm("train", "experiment=entropic_student", *data, *short, "trainer.max_epochs=3")  # goes on
+    lines = Path("runs/entropic_student/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [0, 1, 2]
 
 
 def test_without_the_package_the_file_says_what_is_missing(plugin):

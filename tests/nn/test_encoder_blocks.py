@@ -101,3 +101,28 @@ def test_architectures_without_blocks_say_nothing_of_them():
 def test_bad_counts(blocks, said):
     with pytest.raises(ArgumentError, match=said):
         make(blocks)
+
+
+def test_training_starts_from_a_model_with_as_many_blocks_or_fewer(tmp_path):
+    from vcm.errors import WeightsError
+    from vcm.modules import SlimmableModule
+
+    save_network(trained({"detection": 2}), tmp_path / "two.safetensors")
+    save_network(make(), tmp_path / "none.safetensors")
+
+    class Bare(SlimmableModule):
+        def __init__(self, network):
+            torch.nn.Module.__init__(self)
+            self.network = network
+
+    x = torch.rand(1, 3, 64, 48)
+    for file, count in (("two", 3), ("two", 2), ("none", 2)):
+        module = Bare(make({"detection": count}))
+        module.start_from(tmp_path / f"{file}.safetensors")
+        expected = load_network(tmp_path / f"{file}.safetensors")(x, "detection", 2).decoded
+        torch.testing.assert_close(module.network(x, "detection", 2).decoded, expected)
+    for blocks in (None, {"detection": 1}, {"reconstruction": 2}):
+        with pytest.raises(WeightsError, match=r"another architecture: blocks is \{'detection': 2\}, not"):
+            Bare(make(blocks)).start_from(tmp_path / "two.safetensors")
+    with pytest.raises(WeightsError, match="another architecture: qualities is 3, not 1"):
+        Bare(make(qualities=1)).start_from(tmp_path / "none.safetensors")

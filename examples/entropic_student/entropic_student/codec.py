@@ -12,14 +12,14 @@ from torch import Tensor
 
 from entropic_student.network import EntropicStudent
 from vcm.codecs import FeatureCodec
-from vcm.errors import BitstreamError, WeightsError
+from vcm.errors import ArgumentError, BitstreamError, WeightsError
 from vcm.nn.content import state_sha256
 from vcm.nn.models import load_model
 from vcm.nn.slimmable import FeatureMap
 from vcm.types import QualityScale, Settings
 
-HEADER = struct.Struct(">2s4HI")
-"""Magic, (height, width) of the image and of the latent, CRC-32 of what follows."""
+SIZES, CHECKSUM = struct.Struct(">2s4H"), struct.Struct(">I")
+"""Magic, (height, width) of the image and of the network's input; CRC-32 of that and of what follows."""
 MAGIC = b"ES"
 
 
@@ -57,21 +57,29 @@ class EntropicStudentCodec(FeatureCodec):
         self, x: Tensor, size: tuple[int, int], on_step: Callable[[int, int], None] | None = None
     ) -> bytes:
         """See `FeatureCodec.encode`."""
-        coded = self.network.compress(x)
-        (data,) = coded["strings"]
-        return HEADER.pack(MAGIC, *size, *coded["shape"], zlib.crc32(data)) + bytes(data)
+        if x.ndim != 4 or x.shape[:2] != (1, 3) or 0 in x.shape or not x.is_floating_point():
+            raise ArgumentError("x", expected="float (1, 3, H, W)", got=f"{tuple(x.shape)} {x.dtype}")
+        if not x.isfinite().all():
+            raise ArgumentError("x", expected="RGB in [0, 1]", got="NaN or infinite pixels")
+        if not all(1 <= side < 1 << 16 for side in (*size, *x.shape[2:])):
+            raise ArgumentError("size", expected="sides from 1 to 65535", got=(size, tuple(x.shape[2:])))
+        (data,) = self.network.compress(x)["strings"]
+        head = SIZES.pack(MAGIC, *size, *x.shape[2:])
+        return head + CHECKSUM.pack(zlib.crc32(head + data)) + bytes(data)
 
     @torch.no_grad()
     def decode(self, data: bytes) -> tuple[Tensor, tuple[int, int]]:
         """See `FeatureCodec.decode`."""
-        if len(data) < HEADER.size:
+        start = SIZES.size + CHECKSUM.size
+        if len(data) < start:
             raise BitstreamError(f"The stream ends in its header, after {len(data)} bytes.")
-        magic, *sizes, checksum = HEADER.unpack_from(data)
-        body = data[HEADER.size :]
-        if magic != MAGIC or zlib.crc32(body) != checksum:
-            raise BitstreamError("the stream is damaged, or of another codec")
-        height, width, rows, columns = sizes
-        return self.network.decompress([body], (rows, columns)), (height, width)
+        head, body = data[: SIZES.size], data[start:]
+        magic, height, width, rows, columns = SIZES.unpack(head)
+        if magic != MAGIC or CHECKSUM.unpack(data[SIZES.size : start]) != (zlib.crc32(head + body),):
+            raise BitstreamError("The stream is damaged, or of another codec.")
+        stride = self.network.stride
+        shape = (-(-rows // stride), -(-columns // stride))
+        return self.network.decompress([body], shape), (height, width)
 
     def settings(self) -> Settings:
         """Return what decides the bytes: the weights, wherever the file lies."""

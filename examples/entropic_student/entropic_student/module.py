@@ -10,7 +10,8 @@ from torchmetrics import MeanMetric
 
 from entropic_student.network import EntropicStudent, save_student
 from vcm.data import Batch
-from vcm.losses.rate_distortion import RateDistortion, rate_distortion
+from vcm.errors import ArgumentError, WeightsError
+from vcm.losses.rate_distortion import RateDistortion, check_weight, rate_distortion
 from vcm.modules import NetworkModule, crops_of
 from vcm.nn.models import load_model
 from vcm.tasks import SplitTask
@@ -27,6 +28,9 @@ class DistillationModule(NetworkModule):
         lmbda: λ, above 0.
         guides: Deeper layers at which features are compared, and "heads"; see `FeatureDistance`.
         learning_rate: Adam learning rate.
+
+    Raises:
+        ArgumentError: If λ is not above 0, or the student's features are not those at the teacher's cut.
     """
 
     def __init__(
@@ -41,7 +45,16 @@ class DistillationModule(NetworkModule):
         super().__init__(network, [task], learning_rate=learning_rate, schedule="cosine")
         self.save_hyperparameters(ignore=["network", "task"])
         self.network: EntropicStudent = network
-        self.lmbda = lmbda
+        self.lmbda = check_weight("lmbda", lmbda)
+        with torch.no_grad():
+            features = task.cut_feature(task.prepare(torch.zeros(1, 3, 64, 64)))
+            decoded = network(task.prepare(torch.zeros(1, 3, 64, 64)).inputs)["f_hat"]
+        if decoded.shape != features.shape:
+            raise ArgumentError(
+                "network.channels, network.stride",
+                expected=f"those of {task.name} at its cut {task.cut}, which gives {tuple(features.shape)}",
+                got=tuple(decoded.shape),
+            )
         self.distance = FeatureDistance(task, list(guides), near_weight=1.0)
         self.mean_bpp, self.mean_distortion = MeanMetric(), MeanMetric()
 
@@ -83,5 +96,12 @@ class DistillationModule(NetworkModule):
         save_student(self.network, path, **notes)
 
     def start_from(self, path: str | Path) -> None:
-        """Load the weights of a model file."""
-        self.network.load_state_dict(load_model(path).state_dict())
+        """Load the weights of a model file.
+
+        Raises:
+            WeightsError: If it cannot be read, or is of another architecture.
+        """
+        other = load_model(path)
+        if not isinstance(other, EntropicStudent) or other.architecture() != self.network.architecture():
+            raise WeightsError(f"{path} is of another architecture than {self.network.architecture()}.")
+        self.network.load_state_dict(other.state_dict())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
 from typing import Any
@@ -86,5 +87,6 @@ class EntropicStudent(CompressionModel):  # type: ignore[misc]  # compressai has
 
 def save_student(network: EntropicStudent, path: str | Path, **notes: str) -> None:
     """Write the network to a safetensors file, with its entropy coder's tables; `load_model` reads it."""
+    network = copy.deepcopy(network)  # tables are no part of a training's state
     network.update(force=True)
     write_model(path, network.state_dict(), network.architecture(), notes)

@@ -7,9 +7,7 @@ import errno
 import inspect
 import re
 import shlex
-from collections.abc import Iterable
-from importlib import resources
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
 
 from hydra.errors import (
     HydraException,
@@ -27,10 +25,9 @@ from omegaconf.errors import (
     ValidationError,
 )
 
+from vcm.cli.options import options
+from vcm.cli.overrides import RENAMED
 from vcm.errors import VCMError
-
-if TYPE_CHECKING:
-    from importlib.resources.abc import Traversable
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """What the system says of a disk that takes no more."""
@@ -75,11 +72,11 @@ def _told_hydra_error(error: Exception, command: str) -> str:
     if isinstance(error, OverrideParseException):
         return _unparsed(error.override)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        return _unknown_option(error.missing_cfg_file) or _first_lines(error)
+        return _unknown_option(error.missing_cfg_file, error.options or ()) or _first_lines(error)
     if isinstance(error, InstantiationException):
         hint = _unknown_argument(str(error))
         return f"{_first_lines(error)}{hint} (HYDRA_FULL_ERROR=1 vcm {command} … shows where.)"
-    return _first_lines(error)
+    return _unmatched(str(error), command) or _first_lines(error)
 
 
 def _told_cause(link: BaseException, command: str) -> str | None:
@@ -99,6 +96,11 @@ def _told_cause(link: BaseException, command: str) -> str | None:
 
 def _unknown_key(full_key: str, parent: object, command: str) -> str:
     """For trainer.limt_val_batches: the nearest key, or how to add one that the target takes."""
+    first = full_key.removeprefix("module.").partition(".")[0]
+    if first in RENAMED:
+        return f"There is no setting {full_key}: {first} is called {RENAMED[first]} now."
+    if first == "curve":
+        return "A curve needs a name: +curve@codecs.NAME=[bpg,npp]"
     prefix, _, key = full_key.rpartition(".")
     known = list(map(str, parent)) if isinstance(parent, DictConfig) else []
     taken = _parameters(parent.get("_target_")) if isinstance(parent, DictConfig) else []
@@ -149,8 +151,11 @@ def _unparsed(override: str) -> str:
     )
 
 
-def _unknown_option(missing: str) -> str:
-    """For "codec/nope": what codec may be; empty where there is no such group."""
+def _unknown_option(missing: str, there: Sequence[str]) -> str:
+    """For "codec/nope": what codec may be; empty where there is no such group.
+
+    `there` are the options that Hydra found on its search path.
+    """
     if (plugin := missing.rpartition("/"))[0] in ("hydra/launcher", "hydra/sweeper"):
         extra = next((name for name in _PLUGIN_EXTRAS if plugin[2].startswith(name)), None)
         return (
@@ -159,44 +164,48 @@ def _unknown_option(missing: str) -> str:
             if extra
             else ""
         )
-    conf = resources.files("vcm.conf")
-    group, _, option = missing.rpartition("/")
     first, _, rest = missing.partition("/")
     if first == "experiment":
-        return _unknown_experiment(conf.joinpath(first), rest)
-    if group and conf.joinpath(group).is_dir():
-        names = _options(conf.joinpath(group))
-    elif rest and conf.joinpath(first).is_dir():  # a misspelt folder within a group
-        group, option, names = first, rest, _options(conf.joinpath(first), nested=True)
-    else:
+        return _unknown_experiment(rest, there)
+    group, _, option = missing.rpartition("/")
+    if not options(group) and options(first):  # a misspelt folder within a group
+        group, option = first, rest
+    if not (names := sorted({*options(group), *(there if option in missing.split("/") else ())})):
         return ""
     near = _nearest(option, names)
     hint = f" Did you mean {near}?" if near else ""
     return f"{group} must be one of {', '.join(names)}; got {option}.{hint}"
 
 
-def _unknown_experiment(folder: Traversable, missing: str) -> str:
+def _unknown_experiment(missing: str, there: Sequence[str]) -> str:
     """For "train/npp/smal": the command's experiments; or that it is one of the other command's."""
     command, _, name = missing.partition("/")
-    other = {"train": "evaluate", "evaluate": "train"}.get(command)
-    if other is None:
+    if command not in ("train", "evaluate"):
+        for command in ("train", "evaluate"):
+            if missing in options(f"experiment/{command}"):
+                return f"The config /experiment/{missing} is called /experiment/{command}/{missing} now."
         return f"There is no experiment {missing}."
-    if name in _options(folder.joinpath(other), nested=True):
+    other = {"train": "evaluate", "evaluate": "train"}[command]
+    if name in options(f"experiment/{other}"):
         return f"{name} is an experiment of vcm {other}: vcm {other} experiment={name}"
-    names = _options(folder.joinpath(command), nested=True)
+    own = options(f"experiment/{command}")
+    names = sorted({*own, *there}) if "/" not in name else own
     hint = f" Did you mean {near}?" if (near := _nearest(name, names)) else ""
     return f"experiment must be one of {', '.join(names)}; got {name}.{hint}"
 
 
-def _options(folder: Traversable, *, nested: bool = False) -> list[str]:
-    """Names of the options in a group's folder, and of those in its folders where they count."""
-    names = []
-    for entry in folder.iterdir():
-        if entry.name.endswith(".yaml"):
-            names.append(entry.name.removesuffix(".yaml"))
-        elif nested and entry.is_dir():
-            names += [f"{entry.name}/{name}" for name in _options(entry)]
-    return sorted(names)
+def _unmatched(message: str, command: str) -> str:
+    """For an override of a group or key that is not there: its present name, or how it is given."""
+    match = re.search(r"Could not override '([\w/@.]+)'|[Kk]ey '?(loop)'? not found", message)
+    group = (match[1] or match[2]) if match else ""
+    if group in RENAMED:
+        return f"{group} is called {RENAMED[group]} now; change it in your configs."
+    if group == "curve":
+        return "A curve needs a name: +curve@codecs.NAME=[bpg,npp]"
+    if group.startswith("experiment/"):
+        other = group.partition("/")[2].partition("/")[0]
+        return f"{group} belongs to vcm {other}; in vcm {command} say experiment=NAME."
+    return ""
 
 
 def _first_lines(error: BaseException) -> str:

@@ -17,6 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from vcm.cli.composition import told_error
+from vcm.cli.options import option_list
 from vcm.cli.overrides import current_overrides
 from vcm.cli.sweeps import (
     JOB_FILE,
@@ -79,7 +80,11 @@ def run_job(
 
     register_resolvers()
     # A "+" was needed once for settings of the trainer that conf/ has now; Hydra refuses it where they are.
-    arguments = current_overrides(command, arguments)
+    try:
+        arguments = current_overrides(command, arguments)
+    except VCMError as error:
+        _print_error(command, str(error))
+        return 2
     arguments = [f"+{a}" if a.startswith("+trainer.") else a for a in arguments]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints its errors itself, and exits with 1
     sys.argv = [f"vcm {command}", *arguments]
@@ -181,10 +186,11 @@ def _print_error(command: str, cause: str) -> None:
 
 
 def register_resolvers() -> None:
-    """Let configurations say ${asset:name,file}, ${file_name:text}, ${sweep_name:…}, ${shipped:name} and
-    ${cpu_precision:}.
+    """Let configurations say ${asset:name,file}, ${file_name:text}, ${sweep_name:…}, ${shipped:name},
+    ${option_list:command} and ${cpu_precision:}.
     """
     OmegaConf.register_new_resolver("asset", lambda name, file: str(asset_file(name, file)), replace=True)
+    OmegaConf.register_new_resolver("option_list", option_list, replace=True)
     OmegaConf.register_new_resolver("file_name", file_name, replace=True)
     OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
     OmegaConf.register_new_resolver("cpu_precision", cpu_precision, replace=True)

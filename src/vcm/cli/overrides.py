@@ -7,6 +7,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from vcm.errors import ArgumentError
+
 RENAMED: Mapping[str, str] = {"loop": "codec_loop"}
 """Settings of vcm 0.1 and what they are called now."""
 RENAMED_VALUES: Mapping[str, str] = {
@@ -21,6 +23,7 @@ SAVED_VALUES: Mapping[str, str] = {
     "vcm.data.PictureFolderDataset": "vcm.data.ImageFolderDataset",
 }
 """Values in configurations that vcm 0.1 saved, likewise."""
+_CHOICE = re.compile(r"^choice\((.*)\)$")
 _OVERRIDE = re.compile(r"(?P<prefix>\+{0,2}|~)(?P<key>[A-Za-z_]\w*)(?P<rest>(?:[.@=/].*)?)", re.DOTALL)
 
 
@@ -33,6 +36,9 @@ def current_overrides(command: str, arguments: Sequence[str]) -> list[str]:
     Args:
         command: "train" or "evaluate".
         arguments: Of the command, Hydra's own options among them.
+
+    Raises:
+        ArgumentError: If one sweep names experiments in both folders.
     """
     folder = _config_dir(arguments)
     return [_current(command, argument, folder) for argument in arguments]
@@ -48,7 +54,7 @@ def renamed_key(key: str) -> str:
 
 def _current(command: str, argument: str, folder: Path | None) -> str:
     match = _OVERRIDE.fullmatch(argument)
-    if match is None:
+    if match is None or (not match["rest"] and match["prefix"] != "~"):  # or the value of an option
         return argument
     if present := RENAMED_VALUES.get(argument):
         _tell(command, f"{argument} is called {present} now")
@@ -57,14 +63,22 @@ def _current(command: str, argument: str, folder: Path | None) -> str:
     if key in RENAMED:
         _tell(command, f"{key} is called {RENAMED[key]} now")
         return f"{prefix}{RENAMED[key]}{rest}"
-    if key != "experiment" or (not rest.startswith(("=", "@")) and rest):
+    if key != "experiment" or rest[:1] not in ("", "=", "@"):
         return argument
-    names = [name.strip(" '\"[]") for name in rest.partition("=")[2].split(",")]
-    if folder is not None and any(_is_misplaced(folder, command, name) for name in names):
-        place = folder / "experiment"
-        _tell(command, f"experiments belong into {place / command} now; {', '.join(names)} is in {place}")
-        return f"+{argument.lstrip('+')}"
-    return f"{prefix}experiment/{command}{rest}"
+    names = [name.strip(" '\"[]") for name in _CHOICE.sub(r"\1", rest.partition("=")[2]).split(",")]
+    misplaced = [name for name in names if folder is not None and _is_misplaced(folder, command, name)]
+    if not misplaced or folder is None:
+        return f"{prefix}experiment/{command}{rest}"
+    place = folder / "experiment"
+    if len(misplaced) < len(names):
+        raise ArgumentError(
+            "experiment",
+            expected=f"names in one folder, {place / command}",
+            got=", ".join(names),
+            remedy=f"Move {', '.join(f'{name}.yaml' for name in misplaced)} there from {place}.",
+        )
+    _tell(command, f"experiments belong into {place / command} now; {', '.join(names)} is in {place}")
+    return argument
 
 
 def _is_misplaced(folder: Path, command: str, name: str) -> bool:
@@ -77,6 +91,8 @@ def _config_dir(arguments: Sequence[str]) -> Path | None:
         option, equals, value = argument.partition("=")
         if option in ("--config-dir", "-cd"):
             return Path(value if equals else "".join(arguments[number + 1 : number + 2]))
+        if argument.startswith("-cd") and argument[3:]:
+            return Path(argument[3:])
     return None
 
 

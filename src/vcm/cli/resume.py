@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import yaml
@@ -79,6 +80,11 @@ def check_checkpoint(path: Path) -> None:
         with open_regular(path, limit=MAX_WEIGHTS_BYTES) as file:
             content = load_tensors(file)
     except Exception as error:  # whatever zipfile and torch raise on damaged files
+        if isinstance(error, UnpicklingError):
+            raise WeightsError(
+                f"{path} cannot be resumed: it holds other objects than tensors and plain values. Have the "
+                "module leave them out: save_hyperparameters(ignore=[…])."
+            ) from error
         reason = printable(str(error).partition("\n")[0])
         raise WeightsError(f"{path} is damaged and cannot be resumed: {reason} {remedy}") from error
     missing = [key for key in _CHECKPOINT_KEYS if not isinstance(content, dict) or key not in content]

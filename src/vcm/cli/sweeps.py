@@ -41,6 +41,7 @@ def sweep_name(overrides: Sequence[str]) -> str:
     """
     # "++" is how Hydra is given a "+" of a setting that conf/ has gained: the folder stays the same.
     overrides = [re.sub(r"^\++", "+", str(override)) for override in overrides]
+    overrides = [re.sub(r"^(\+?)experiment/\w+=", r"\1experiment=", override) for override in overrides]
     parts = [override.lstrip("+").partition("=") for override in overrides]
     plain = "_".join(f"{key}-{value}" if value else key for key, _, value in parts)
     name = re.sub(r"[^A-Za-z0-9._+-]+", "_", plain)

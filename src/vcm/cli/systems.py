@@ -33,9 +33,10 @@ def build(
     built = instantiate(plan, **settings)
     if not isinstance(built, kind):
         first = kind[0] if isinstance(kind, tuple) else kind
+        package = ".".join(first.__module__.split(".")[:2])
         raise ArgumentError(
             name,
-            expected=f"settings whose _target_ gives a {first.__module__}.{first.__name__}",
+            expected=f"settings whose _target_ gives a {package}.{first.__name__}",
             got=f"_target_={plan.get('_target_')}",
         )
     return built

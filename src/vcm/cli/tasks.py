@@ -1,4 +1,4 @@
-"""SplitTask networks by the names that conf/task gives them."""
+"""Task networks by the names that conf/task gives them."""
 
 from __future__ import annotations
 

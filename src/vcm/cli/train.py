@@ -158,7 +158,9 @@ def _build(
     data = instantiate(config.data)
     if not isinstance(data, LightningDataModule):
         raise ArgumentError("data", expected="a lightning.LightningDataModule", got=data)
-    module = instantiate(config.module)
+    # Plain lists and mappings: what a module saves of its arguments must be readable when it is resumed.
+    converted = {} if "_convert_" in config.module else {"_convert_": "all"}
+    module = instantiate(config.module, **converted)
     _check_module(module, config.trainer)
     loggers = [
         _instance(f"logger.{name}", Logger, part)  # type: ignore[type-abstract]  # any subclass

@@ -91,6 +91,7 @@ class Evaluation:
             EvaluationError: If true labels are asked for and there are none that the task could be held
                 against, or if its categories and the data set's have no name in common.
         """
+        task.check()
         if examples < 0:
             raise ArgumentError("examples", expected="a whole number from 0", got=examples)
         if not is_whole(bootstrap) or bootstrap < 0:

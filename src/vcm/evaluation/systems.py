@@ -19,7 +19,7 @@ from vcm.evaluation.encoder import ImageEncoder, Preprocessor, ToEncode
 from vcm.evaluation.reader import Importance, resample_pixels, scale_prediction
 from vcm.evaluation.search import ImageSearch
 from vcm.tasks import Task
-from vcm.types import Prediction, QualityScale, Settings
+from vcm.types import ClassScores, Detections, Prediction, QualityScale, Settings
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -245,8 +245,13 @@ __getattr__ = former_names(__name__, {"PictureSystem": "ImageSystem"})
 
 def predict(task: Task, image: Tensor) -> Prediction:
     """The task's prediction for one (3, H, W) uint8 image, on the task's device."""
-    device = task.device
-    return task.predict([image.to(device).float() / 255])[0]
+    found: list[object] = [*task.predict([image.to(task.device).float() / 255])]
+    kind = Detections if task.kind == "detection" else ClassScores
+    if len(found) == 1 and isinstance(found[0], kind):
+        return found[0]
+    raise ArgumentError(
+        f"{type(task).__name__}.predict", expected=f"one {kind.__name__} for each image", got=found
+    )
 
 
 def attempt(stage: str, function: Callable[[Item], Result], item: Item) -> Timed[Result] | Fault:

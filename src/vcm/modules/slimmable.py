@@ -270,12 +270,16 @@ class SlimmableModule(NetworkModule):
         Raises:
             WeightsError: If it cannot be read, or is of another architecture.
         """
-        other, own = load_network(path), self.network.architecture()
-        if other.architecture() not in (
-            own,
-            {name: value for name, value in own.items() if name != "blocks"},
-        ):
-            raise WeightsError(f"{path} is of another architecture: {other.architecture()}.")
+        other = load_network(path)
+        own, given = self.network.architecture(), other.architecture()
+        blocks, given_blocks = own.pop("blocks", {}), given.pop("blocks", {})
+        different = {name for name in {**own, **given} if own.get(name) != given.get(name)}
+        if any(count > blocks.get(task, 0) for task, count in given_blocks.items()):
+            own, given = {**own, "blocks": blocks}, {**given, "blocks": given_blocks}
+            different.add("blocks")
+        if different:
+            shown = (f"{name} is {given.get(name)}, not {own.get(name)}" for name in sorted(different))
+            raise WeightsError(f"{path} is of another architecture: {'; '.join(shown)}.")
         self.network.load_state_dict({**self.network.state_dict(), **other.state_dict()})
 
 

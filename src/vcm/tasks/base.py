@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vcm.errors import ArgumentError
 from vcm.types import Prediction, Settings
 
 if TYPE_CHECKING:
@@ -38,6 +40,19 @@ class Task(nn.Module, ABC):
     name: str
     categories: tuple[str, ...]
 
+    def __init_subclass__(cls, **settings: object) -> None:
+        """Check that a class that cuts a network is a `SplitTask`, which vcm 0.1 called `Task`.
+
+        Raises:
+            TypeError: If it is not.
+        """
+        super().__init_subclass__(**settings)
+        if "tail" in vars(cls) and "predict" not in vars(cls) and not hasattr(cls, "check_later_cut"):
+            raise TypeError(
+                f"{cls.__name__} defines tail, so it must inherit from vcm.tasks.SplitTask, which was "
+                "vcm.tasks.Task in vcm 0.1."
+            )
+
     @abstractmethod
     def predict(self, images: Tensor | Sequence[Tensor]) -> list[Prediction]:
         """Return one prediction for each image, without gradients.
@@ -56,6 +71,29 @@ class Task(nn.Module, ABC):
 
         Evaluations compare it: a record is measured anew when it changes.
         """
+
+    def check(self) -> None:
+        """Check what an evaluation relies on before it starts.
+
+        Raises:
+            ArgumentError: If `kind`, `name`, `categories` or `settings` is missing or of another type.
+        """
+        name, categories = getattr(self, "name", None), getattr(self, "categories", None)
+        kind = getattr(self, "kind", None)
+        if kind not in ("detection", "classification"):
+            raise self._misfit("kind", "detection or classification", kind)
+        if not isinstance(name, str):
+            raise self._misfit("name", "a string", name)
+        if not isinstance(categories, (list, tuple)) or not all(isinstance(c, str) for c in categories):
+            raise self._misfit("categories", "a tuple of class names", categories)
+        settings = self.settings()
+        try:
+            json.dumps(settings)
+        except (TypeError, ValueError) as error:
+            raise self._misfit("settings()", "plain JSON values", str(error)) from error
+
+    def _misfit(self, attribute: str, expected: str, got: object) -> ArgumentError:
+        return ArgumentError(f"{type(self).__name__}.{attribute}", expected=expected, got=got)
 
     @property
     def device(self) -> torch.device:

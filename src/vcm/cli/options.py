@@ -1,0 +1,67 @@
+"""Options of the config groups, of vcm's own configs and of whatever else is on Hydra's search path."""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import TYPE_CHECKING
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
+_USES = {
+    "evaluate": ("codec", "curve", "data", "hparams_search", "task"),
+    "train": (
+        *("callbacks", "codec_loop", "data", "debug", "hparams_search", "logger", "module", "network"),
+        *("optimizer", "proxy", "scheduler", "task", "trainer"),
+    ),
+}
+"""Groups of each command; `experiment` is both commands', with options of its own."""
+_HINTS = {"curve": "+curve@codecs.NAME=[…]", "task": "+task@tasks.NAME=…"}
+
+
+def option_list(command: str) -> str:
+    """List the groups of a command and their options, one group a line, as `--help` shows them.
+
+    Args:
+        command: "train" or "evaluate".
+    """
+    lines = [f"experiment: {', '.join(options(f'experiment/{command}'))}"]
+    for group in _USES[command]:
+        hint = _HINTS.get(group) if group == "curve" or command == "train" else None
+        lines.append(f"{group}: {', '.join(options(group))}" + (f"  ({hint})" if hint else ""))
+    return "\n".join(lines)
+
+
+def options(group: str) -> list[str]:
+    """Return the options of a group, those in its folders as "folder/name", sorted.
+
+    Args:
+        group: Such as "codec" or "experiment/train".
+    """
+    if GlobalHydra.instance().is_initialized():
+        loader = GlobalHydra.instance().config_loader()
+
+        def found(name: str) -> list[str]:
+            inner = [
+                f"{folder}/{option}"
+                for folder in loader.get_group_options(name, ObjectType.GROUP)
+                for option in found(f"{name}/{folder}")
+            ]
+            return [*loader.get_group_options(name, ObjectType.CONFIG), *inner]
+
+        return sorted(found(group))
+    folder = resources.files("vcm.conf").joinpath(group)
+    return _own_options(folder) if folder.is_dir() else []
+
+
+def _own_options(folder: Traversable) -> list[str]:
+    names = []
+    for entry in folder.iterdir():
+        if entry.name.endswith(".yaml"):
+            names.append(entry.name.removesuffix(".yaml"))
+        elif entry.is_dir():
+            names += [f"{entry.name}/{name}" for name in _own_options(entry)]
+    return sorted(names)
