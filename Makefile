@@ -5,7 +5,7 @@ SIZE ?= small
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo train-npp train-slimmable test test-slow lint bench clean
+.PHONY: help demo train-npp train-slimmable test test-slow lint docs bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,7 +44,10 @@ lint: $(STAMP)  ## ruff, mypy, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(STAMP)  ## the benchmarks behind the README's numbers
+docs: $(STAMP)  ## the documentation site, into build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+bench: $(STAMP)  ## the benchmarks behind the documentation's numbers
 	$(BIN)/vcm fetch yolov3-tiny yolov4-tiny mobilenet-v2 coco-sample
 	$(BIN)/python benchmarks/codec_in_loop.py
 	$(BIN)/python benchmarks/startup.py

@@ -1,4 +1,4 @@
-"""The README's figures are those that the benchmarks printed."""
+"""The figures of the README and the documentation are those that the benchmarks printed."""
 
 import json
 import runpy
@@ -10,14 +10,16 @@ ROOT = Path(__file__).resolve().parent.parent
 def test_the_tables_of_rates_and_accuracies_are_what_the_benchmark_prints(capsys):
     script = runpy.run_path(str(ROOT / "benchmarks/rate_accuracy.py"))
     results = json.loads((ROOT / "benchmarks/results/rate_accuracy.json").read_text())
-    texts = {name: (ROOT / name).read_text() for name in ("README.md", "docs/benchmarks.md")}
+    texts = {
+        name: (ROOT / name).read_text() for name in ("README.md", "docs/results.md", "docs/benchmarks.md")
+    }
 
     def printed(table, *arguments):
         script[table](*arguments)
         return capsys.readouterr().out.strip()
 
-    assert printed("print_tables", results["bd_rate"], results["seconds"]) in texts["README.md"]
-    assert printed("print_streams", results["streams"]) in texts["README.md"]
+    assert printed("print_tables", results["bd_rate"], results["seconds"]) in texts["docs/results.md"]
+    assert printed("print_streams", results["streams"]) in texts["docs/results.md"]
     assert printed("print_boxes", results["boxes"]) in texts["docs/benchmarks.md"].replace("\n", " ")
     assert printed("print_sensitivity", results["sensitivity"]) in texts["docs/benchmarks.md"]
     found = {(row["anchor"], row["system"], row["column"]): row["bd_rate"] for row in results["bd_rate"]}
@@ -33,6 +35,20 @@ def test_the_tables_of_rates_and_accuracies_are_what_the_benchmark_prints(capsys
         cells = [f"{found['bpg', system, column]:+.0f}" for column in readers]
         assert f"| {title} | {' | '.join(cells)} |" in texts["docs/benchmarks.md"]
     assert "](docs/rate_accuracy.svg)" in texts["README.md"]
+    shown = {
+        "BPG at the reader's size": "bpg_at_reader",
+        "+ QPs from the detector's importance map": "bpg_importance_at_reader",
+        "+ search of 10 steps": "bpg_importance_at_reader_effort10",
+        "NPP + BPG at the reader's size": "npp_bpg_at_reader",
+        "AVIF": "avif",
+    }
+    for title, system in shown.items():
+        cells = [
+            f"{found['bpg', system, f'{task}, pseudo-labels']:+.0f}"
+            for task in ("yolov3-tiny", "yolov4-tiny")
+        ]
+        assert f"| {title} | {' | '.join(cells)} |" in texts["README.md"]
+    assert len(texts["README.md"].splitlines()) <= 150
     cards = {path.stem: path.read_text() for path in (ROOT / "src/vcm/weights").glob("*.md")}
     assert printed("print_streams", results["streams"]) in cards["slimmable_yolov3_tiny"]
     table = printed("print_tables", results["bd_rate"], results["seconds"]).split("\n\n")[0].splitlines()
@@ -56,16 +72,16 @@ def test_the_ratios_of_the_pool_are_those_it_printed():
     lines = (ROOT / "benchmarks/results/codec_in_loop.txt").read_text().splitlines()
     rows = [line.split() for line in lines if line.strip()[:3] in ("256", "512")]
     ratios = {(size, preset, threads): ratio for size, preset, threads, _, _, ratio, *_ in rows}
-    readme = (ROOT / "README.md").read_text()
+    page = (ROOT / "docs/benchmarks.md").read_text()
     for size in ("256", "512"):
         for preset in ("medium", "veryslow"):
             one, two = (ratios[size, preset, threads] for threads in "12")
-            assert f"| {size} × {size}, {preset} | {one} | {two} |" in readme
+            assert f"| {size} × {size}, {preset} | {one} | {two} |" in page
 
 
 def test_the_encoders_ratios_are_those_it_printed():
     found = json.loads((ROOT / "benchmarks/results/slimmable_latency.json").read_text())
-    readme = (ROOT / "README.md").read_text()
+    page = (ROOT / "docs/benchmarks.md").read_text()
     for height, width in ((256, 256), (512, 512), (512, 768)):
         rows = [
             row
@@ -76,34 +92,34 @@ def test_the_encoders_ratios_are_those_it_printed():
         ]
         keys = ("time_ratio", "narrow_by_compressai", "full_by_compressai")
         figures = [f"{row[key]:.2f}" for key in keys for row in rows]
-        assert f"| {width} × {height} | {' | '.join(figures)} |" in readme
+        assert f"| {width} × {height} | {' | '.join(figures)} |" in page
     boxes = [row["ratio"] for row in found["to_boxes"]]
-    assert f"takes {boxes[0]:.2f} / {boxes[1]:.2f} of the time" in readme
-    assert f"{found['entropy_coder'][0]['decode_speedup']:.2f} times as many" in readme
+    assert f"takes {boxes[0]:.2f} / {boxes[1]:.2f} of the time" in page
+    assert f"{found['entropy_coder'][0]['decode_speedup']:.2f} times as many" in page
 
 
 def test_the_ratios_of_a_preprocessors_step_and_time_are_those_they_printed():
     rows = json.loads((ROOT / "benchmarks/results/npp_step.json").read_text())["rows"]
-    readme = " ".join((ROOT / "README.md").read_text().split())
+    page = " ".join((ROOT / "docs/benchmarks.md").read_text().split())
     one, two = (f"{row['ratio']:.2f}" for row in rows)
-    assert f"a step takes {one} / {two} times as long" in readme
+    assert f"a step takes {one} / {two} times as long" in page
     one, two = (f"{row['ratio_codec']:.2f}" for row in rows)
-    assert f"The codec alone takes {one} / {two} times as long" in readme
+    assert f"The codec alone takes {one} / {two} times as long" in page
     lines = (ROOT / "benchmarks/results/npp_latency.txt").read_text().splitlines()
     found = {tuple(line.split()[:3]): line.split()[5] for line in lines if "x" in line and "-" in line}
-    assert f"the shipped one takes {found['1', '512x512', '8-16-32-64']} of the time" in readme
-    assert f"of the paper's size {found['1', '512x512', '32-64-128-256']} times as long" in readme
+    assert f"the shipped one takes {found['1', '512x512', '8-16-32-64']} of the time" in page
+    assert f"of the paper's size {found['1', '512x512', '32-64-128-256']} times as long" in page
 
 
 def test_the_ablations_figures_are_those_they_printed():
     printed = (ROOT / "benchmarks/results/npp_ablations.txt").read_text()
-    readme = " ".join((ROOT / "README.md").read_text().split())
+    page = " ".join((ROOT / "docs/benchmarks.md").read_text().split())
     table = printed[printed.index("BD-rate against BPG") :]
     figures = [
         line.split("│")[-2].strip() for line in table.splitlines() if "NPP + BPG" in line and "│" in line
     ]
     first, *others = (figure.removesuffix(" %") for figure in figures)
-    assert f"are {first}, {', '.join(others[:-1])} and {others[-1]} %" in readme
+    assert f"are {first}, {', '.join(others[:-1])} and {others[-1]} %" in page
 
 
 def test_the_efforts_figures_are_those_they_printed(capsys):
@@ -123,8 +139,8 @@ def test_the_efforts_figures_are_those_they_printed(capsys):
         for row in table.rows
         if (row["stream"], row["images"]) == ("narrow", "COCO sample") and row["effort"] in (0, 10)
     )
-    readme = (ROOT / "README.md").read_text()
-    assert f"mAP on {settings['images']} images of COCO from {start} to {end}" in readme
+    page = (ROOT / "docs/tutorials/application.md").read_text()
+    assert f"mAP on {settings['images']} images of COCO from {start} to {end}" in page
 
 
 def test_the_training_precisions_figures_are_those_it_printed():
