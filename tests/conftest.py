@@ -9,6 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,3 +37,19 @@ def asset_path() -> Callable[[str, str], Path]:
 def coco_images(asset_path: Callable[[str, str], Path]) -> list[Path]:
     """The 95 JPEG files of the COCO sample, sorted by name."""
     return sorted(asset_path("coco-sample", "images").glob("*.jpg"))
+
+
+@pytest.fixture(scope="session")
+def curve_plan() -> Callable[[str], dict[str, Any]]:
+    """`curve_plan(name)`: what codec=[name] composes, as plain values with interpolations as they stand."""
+    from hydra import compose, initialize_config_module
+    from omegaconf import OmegaConf
+
+    def plan(name: str) -> dict[str, Any]:
+        with initialize_config_module("vcm.conf", version_base="1.3"):
+            codecs = compose("evaluate", [f"codec=[{name}]"]).codecs
+        ((key, found),) = OmegaConf.to_container(codecs, resolve=False).items()
+        assert key == name
+        return found
+
+    return plan

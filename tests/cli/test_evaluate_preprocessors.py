@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 import vcm.conf
-import yaml
 from omegaconf import OmegaConf
 
 from vcm.cli.systems import NPP_TARGET, build_codecs, build_preprocessors
@@ -106,10 +105,9 @@ def test_what_does_not_go_together_is_told(curve, settings, message):
         curve(**settings)
 
 
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("npp_*.yaml")), ids=lambda path: path.stem)
-def test_curves_with_a_preprocessor_code_as_those_without(path):
-    (plan,) = yaml.safe_load(path.read_text()).values()
-    (plain,) = yaml.safe_load(path.with_name(path.name.removeprefix("npp_")).read_text()).values()
+@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("npp_*.yaml")))
+def test_curves_with_a_preprocessor_code_as_those_without(name, curve_plan):
+    plan, plain = curve_plan(name), curve_plan(name.removeprefix("npp_"))
     assert (plan["codec"], plan["qualities"]) == (plain["codec"], plain["qualities"])
     assert plan["preprocessor"]["_target_"] == NPP_TARGET
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 import vcm.conf
-import yaml
 from omegaconf import OmegaConf
 
 from vcm.cli.codecs import installed_codecs
@@ -34,12 +33,11 @@ def system(tmp_path, codec="vcm.codecs.BPGCodec", **settings):
     return build_systems("mine", plan, build_codecs("mine", plan), [None], task)[0]
 
 
-@pytest.mark.parametrize("path", GROUPS, ids=lambda path: path.stem)
-def test_groups_code_as_the_codec_alone(path):
-    ((name, plan),) = yaml.safe_load(path.read_text()).items()
-    assert name == path.stem
+@pytest.mark.parametrize("name", [path.stem for path in GROUPS])
+def test_groups_code_as_the_codec_alone(name, curve_plan):
+    plan = curve_plan(name)
     base = name.removesuffix("_effort10").removesuffix("_at_reader").removesuffix("_importance")
-    (plain,) = yaml.safe_load((FOLDER / f"{base}.yaml").read_text()).values()
+    plain = curve_plan(base)
     for key, value in plain.items():
         assert plan[key] == value
     assert plan.get("at_reader", False) == ("_at_reader" in name)
@@ -143,8 +141,7 @@ def test_end_to_end(asset_path, tmp_path, task, asset, file):
     assert 15 < points["bpg_at_reader"]["psnr"] < points["bpg"]["psnr"]
 
 
-def test_the_narrow_stream_with_an_effort_is_the_plain_one_with_it():
-    plain, searched = (yaml.safe_load((FOLDER / f"{name}.yaml").read_text()) for name in FEATURES)
-    codec = searched["features_effort10"]["codec"]
-    assert codec.pop("effort") == 10
-    assert searched["features_effort10"] == plain["features"]
+def test_the_narrow_stream_with_an_effort_is_the_plain_one_with_it(curve_plan):
+    plain, searched = map(curve_plan, FEATURES)
+    assert searched["codec"].pop("effort") == 10
+    assert searched == plain

@@ -8,12 +8,13 @@ import json
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import yaml
 
 import vcm.codecs
 from vcm.codecs import (
@@ -48,13 +49,13 @@ def test_listing_codecs_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_configuration_builds_its_codec_with_its_defaults(name: str) -> None:
-    text = (CONF / f"{name}.yaml").read_text()
-    assert text.startswith("# @package codecs\n")
-    ((key, entry),) = yaml.safe_load(text).items()
+def test_each_configuration_builds_its_codec_with_its_defaults(
+    name: str, curve_plan: Callable[[str], dict[str, Any]]
+) -> None:
+    entry = curve_plan(name)
     module, _, attribute = entry["codec"].pop("_target_").rpartition(".")
     kind = getattr(importlib.import_module(module), attribute)
-    assert key == kind.name == name
+    assert kind.name == name
     assert len(entry["qualities"]) >= 4
     for quality in entry["qualities"]:
         codec = kind(quality=quality, **entry["codec"])

@@ -1,11 +1,9 @@
 """What a learned codec is built from: model files, configurations, tasks."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from vcm.codecs import LearnedCodec, SlimmableFeatureCodec
 from vcm.errors import ArgumentError, WeightsError
@@ -31,14 +29,12 @@ def test_a_family_of_files_is_a_curve(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [SlimmableFeatureCodec, LearnedCodec])
-def test_configurations_build_their_codecs(kind, tmp_path):
+def test_configurations_build_their_codecs(kind, tmp_path, curve_plan):
     save_network(make(SlimmableFactorized), tmp_path / "m1.safetensors")
-    text = (Path(__file__).parents[2] / "conf" / "codec" / f"{kind.name}.yaml").read_text()
-    ((name, plan),) = yaml.safe_load(text).items()
-    assert name == kind.name
+    plan = curve_plan(kind.name)
     assert plan["codec"].pop("_target_") == f"vcm.codecs.{kind.__name__}"
     codec = kind(plan["qualities"][0], **{**plan["codec"], "model": str(tmp_path / "m{quality}.safetensors")})
-    assert codec.settings()["name"] == name
+    assert codec.settings()["name"] == kind.name
 
 
 def test_tasks_that_a_model_has_not_are_told():

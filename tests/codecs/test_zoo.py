@@ -5,12 +5,10 @@ import json
 import os
 import random
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from compressai.zoo.image import model_architectures
 
 from vcm.codecs import CompressAICodec
@@ -64,13 +62,10 @@ def test_any_size_comes_back(size, tmp_path):
     assert codec.decode(codec.encode(image)).shape == image.shape
 
 
-def test_a_family_of_checkpoints_is_a_curve(tmp_path):
+def test_a_family_of_checkpoints_is_a_curve(tmp_path, curve_plan):
     for seed in (1, 2):
         save(tmp_path, "bmshj2018-factorized", seed)
-    text = (Path(__file__).parents[2] / "conf" / "codec" / "compressai.yaml").read_text()
-    ((name, plan),) = yaml.safe_load(text).items()
-    assert name == CompressAICodec.name
-    settings = {**plan["codec"], "architecture": "bmshj2018-factorized"}
+    settings = {**curve_plan(CompressAICodec.name)["codec"], "architecture": "bmshj2018-factorized"}
     del settings["_target_"]
     settings["checkpoint"] = tmp_path / "bmshj2018-factorized-{quality}.pth.tar"
     one, two = (CompressAICodec(quality, **settings) for quality in (1, 2))
