@@ -264,6 +264,7 @@ def test_markers_without_hashes_are_checked_by_the_catalogs(shelf):
         '{"fingerprint": "%s"}', '{"fingerprint": "%s", "files": {}}', '{"fingerprint": "%s", "files": 3}',
         '{"fingerprint": "%s", "files": {"a.weights": 7}, "sha256": 3}', "\udcff",
     ],
+    ids=range(13),
 )  # fmt: skip
 def test_damaged_markers_make_the_asset_absent_in_one_sentence(shelf, text):
     folder, asset = fetch("tiny"), find_asset("tiny")

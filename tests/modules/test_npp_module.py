@@ -8,6 +8,7 @@ import torch
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from mean_task import MeanTask
+from resuming import SAFELY
 
 from vcm.codecs import JPEGCodec
 from vcm.data.datamodule import Batch
@@ -235,7 +236,7 @@ def fit(folder, data, epochs, resume=None):
     module.training_step = kept
     checkpoints = ModelCheckpoint(folder / "checkpoints", save_last=True, save_top_k=0)
     run = trainer(folder, max_epochs=epochs, enable_checkpointing=True, callbacks=[checkpoints])
-    run.fit(module, data(), ckpt_path=resume, weights_only=True)
+    run.fit(module, data(), ckpt_path=resume, **SAFELY)
     return losses, module.network.state_dict()
 
 
@@ -256,7 +257,7 @@ def test_a_training_is_not_resumed_with_another_proxy(image_data, tmp_path):
     with pytest.raises(
         ArgumentError, match=r"run_dir must be .* same weights of what is frozen \(LearnedProxy, BatchTask\)"
     ):
-        trainer(tmp_path, max_epochs=2).fit(other, image_data(), ckpt_path=last, weights_only=True)
+        trainer(tmp_path, max_epochs=2).fit(other, image_data(), ckpt_path=last, **SAFELY)
 
 
 def test_the_model_file_knows_its_pairs(tmp_path):

@@ -7,6 +7,7 @@ import torch
 from compressai.layers import GDN
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
+from resuming import SAFELY
 
 from vcm.codecs import BPGCodec, JPEGCodec
 from vcm.errors import ArgumentError, CodecError, WeightsError
@@ -101,7 +102,7 @@ def test_an_interrupted_imitation_resumes_to_the_same_weights(image_data, tmp_pa
         run = trainer(
             folder, max_epochs=epochs, enable_checkpointing=True, callbacks=[checkpoints], limit_val_batches=1
         )
-        run.fit(module, image_data(), ckpt_path=resume, weights_only=True)
+        run.fit(module, image_data(), ckpt_path=resume, **SAFELY)
         return module.network.state_dict()
 
     whole = fit(tmp_path / "a", 4)
@@ -201,7 +202,7 @@ def test_a_longer_cosine_schedule_goes_on_in_the_longer_course(image_data, tmp_p
         rates = []
         module.log_dict = lambda *_, **__: rates.append(module.optimizers().param_groups[0]["lr"])
         run = trainer(tmp_path, max_epochs=epochs, limit_val_batches=0)
-        run.fit(module, image_data(), ckpt_path=resume, weights_only=True)
+        run.fit(module, image_data(), ckpt_path=resume, **SAFELY)
         run.save_checkpoint(tmp_path / "last.ckpt", weights_only=False)
         return rates
 

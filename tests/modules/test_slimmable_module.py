@@ -5,6 +5,7 @@ import torch
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from mean_task import MeanTask
+from resuming import SAFELY
 
 from vcm.errors import ArgumentError
 from vcm.modules import SlimmableModule
@@ -108,7 +109,7 @@ def fit(folder, data, epochs, resume=None):
         enable_checkpointing=True,
         callbacks=[ModelCheckpoint(folder / "checkpoints", save_last=True, save_top_k=0)],
     )
-    run.fit(module, data, ckpt_path=resume, weights_only=True)
+    run.fit(module, data, ckpt_path=resume, **SAFELY)
     return module
 
 

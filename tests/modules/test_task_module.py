@@ -8,6 +8,7 @@ import torch
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from mean_task import MeanTask
+from resuming import SAFELY
 
 from vcm.codecs import JPEGCodec
 from vcm.data import ImageDataModule, ImageFolderDataset
@@ -210,7 +211,7 @@ def fit(folder, task, data, epochs, resume=None):
     module.training_step = kept
     checkpoints = ModelCheckpoint(folder / "checkpoints", save_last=True, save_top_k=0)
     run = trainer(folder, max_epochs=epochs, enable_checkpointing=True, callbacks=[checkpoints])
-    run.fit(module, data(), ckpt_path=resume, weights_only=True)
+    run.fit(module, data(), ckpt_path=resume, **SAFELY)
     return losses, state(module.network)
 
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from packaging.version import Version
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -198,6 +199,9 @@ def test_deployed_checks_rates():
         deployed(trained(NPP), 2)
 
 
+@pytest.mark.skipif(
+    Version(torch.__version__) < Version("2.9"), reason="earlier exporters do not write sides of any size"
+)
 @pytest.mark.parametrize("form", ["plain", "fixed", "open"])
 def test_deployed_exports_and_onnx_runtime_agrees(form, tmp_path):
     import onnxruntime

@@ -2,6 +2,7 @@ import pytest
 import torch
 from compressai.layers import GDN
 from compressai.models import FactorizedPrior, ScaleHyperprior
+from packaging.version import Version
 from torch import nn
 
 from vcm.errors import ArgumentError
@@ -127,6 +128,9 @@ def test_at_width_gives_the_same_latent(network):
     assert not any(p.requires_grad for p in network.at_width("detection").parameters())
 
 
+@pytest.mark.skipif(
+    Version(torch.__version__) < Version("2.9"), reason="earlier exporters do not write sides of any size"
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_at_width_exports_and_onnx_runtime_agrees(kind, tmp_path):
     import onnxruntime
