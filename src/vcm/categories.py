@@ -1,4 +1,4 @@
-"""Class names that networks and data sets share: COCO's, those in a file, and the matching of two lists."""
+"""Class names of networks and datasets, and their matching."""
 
 from __future__ import annotations
 

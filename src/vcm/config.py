@@ -1,4 +1,4 @@
-"""Schemas of conf/: what each command's configuration may hold, as plain dataclasses."""
+"""Schemas of conf/ as plain dataclasses."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class EvaluateConfig:
         preprocessor: How to build what changes images before every codec without one of its own; None for
             nothing.
         npp_model: Model file of the preprocessors in codec=npp_….
-        labels: What predictions are held against; None for all that the data set allows.
+        labels: Evaluation targets; None for every kind that the dataset provides.
         pseudo_score: Boxes on the originals at or above this score are pseudo-labels, in [0, 1].
         examples: Number of images whose decoded versions are kept.
         bootstrap: Resamples of the images that confidence intervals are from; 0 for none.

@@ -1,4 +1,4 @@
-"""Records that cross rooms. Importing this does not import torch."""
+"""Shared data classes. Importing this does not import torch."""
 
 from __future__ import annotations
 

@@ -10,11 +10,13 @@ import bjontegaard
 import pytest
 from PIL import Image
 
+from vcm.cli.main import main
 from vcm.codecs import AVIFCodec, CodecPool, JPEGCodec, WebPCodec
 from vcm.errors import ArgumentError, EvaluationError
-from vcm.evaluation.curves import axes_of, compare, curves
+from vcm.evaluation.curves import Axis, Curve, axes_of, compare, curves
 from vcm.evaluation.evaluate import Evaluation
 from vcm.evaluation.report import build_report
+from vcm.evaluation.report.plots import draw
 from vcm.evaluation.results import Results
 from vcm.evaluation.systems import ImageSystem
 
@@ -85,11 +87,40 @@ def test_report_is_one_file_with_plots_beside_it(run):
     assert "&lt;script&gt;alert(1)" in html
     names = {path.name for path in (run / "plots").iterdir()}
     stems = {"rate_map_truth", "rate_map_pseudo", "rate_psnr", "rate_ms_ssim_db"}
-    assert names == {f"{stem}{suffix}" for stem in stems for suffix in (".svg", ".png")}
+    assert names == {f"{stem}{suffix}" for stem in stems for suffix in (".svg", ".png", ".pdf")}
     for stem in stems:
         assert ElementTree.parse(run / "plots" / f"{stem}.svg").getroot().tag.endswith("svg")
         with Image.open(run / "plots" / f"{stem}.png") as image:
             assert min(image.size) > 300
+
+
+def test_a_system_has_one_colour_in_every_plot():
+    axis = Axis("psnr", "PSNR (dB)")
+    names = [f"codec{number}" for number in range(10)]
+    drawn = [Curve(name, name, [(0.1, 30.0), (0.2, 33.0)], [1, 2], [None, None], [], "") for name in names]
+
+    def colours(curves):
+        (plot,) = draw(curves, axis, None, systems=names).axes
+        return {line.get_label(): (line.get_color(), line.get_marker()) for line in plot.lines}
+
+    every = colours(drawn)
+    assert len({colour for colour, _ in every.values()}) == 10
+    assert colours(drawn[3:5]) == {name: every[name] for name in names[3:5]}
+
+
+def test_plots_for_a_paper(run, tmp_path):
+    assert main(["report", str(run), "--style", "paper", "--output", str(tmp_path / "paper")]) == 0
+    plots = tmp_path / "paper" / "plots"
+    for path in plots.glob("*.pdf"):
+        content = path.read_bytes()
+        assert content.startswith(b"%PDF")
+        box = re.search(rb"/MediaBox \[ ?0 0 ([\d.]+) ", content)
+        assert float(box[1]) == pytest.approx(3.4 * 72, abs=1)
+        assert b"CreationDate" not in content
+        with Image.open(path.with_suffix(".png")) as image:
+            assert image.width == pytest.approx(3.4 * 600, abs=2)
+    assert "serif" in (plots / "rate_psnr.svg").read_text()
+    assert len(list(plots.glob("*.pdf"))) == 4
 
 
 def test_bd_rates_equal_bjontegaard_on_the_csv(run):

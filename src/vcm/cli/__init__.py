@@ -1,1 +1,1 @@
-"""The command line: compose, instantiate, run."""
+"""Command line: compose, instantiate, run."""

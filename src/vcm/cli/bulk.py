@@ -1,4 +1,4 @@
-"""Work on many files: in this process, on processes over the cores, or on a Ray cluster. Imports no torch."""
+"""Bulk processing: in this process, on several, or on a Ray cluster. Imports no torch."""
 
 from __future__ import annotations
 

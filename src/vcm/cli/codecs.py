@@ -1,4 +1,4 @@
-"""`vcm codecs`: what conf/curve offers. Imports no torch."""
+"""`vcm codecs`: list the codecs. Imports no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`vcm collect`: the jobs of sweeps as one report, one table of points, and a list of what is missing."""
+"""`vcm collect`: join the jobs of sweeps into one report and one table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`vcm compress`: images into streams."""
+"""`vcm compress`: encode images into streams."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decode streams into PNG files and predictions, one after the other, in any process."""
+"""Decode streams into PNG files and predictions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`vcm decompress`: streams into images and predictions."""
+"""`vcm decompress`: decode streams into images and predictions."""
 
 from __future__ import annotations
 

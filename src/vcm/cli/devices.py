@@ -1,4 +1,4 @@
-"""Where networks run."""
+"""Device selection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`vcm encode`: images into files of a standard codec, by an encoder that knows their reader."""
+"""`vcm encode`: encode images with a standard codec for a given reader."""
 
 from __future__ import annotations
 

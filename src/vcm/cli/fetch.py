@@ -1,4 +1,4 @@
-"""`vcm fetch`: published weights and images into the cache. Imports no torch."""
+"""`vcm fetch`: download published weights and images. Imports no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inputs, outputs and batches of the commands that turn files into files. Imports no torch."""
+"""Inputs, outputs and batches of file commands. Imports no torch."""
 
 from __future__ import annotations
 
@@ -245,7 +245,7 @@ class Batch:
         num_files: How many are done.
         num_bytes: Of their streams.
         num_pixels: Of their images.
-        num_failures: What was told on standard error.
+        num_failures: Number of problems reported on standard error.
         num_skipped: How many an earlier call has done.
     """
 

@@ -1,4 +1,4 @@
-"""`vcm info`: what streams say of themselves. Imports no torch."""
+"""`vcm info`: describe streams. Imports no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the commands share that compose their configuration through Hydra."""
+"""Run a Hydra-composed job, or a sweep of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`vcm`: names the commands and hands over to one of them."""
+"""`vcm`: dispatch to a command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Manifests: what became of each file of a long run, as JSON lines that a killed run goes on from."""
+"""Manifests: JSON lines of a long run's files, from which it resumes."""
 
 from __future__ import annotations
 

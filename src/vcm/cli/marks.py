@@ -1,4 +1,4 @@
-"""Marks in PNG files that tell what they were made of, so that a command run again knows its own outputs."""
+"""Provenance marks in PNG files, so that a repeated command recognizes its outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How this process gets its memory from the system."""
+"""Memory allocator settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PAD_BYTES = 1 << 28
 def keep_freed_memory() -> bool:
     """Have large tensors taken from the heap, and freed memory kept, for the rest of this process.
 
-    glibc maps each large tensor anew and gives it back when it is freed, so that a training step on a CPU
+    glibc maps each large tensor and unmaps it when it is freed, so that a training step on a CPU
     spends much of its time on page faults. What a process once held it then keeps.
 
     Returns:

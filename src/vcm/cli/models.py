@@ -1,4 +1,4 @@
-"""A model file with the task networks that it was trained for."""
+"""Model files with their task networks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Objectives: what the jobs of a sweep return for a sweeper to optimize."""
+"""Objectives of sweeps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options of the config groups, of vcm's own configs and of whatever else is on Hydra's search path."""
+"""Options of config groups, on Hydra's whole search path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Predictions as JSON values, and drawn."""
+"""Predictions as JSON and as drawings."""
 
 from __future__ import annotations
 

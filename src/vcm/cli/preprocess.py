@@ -1,4 +1,4 @@
-"""`vcm preprocess`: images in, images out, for an encoder of one's own."""
+"""`vcm preprocess`: filter images for any encoder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`vcm recommend`: which codec and quality keep what a detector finds, and at how many bytes."""
+"""`vcm recommend`: find codec and quality for a detector."""
 
 from __future__ import annotations
 

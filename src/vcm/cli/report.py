@@ -1,4 +1,4 @@
-"""`vcm report`: results into one HTML file, and the BD-rates on the screen."""
+"""`vcm report`: write the HTML report and print BD-rates."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def run(arguments: Sequence[str]) -> int:
     """Write the report and say where it is on standard output; the BD-rates go to standard error."""
     parser = argparse.ArgumentParser(
         prog="vcm report",
-        description="Turn what `vcm evaluate` measured into one HTML file, and plots as SVG and PNG.",
+        description="Turn what `vcm evaluate` measured into one HTML file, and plots as SVG, PNG and PDF.",
     )
     parser.add_argument(
         "folders",
@@ -42,6 +42,12 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--output", type=Path, help="folder for report.html and plots/; the first RUN by default"
     )
+    parser.add_argument(
+        "--style",
+        choices=("screen", "paper"),
+        default="screen",
+        help="of the files in plots/; paper: one column of 3.4 inches, 8 point serif",
+    )
     known = parser.parse_args(arguments)
     names = {}
     for given in known.name:
@@ -52,7 +58,7 @@ def run(arguments: Sequence[str]) -> int:
     from vcm.evaluation.report import read_study, write_report
 
     study = read_study(known.folders, anchor=known.anchor, accuracy=known.accuracy, names=names)
-    path = write_report(study, known.output)
+    path = write_report(study, known.output, style=known.style)
     print_bd_rates(study)
     print(printable(path.resolve()))
     return 0

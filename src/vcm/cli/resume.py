@@ -1,4 +1,4 @@
-"""What `vcm train` checks before it goes on with a run: the lock, the checkpoint, the settings."""
+"""Checks before a training is resumed: lock, checkpoint, settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Standard output and error that may be closed, full, or a pipe whose reader has gone."""
+"""Standard output and error that may be closed or full."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sweeps: a folder for each job, its record, and the plan of all jobs, under any launcher."""
+"""Sweeps: job folders, records and plan, under any launcher."""
 
 from __future__ import annotations
 

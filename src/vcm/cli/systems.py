@@ -1,4 +1,4 @@
-"""What `vcm evaluate` builds of its configuration: codecs, preprocessors, systems."""
+"""Build the codecs, preprocessors and pipelines of `vcm evaluate`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Task networks by the names that conf/task gives them."""
+"""Load task networks by config name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work on one file of many: what goes to other processes, and what comes back. Imports no torch."""
+"""Work items of bulk processing. Imports no torch."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Work(Protocol):
     """What a command does with one file. An instance is pickled before it is first called."""
 
     def __call__(self, item: Item, on_step: Callable[[int, int], None] | None = None) -> Outcome:
-        """Work on one file; `on_step` is told of steps done, and all of them, where there are any."""
+        """Work on one file; `on_step` is called with the steps done and all of them."""
 
 
 def tried(work: Work, item: Item, on_step: Callable[[int, int], None] | None = None) -> Outcome:

@@ -1,4 +1,4 @@
-"""The codec boundary: one RGB image in, bytes out, and back."""
+"""Codec interface: RGB image → bytes → RGB image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The feature codec boundary: a task's input in, bytes out, and back to its features."""
+"""Feature codec interface: task input → bytes → features."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Codecs whose work Pillow does: JPEG, WebP, AVIF, JPEG 2000, and JPEG XL through a plugin of Pillow's."""
+"""JPEG, WebP, AVIF and JPEG 2000 through Pillow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Running an external program: no shell, a timeout, a checked exit status, and no children left behind."""
+"""Run external programs: no shell, a timeout, checked exit status."""
 
 from __future__ import annotations
 

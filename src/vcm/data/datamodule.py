@@ -1,4 +1,4 @@
-"""One LightningDataModule for every data set: whole images to evaluate on, crops to train on."""
+"""LightningDataModule: whole images for evaluation, crops for training."""
 
 from __future__ import annotations
 

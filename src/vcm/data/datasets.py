@@ -1,4 +1,4 @@
-"""The data set interface, and images without labels."""
+"""Dataset interface, and images without labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labels that lie in folders: Darknet's text files beside images, and one folder a class."""
+"""Folder datasets: Darknet labels, one folder a class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading of JSON files that others wrote. Imports no torch."""
+"""Read untrusted JSON files. Imports no torch."""
 
 from __future__ import annotations
 

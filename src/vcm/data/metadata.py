@@ -1,4 +1,4 @@
-"""What an image file says beside its pixels, as far as it holds for the pixels that `read_image` gives."""
+"""Image metadata that holds for decoded pixels: EXIF, ICC profiles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Image sizes that annotation files state, reconciled with those of the image files."""
+"""Reconcile annotated image sizes with those of the files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens to an image, and to its boxes, before it is trained on."""
+"""Training transforms of images and boxes."""
 
 from __future__ import annotations
 

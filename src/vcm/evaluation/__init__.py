@@ -1,1 +1,1 @@
-"""System × data → points → curves → report."""
+"""Evaluation: run pipelines on a dataset and build rate–accuracy curves."""

@@ -1,6 +1,6 @@
-"""Confidence by bootstrap over images: what would have come out with other images of the same kind.
+"""Bootstrap confidence intervals over images.
 
-Images are drawn with replacement, as many as there are, and every figure is taken anew on what was drawn
+Images are drawn with replacement, as many as there are, and every metric is recomputed on the draw
 (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993). All operating points share the draws, so
 their differences are those on the same images.
 """

@@ -1,4 +1,4 @@
-"""Detections as boxes to draw over an image, with labels that do not cover each other."""
+"""Draw detections with labels that do not overlap."""
 
 from __future__ import annotations
 

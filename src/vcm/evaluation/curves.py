@@ -35,7 +35,7 @@ class Axis:
     Attributes:
         key: Short name: "psnr", "ms_ssim_db", or a name in `Point.accuracy`.
         title: For people, with the unit.
-        labels: The labels that an accuracy is held against; None for distortions, which need none.
+        labels: Evaluation targets of an accuracy; None for distortions.
     """
 
     key: str

@@ -1,4 +1,4 @@
-"""Encoders of images: everything between an image and the bytes of a standard codec."""
+"""Image encoder: everything before a standard codec, and the codec."""
 
 from __future__ import annotations
 

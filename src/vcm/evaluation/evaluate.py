@@ -1,4 +1,4 @@
-"""The main path: systems × data set → records → points → results."""
+"""Evaluate pipelines on a dataset: records → points → results."""
 
 from __future__ import annotations
 
@@ -80,11 +80,11 @@ class Evaluation:
             systems: The operating points.
             folder: Where records and results go.
             pool: Its threads do the work; how many there are has no influence on the results.
-            labels: What predictions are held against; None for all that the data set allows.
+            labels: Evaluation targets; None for every kind that the dataset provides.
             pseudo_score: Boxes on the original at or above this score are pseudo-labels, in [0, 1].
             examples: How many images' decoded versions are kept for the report.
             bootstrap: How many resamples of the images the confidence intervals are from; 0 for none.
-            config: What all of this was built from, as plain JSON values; told in the provenance.
+            config: What all of this was built from, as plain JSON values; kept in the provenance.
 
         Raises:
             ArgumentError: If a number or a kind of labels is not what it may be.

@@ -1,4 +1,4 @@
-"""Decoded versions of a few images, kept beside the results so that a report can show them."""
+"""Keep decoded versions of a few images for the report."""
 
 from __future__ import annotations
 

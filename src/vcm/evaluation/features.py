@@ -1,4 +1,4 @@
-"""A system that sends no image: the task's own features, coded by a learned codec."""
+"""Pipeline of a feature codec: no image is sent."""
 
 from __future__ import annotations
 

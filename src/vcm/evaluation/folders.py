@@ -1,4 +1,4 @@
-"""Files of a run's folder, which may be someone else's: none of its paths leads out of it."""
+"""Access to the files of a run folder, without leaving it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a prediction is held against: true labels, or the task's own answer on the original image."""
+"""Evaluation targets: ground truth or pseudo-labels."""
 
 from __future__ import annotations
 

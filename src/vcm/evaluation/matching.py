@@ -1,4 +1,4 @@
-"""Streams of one image at about the same rate: which there are, and what quality would give one."""
+"""Match streams of one image by rate."""
 
 from __future__ import annotations
 

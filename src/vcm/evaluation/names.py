@@ -1,4 +1,4 @@
-"""Names of operating points, and of the files and folders that hold what belongs to them."""
+"""Names of operating points and of their files."""
 
 from __future__ import annotations
 

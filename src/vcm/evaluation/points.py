@@ -36,7 +36,7 @@ class Point:
         system: The curve's name.
         title: The curve's name for people.
         quality: Place on the curve, in the codec's scale.
-        labels: What predictions were held against.
+        labels: The evaluation targets.
         num_images: Images that were counted.
         num_bytes: Of all their streams.
         num_pixels: Of all the originals.
@@ -149,7 +149,7 @@ def accuracy_of(
     Args:
         records: By image id.
         image_ids: The images that `draws` draws from.
-        labels: What predictions are held against; each of the images has one.
+        labels: Evaluation targets, one for each image.
         task: Says what is measured.
         draws: Which images are drawn.
     """

@@ -1,4 +1,4 @@
-"""Where results come from: versions, machine, settings, and when."""
+"""Provenance: versions, machine, settings, time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Encoders that know their reader: its input size, and what its outputs depend on."""
+"""Reader-aware encoding: input size and importance maps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which quality of a codec keeps what a task network finds, by few evaluations and interpolation."""
+"""Find the quality of a codec that keeps given detections, by few evaluations."""
 
 from __future__ import annotations
 

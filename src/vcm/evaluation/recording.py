@@ -1,4 +1,4 @@
-"""Images through systems into records, in an order and in portions that a restart can pick up."""
+"""Run pipelines and write per-image records; resumable."""
 
 from __future__ import annotations
 

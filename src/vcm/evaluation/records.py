@@ -1,4 +1,4 @@
-"""Per-image records on disk: appended as the evaluation goes, read back when it is picked up again."""
+"""Per-image records on disk."""
 
 from __future__ import annotations
 

@@ -159,7 +159,7 @@ DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowErro
 def damaged(path: Path, error: Exception) -> EvaluationError:
     """What to tell of a file of results that cannot be read."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else printable(error)
-    return EvaluationError(f"{path} is damaged ({reason}); run `vcm evaluate` again to write it anew.")
+    return EvaluationError(f"{path} is damaged ({reason}); run `vcm evaluate` again.")
 
 
 def _results_from_json(content: Any) -> Results:  # noqa: ANN401  any JSON value

@@ -1,4 +1,4 @@
-"""Evaluation on several processes, each with a share of the images and, with CUDA, a GPU of its own."""
+"""Multi-process evaluation: each process takes a share of the images and a GPU, if there are any."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is evaluated: something that turns an image into bytes, and those bytes into a task's answer."""
+"""Pipelines: image → bytes → prediction, one for each operating point."""
 
 from __future__ import annotations
 

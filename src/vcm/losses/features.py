@@ -1,4 +1,4 @@
-"""How far one set of feature maps is from another."""
+"""Relative error of feature maps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a proxy is from the codec that it stands in for."""
+"""Imitation loss of a proxy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 _SMALLEST_MSE = 1e-5
-"""Of a codec's image, about 50 dB: what is closer is not told apart."""
+"""Of a codec's image, about 50 dB: smaller differences are ignored."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""How far a task network's raw outputs are from the original's: what its predictions are made of."""
+"""Divergence of raw task outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rate plus weighted distortion, of an image or of a feature map."""
+"""Rate–distortion loss of images and features."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values of one thing with the gradients of another (Bengio et al., arXiv 1308.3432)."""
+"""Straight-through estimator (Bengio et al., arXiv 1308.3432)."""
 
 from __future__ import annotations
 

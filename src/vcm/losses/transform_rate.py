@@ -1,4 +1,4 @@
-"""A differentiable estimate of the bits of intra-coded images that needs no training."""
+"""Differentiable rate estimate of intra-coded images, without training."""
 
 from __future__ import annotations
 

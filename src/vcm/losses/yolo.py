@@ -1,4 +1,4 @@
-"""YOLO's training loss."""
+"""YOLO training loss."""
 
 from __future__ import annotations
 

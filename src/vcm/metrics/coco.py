@@ -1,4 +1,4 @@
-"""COCO's average precision and recall from matches that are made once, on any resample of the images."""
+"""COCO average precision and recall on resamples, from matches computed once."""
 
 from __future__ import annotations
 

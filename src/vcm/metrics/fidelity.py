@@ -1,4 +1,4 @@
-"""How well a proxy imitates a codec: its images, and the order and size of its rates."""
+"""Fidelity of a proxy to its codec."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LightningModules: what trains the networks."""
+"""LightningModules of both methods."""
 
 from vcm.modules.base import NetworkModule, crops_of
 from vcm.modules.codec_loop import CodecLoop

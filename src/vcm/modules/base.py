@@ -135,7 +135,7 @@ class NetworkModule(OptimizedModule):
                 "run_dir",
                 expected=f"the folder of a run with the same weights of what is frozen ({names})",
                 got="one with others",
-                remedy="Choose another run_dir= or name=, or remove the folder to begin anew.",
+                remedy="Choose another run_dir= or name=, or remove the folder to start again.",
             )
         super().on_train_start()
         if self._random_state is not None:

@@ -1,4 +1,4 @@
-"""Checks of numbers that several modules take."""
+"""Argument checks shared by modules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The real codec inside a training step."""
+"""Real codec in the training loop."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ class Coded:
 class CodecLoop:
     """Encodes and decodes training batches on threads, in process, while the caller goes on.
 
-    An image on which the codec fails is left out, counted and told; training stops only if that happens too
-    often.
+    An image on which the codec fails is skipped, counted and reported; training stops only if that happens
+    too often.
 
     Args:
         codec: Makes a codec of a quality: a class, or a partial call with its other settings.

@@ -1,4 +1,4 @@
-"""What training does to images that it never saw: rate, distortion, a task's accuracy."""
+"""Validation metrics."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Figures(nn.Module):
         return figures
 
     def reset(self) -> None:
-        """Forget all images."""
+        """Reset the metrics."""
         for metric in self._metrics().values():
             metric.reset()
 

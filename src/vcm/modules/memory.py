@@ -1,4 +1,4 @@
-"""What frozen networks compute for inputs that come again, such as validation images."""
+"""Cache of frozen networks' outputs for validation images."""
 
 from __future__ import annotations
 

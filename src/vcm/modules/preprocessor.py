@@ -1,4 +1,4 @@
-"""Training of a preprocessor, with the real codec in the loop and its proxy for the gradient."""
+"""NPP training with the real codec in the loop."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class NPPModule(NetworkModule):
         rate_weight: w_r, 1 in the paper; 0 leaves the rate out, as an ablation.
         pseudo_score: Boxes on the originals at or above this score are pseudo-labels.
         feature_share: With "heads", of the features' error beside the divergence of the raw outputs.
-        learning_rate: Of Adam.
+        learning_rate: Adam learning rate.
         max_norm: Largest gradient norm.
         schedule: See `NetworkModule`.
         plateau_epochs: See `NetworkModule`.
@@ -208,7 +208,7 @@ class NPPModule(NetworkModule):
     # --- validation ---------------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the last validation's figures."""
+        """Reset validation metrics."""
         for figures in self.figures:
             assert isinstance(figures, PairFigures)
             figures.reset()

@@ -1,4 +1,4 @@
-"""What several processes that train one network do together."""
+"""Helpers for distributed training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training run leaves behind of its figures."""
+"""Callbacks: metrics file, last checkpoint, final validation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The two stages of a proxy's training: as a codec, then as an imitation of one."""
+"""Proxy training: as a codec, then as an imitation of one."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class ProxyCodecModule(_ProxyModule):
         network: The proxy.
         weights: λ at its smallest and at its largest quality. At HEVC's own trade of rate for distortion,
             1 / (0.57·2^((QP − 12)/3)), that is 0.174 at QP 22 and 0.00108 at QP 44.
-        learning_rate: Of Adam.
+        learning_rate: Adam learning rate.
         max_norm: Largest gradient norm.
         schedule: See `NetworkModule`.
         plateau_epochs: See `NetworkModule`.
@@ -132,7 +132,7 @@ class ProxyCodecModule(_ProxyModule):
         return output.bpp, mse, output.bpp + weight * 255**2 * mse
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the last validation's figures."""
+        """Reset validation metrics."""
         for metric in (self.bpp, self.mse, self.loss):
             metric.reset()
 
@@ -176,7 +176,7 @@ class ProxyImitationModule(_ProxyModule):
         codec_loop: The codec.
         rate_weight: w.
         validation_qualities: At which it is validated; None takes six over the proxy's range.
-        learning_rate: Of Adam.
+        learning_rate: Adam learning rate.
         max_norm: Largest gradient norm.
         schedule: See `NetworkModule`.
         plateau_epochs: See `NetworkModule`.
@@ -279,7 +279,7 @@ class ProxyImitationModule(_ProxyModule):
         return (math.ceil(low), math.floor(high)) if self.codec_loop.scale.integer else (low, high)
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the last validation's figures."""
+        """Reset validation metrics."""
         self.fidelity.reset()
         self.loss.reset()
 

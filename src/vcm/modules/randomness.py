@@ -1,4 +1,4 @@
-"""States of the random generators, for checkpoints."""
+"""Random states in checkpoints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Optimizers and learning rate schedulers as configurations give them."""
+"""Optimizer and learning rate scheduler factories."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training of one encoder at several widths, each for its own task."""
+"""Slimmable codec training."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ class SlimmableModule(NetworkModule):
             compared with the original's there, after the frozen layers in between, and not only at the cut;
             one name or several for each. See `FeatureDistance`.
         near_weight: With a guide, the weight of the relative error at the cut beside that at the guide.
-        learning_rate: Of Adam.
-        auxiliary_learning_rate: Of Adam for the quantiles.
+        learning_rate: Adam learning rate.
+        auxiliary_learning_rate: Adam learning rate of the quantiles.
         max_norm: Largest gradient norm; larger gradients are scaled down to it.
         stepping: "per_width" or "accumulated".
         schedule: "plateau" or "cosine"; see `NetworkModule`.
@@ -222,7 +222,7 @@ class SlimmableModule(NetworkModule):
     # --- validation ---------------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the last validation's figures."""
+        """Reset validation metrics."""
         for figures in self._every_figures().values():
             figures.reset()
 

@@ -61,7 +61,7 @@ class TaskSupervision:
 
     @torch.no_grad()
     def guides(self, images: list[Tensor], targets: Sequence[Target | None]) -> Sequence[Guide]:
-        """What decoded versions of these originals are to be held against, one each.
+        """Return the training targets of decoded versions of these originals, one each.
 
         Args:
             images: (3, H, W) in [0, 1] each.

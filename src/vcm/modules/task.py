@@ -1,4 +1,4 @@
-"""Fine-tuning of a task's network on decoded images, as an ablation of preprocessing."""
+"""Fine-tuning of a task network on decoded images."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class TaskModule(NetworkModule):
             what comes before; "heads", the divergence of the raw outputs and a share of that error.
         pseudo_score: Boxes on the originals at or above this score are pseudo-labels.
         feature_share: With "heads", of the features' error beside the divergence of the raw outputs.
-        learning_rate: Of Adam.
+        learning_rate: Adam learning rate.
         max_norm: Largest gradient norm.
         schedule: See `NetworkModule`.
         plateau_epochs: See `NetworkModule`.
@@ -147,7 +147,7 @@ class TaskModule(NetworkModule):
     # --- validation ---------------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the last validation's figures."""
+        """Reset validation metrics."""
         for figures in self.figures:
             assert isinstance(figures, QualityFigures)
             figures.reset()

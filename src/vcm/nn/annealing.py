@@ -1,4 +1,4 @@
-"""Encoder-side search: integer symbols near a latent that lower an objective, with an unchanged decoder."""
+"""Latent refinement by annealed soft rounding."""
 
 from __future__ import annotations
 

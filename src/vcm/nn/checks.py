@@ -1,4 +1,4 @@
-"""Checks of weights that come from a file, before and while a network is built from them."""
+"""Checks of weights from files."""
 
 from __future__ import annotations
 

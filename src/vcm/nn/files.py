@@ -1,4 +1,4 @@
-"""A trained network as one file: its state, and what builds it again."""
+"""Model files: state and architecture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Autoencoders that start as a transform codec instead of as noise."""
+"""Haar-wavelet initialization of autoencoders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What this machine's processor computes natively. Importing this does not import torch."""
+"""CPU capabilities. Importing this does not import torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small parts that several networks share."""
+"""Layers shared by networks."""
 
 from __future__ import annotations
 

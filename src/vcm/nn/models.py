@@ -1,4 +1,4 @@
-"""Model files of any network: vcm's own, and those that packages register."""
+"""Load model files of any network."""
 
 from __future__ import annotations
 

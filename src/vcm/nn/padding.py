@@ -1,4 +1,4 @@
-"""Padding of images to what a network's strides ask for."""
+"""Pad images to a multiple of a stride."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks of other packages, found by the entry points that they register."""
+"""Networks of other packages, registered by entry points."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Running a transform over a large image tile by tile, so that memory does not grow with the image."""
+"""Tiled inference on large images."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class Task(nn.Module, ABC):
     def settings(self) -> Settings:
         """Return what decides the predictions, as plain JSON values, the SHA-256 of weights among them.
 
-        Evaluations compare it: a record is measured anew when it changes.
+        Evaluations compare it: a record is measured again when it changes.
         """
 
     def check(self) -> None:

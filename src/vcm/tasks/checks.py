@@ -1,4 +1,4 @@
-"""What tasks check of images, targets, features and settings that come to them."""
+"""Argument checks shared by tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Distance of decoded features from the originals': at the cut, at deeper layers, at the raw outputs."""
+"""Feature distortion at the split point, at deeper layers and at the raw outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A task whose network was fine-tuned, as one file."""
+"""Fine-tuned task networks as files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SHA-256 of files, so that a record says which weights it came from."""
+"""SHA-256 of weights files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much a task's raw outputs depend on each pixel: squared random Gauss–Newton directions."""
+"""Importance maps: squared random Gauss–Newton directions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fitting an image of any size into a network's input as Darknet does, and boxes there and back."""
+"""Letterbox resizing as in Darknet, and its inverse for boxes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A prediction as a label: the protocol for images that nobody labelled."""
+"""Pseudo-labels from predictions."""
 
 from __future__ import annotations
 

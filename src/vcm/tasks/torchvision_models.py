@@ -1,4 +1,4 @@
-"""What torchvision's detectors are made of, and how they are run in parts."""
+"""Building blocks of torchvision's detectors."""
 
 from __future__ import annotations
 

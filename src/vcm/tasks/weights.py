@@ -1,4 +1,4 @@
-"""Filling a network from a weights file or from the weights that its library publishes."""
+"""Load weights from a file or from the library that publishes them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Detection with the YOLO family, from Darknet's cfg and weights files."""
+"""YOLO detection from Darknet cfg and weights files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""QP offsets per block of an image: from importance, and as regions for x265."""
+"""Block QP offsets from importance, and as x265 regions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Encoder-side search of learned codecs: its settings, and what it searches for."""
+"""Encoder-side search of learned codecs."""
 
 from __future__ import annotations
 

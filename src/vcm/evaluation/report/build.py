@@ -15,7 +15,7 @@ from vcm.evaluation.curves import Axis, Curve, accuracy_title
 from vcm.evaluation.folders import make_folder, read_json_inside
 from vcm.evaluation.names import file_name
 from vcm.evaluation.report.examples import example_views
-from vcm.evaluation.report.plots import as_png, as_svg, draw
+from vcm.evaluation.report.plots import Style, as_pdf, as_png, as_svg, draw
 from vcm.evaluation.report.study import Study, read_study
 from vcm.evaluation.results import PROVENANCE_JSON, Results, damaged, write_text
 from vcm.files import write_bytes
@@ -52,12 +52,13 @@ def build_report(
     return write_report(read_study(folders, anchor=anchor, accuracy=accuracy, names=names), output)
 
 
-def write_report(study: Study, output: str | Path | None = None) -> Path:
-    """Write report.html and plots/*.svg and *.png, and return the HTML file's path.
+def write_report(study: Study, output: str | Path | None = None, *, style: Style = "screen") -> Path:
+    """Write report.html and plots/*.svg, *.png and *.pdf, and return the HTML file's path.
 
     Args:
-        study: What is told.
+        study: The content.
         output: Where to write; None for the study's home.
+        style: Of the files in plots/: "screen", or "paper" for a column of 3.4 inches.
 
     Raises:
         EvaluationError: If nothing can be written, or plots/ is a link that leads out of the folder.
@@ -66,7 +67,7 @@ def write_report(study: Study, output: str | Path | None = None) -> Path:
     try:
         target.mkdir(parents=True, exist_ok=True)
         plots = make_folder(target, "plots")
-        panels = [_panel(study.results, axis, drawn, plots) for axis, drawn in study.curves]
+        panels = [_panel(study.results, axis, drawn, plots, style) for axis, drawn in study.curves]
         write_text(target / REPORT_HTML, _render(study, panels))
     except OSError as error:
         where = target / "plots" if error.errno == errno.EPERM else target
@@ -76,13 +77,17 @@ def write_report(study: Study, output: str | Path | None = None) -> Path:
     return target / REPORT_HTML
 
 
-def _panel(results: Results, axis: Axis, drawn: Sequence[Curve], plots: Path) -> Panel:
+def _panel(results: Results, axis: Axis, drawn: Sequence[Curve], plots: Path, style: Style) -> Panel:
     original = results.originals[axis.labels].get(axis.key) if axis.labels else None
-    figure = draw(drawn, axis, None if original is None else 100 * original)
+    original = None if original is None else 100 * original
+    systems = list(dict.fromkeys(point.system for point in results.points))
+    figure = draw(drawn, axis, original, systems=systems)
     name = file_name(f"rate_{axis.key}" + (f"_{axis.labels}" if axis.labels else ""))
     svg = as_svg(figure)
-    write_text(plots / f"{name}.svg", svg)
-    write_bytes(plots / f"{name}.png", as_png(figure))
+    kept = figure if style == "screen" else draw(drawn, axis, original, systems=systems, style=style)
+    write_text(plots / f"{name}.svg", as_svg(kept, style))
+    write_bytes(plots / f"{name}.png", as_png(kept, style))
+    write_bytes(plots / f"{name}.pdf", as_pdf(kept, style))
     return Panel(axis, name, svg)
 
 

@@ -6,7 +6,7 @@ import io
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -15,37 +15,69 @@ from matplotlib.figure import Figure
 
 from vcm.evaluation.curves import Axis, Curve
 
-# Okabe and Ito's palette: told apart by people with any colour vision, and by marker where colours run out.
+# Okabe and Ito's palette, which people with any colour vision can distinguish, and three more; markers
+# differ, too.
 # The report's style sheet turns INK, SOFT, GRID, white and the first blue round for dark screens.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A8A")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#8A8A8A",
+    "#7B5EA7",
+    "#8C6D46",
+    "#B0A000",
+)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
 INK, SOFT, GRID = "#1b1f24", "#5b6570", "#d9dee3"
 STYLE = {
     **{"font.family": "sans-serif", "font.size": 11, "text.color": INK, "text.parse_math": False},
     **{"axes.labelcolor": INK, "axes.edgecolor": SOFT, "xtick.color": SOFT, "ytick.color": SOFT},
     **{"svg.fonttype": "none", "svg.hashsalt": "vcm"},
 }
+PAPER = {
+    **{"font.family": "serif", "font.size": 8, "axes.linewidth": 0.6, "mathtext.fontset": "stix"},
+    **{"text.color": "black", "axes.labelcolor": "black", "xtick.color": "black", "ytick.color": "black"},
+    **{"pdf.fonttype": 42, "legend.fontsize": 7},
+}
+"""Besides `STYLE`: for a column of a paper, 3.4 inches wide, with fonts that publishers accept."""
+Style = Literal["screen", "paper"]
 LEGEND_LETTERS = 60
 """About as many letters as fit side by side in a row of the legend, the lines before them included."""
 MIN_SPAN = 1.0
 """Shortest range of the upright axis, in percent or dB, so that noise does not look like a difference."""
 
 
-def draw(drawn: Sequence[Curve], axis: Axis, original: float | None) -> Figure:
+def draw(
+    drawn: Sequence[Curve],
+    axis: Axis,
+    original: float | None,
+    *,
+    systems: Sequence[str] = (),
+    style: Style = "screen",
+) -> Figure:
     """One figure: a line with markers for each curve over rate, light bars where points have intervals.
 
     Args:
         drawn: The curves, at least one.
         axis: What they show.
         original: The value on uncompressed images in the axis' unit, drawn as a dashed line; None for none.
+        systems: Names of all systems of a report: one has the same colour in each of its plots.
+        style: "screen", or "paper" for a column of 3.4 inches.
     """
-    with mpl.rc_context(STYLE):  # type: ignore[arg-type]  # matplotlib lists every key; these are some
-        columns = _legend_columns([_short(curve.title) for curve in drawn])
+    every = list(dict.fromkeys([*systems, *(curve.system for curve in drawn)]))
+    paper = style == "paper"
+    with mpl.rc_context(_settings(style)):
+        columns = _legend_columns([_short(curve.title) for curve in drawn], LEGEND_LETTERS)
         rows = math.ceil((len(drawn) + (original is not None)) / columns)
-        figure = Figure(figsize=(6.4, 4.15 + 0.23 * rows), layout="constrained")
+        size = (3.4, 2.3 + 0.14 * rows) if paper else (6.4, 4.15 + 0.23 * rows)
+        figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
         plot = figure.add_subplot()
-        for place, curve in enumerate(drawn):
+        for curve in drawn:
+            place = every.index(curve.system)
             rates, values = zip(*curve.points, strict=True)
             colour = COLOURS[place % len(COLOURS)]
             plot.plot(
@@ -53,8 +85,8 @@ def draw(drawn: Sequence[Curve], axis: Axis, original: float | None) -> Figure:
                 values,
                 color=colour,
                 marker=MARKERS[(place + place // len(COLOURS)) % len(MARKERS)],
-                markersize=5.5,
-                linewidth=1.8,
+                markersize=3 if paper else 5.5,
+                linewidth=1 if paper else 1.8,
                 label=_short(curve.title),
             )
             bars = [(r, *ends) for r, ends in zip(rates, curve.intervals, strict=True) if ends is not None]
@@ -76,8 +108,12 @@ def draw(drawn: Sequence[Curve], axis: Axis, original: float | None) -> Figure:
     return figure
 
 
-def _legend_columns(titles: Sequence[str]) -> int:
-    return max(1, min(len(titles) + 1, LEGEND_LETTERS // (max(map(len, titles)) + 4)))
+def _settings(style: Style) -> dict[Any, Any]:
+    return {**STYLE, **PAPER} if style == "paper" else STYLE
+
+
+def _legend_columns(titles: Sequence[str], letters: int) -> int:
+    return max(1, min(len(titles) + 1, letters // (max(map(len, titles)) + 4)))
 
 
 def _short(title: str) -> str:
@@ -95,20 +131,26 @@ def _set_range(plot: Axes, *, is_percent: bool) -> None:
     plot.set_ylim(low, high)
 
 
-def as_svg(figure: Figure) -> str:
+def as_svg(figure: Figure, style: Style = "screen") -> str:
     """The figure as an <svg> element, without the XML prologue."""
-    text = _save(figure, "svg", metadata={"Date": None, "Creator": None}).decode()
+    text = _save(figure, "svg", style, metadata={"Date": None, "Creator": None}).decode()
     return text[text.index("<svg") :]
 
 
-def as_png(figure: Figure) -> bytes:
-    """The figure as a PNG file, at 160 dots an inch."""
-    return _save(figure, "png", dpi=160, metadata={"Software": None})
+def as_png(figure: Figure, style: Style = "screen") -> bytes:
+    """The figure as a PNG file, at 160 dots an inch; 600 for paper."""
+    return _save(figure, "png", style, dpi=600 if style == "paper" else 160, metadata={"Software": None})
 
 
-def _save(figure: Figure, kind: str, **options: Any) -> bytes:  # noqa: ANN401  matplotlib's own options
+def as_pdf(figure: Figure, style: Style = "screen") -> bytes:
+    """The figure as a PDF file, of vectors and text."""
+    metadata = {"Creator": None, "Producer": None, "CreationDate": None}
+    return _save(figure, "pdf", style, metadata=metadata)
+
+
+def _save(figure: Figure, kind: str, style: Style, **options: Any) -> bytes:  # noqa: ANN401  matplotlib's own options
     buffer = io.BytesIO()
-    with mpl.rc_context(STYLE), warnings.catch_warnings():  # type: ignore[arg-type]  # as above
+    with mpl.rc_context(_settings(style)), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # a browser has fonts for those
         figure.savefig(buffer, format=kind, **options)
     return buffer.getvalue()

@@ -22,7 +22,7 @@ class Source:
     Attributes:
         folder: Its folder.
         results: What it measured.
-        label: What its systems are told apart by from those of other runs.
+        label: Distinguishes its pipelines from those of other runs.
         is_named: Whether the label was asked for; else it is for systems that other runs have too.
         systems: New names of its systems, by their own.
         joined: The quality in the run and on a curve over several runs, by the names of systems that have one
@@ -83,7 +83,7 @@ def _runs_below(folder: Path) -> list[Path]:
 
 
 def name_systems(sources: Sequence[Source]) -> list[Source]:
-    """Give systems names of their own, so that runs with systems of one name can be told apart.
+    """Give systems names of their own, so that systems of one name differ between runs.
 
     A system that other runs measured alike at every point (a sweep's anchor) keeps its name and counts once.
     A run's label replaces the name of its only other system, and follows the names of several.

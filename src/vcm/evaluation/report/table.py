@@ -58,7 +58,7 @@ def bd_table(
         compared: For each axis the comparisons by system.
         titles: Of all systems, the anchor among them.
         anchor: The system that the others are compared with.
-        of_rate: Whether rates or qualities are told.
+        of_rate: Whether to show rates or qualities.
     """
     notes: list[str] = []
 

@@ -24,7 +24,7 @@ class HeadSpec:
         mask: Which of them are this head's.
         num_classes: Number of classes C.
         scale_xy: Stretch of the centre's sigmoid around 0.5, so that cell borders can be reached.
-        ignore_threshold: A box whose IoU with any true box is above this is not told that it is empty.
+        ignore_threshold: A box whose IoU with any true box is above this is not trained to be empty.
         iou_threshold: Anchors of which the shape's IoU with a true box is above this answer for it too.
         box_loss: "mse", "giou", "diou" or "ciou".
         box_weight: Factor of the box loss.

@@ -1,4 +1,4 @@
-"""A trained preprocessor as a plain network for images only: nothing in it that training needed."""
+"""Preprocessor for deployment: normalization and gains folded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The neural preprocessor: a small network that filters an image before any standard codec encodes it."""
+"""Neural preprocessor network."""
 
 from __future__ import annotations
 

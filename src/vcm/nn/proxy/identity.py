@@ -1,4 +1,4 @@
-"""No distortion at all: what a proxy of the image is good for, by leaving it out."""
+"""Identity proxy, for ablations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Differentiable JPEG: a stand-in for a codec that needs no training."""
+"""Differentiable JPEG."""
 
 from __future__ import annotations
 

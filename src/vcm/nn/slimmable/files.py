@@ -1,4 +1,4 @@
-"""A trained slimmable network as one file: weights, entropy tables, and what builds it again."""
+"""Model files of slimmable networks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Encoder-side search over a latent: other symbols for the same decoder, better for one image."""
+"""Latent search for one image, with an unchanged decoder."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ FINGERPRINT_BYTES = 8
 class TabledNetwork(nn.Module, ABC):
     """A network with entropy-coder tables, for several tasks.
 
-    Tables are integer buffers. They are worked out anew whenever weights have changed since, before they are
+    Tables are integer buffers. They are recomputed whenever weights have changed since, before they are
     saved or coded with, and are taken as they are from a whole checkpoint; so one file codes the same on
     every machine. Casting to another precision leaves them as they are, too.
 
@@ -126,7 +126,7 @@ class TabledNetwork(nn.Module, ABC):
         return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:  # noqa: ANN401  torch's own signature
-        """Make room for tables of the sizes that come; children load theirs after this."""
+        """Resize tables to those of the state dict, before children load theirs."""
         names = [name for name, _ in (*self.named_parameters(), *self.named_buffers())]
         self._loaded_whole = all(prefix + name in state_dict for name in names)
         for name, module in self.named_modules():
