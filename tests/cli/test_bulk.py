@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from vcm.cli.bulk import Processes, default_workers, num_cores, run_on_ray
+from vcm.cli import bulk
+from vcm.cli.bulk import Processes, default_workers, num_cores, run_on_ray, worth_while
 from vcm.cli.main import main
 from vcm.cli.manifest import Manifest
 from vcm.cli.work import Item, Outcome
@@ -64,6 +65,7 @@ class Squares:
             os.kill(os.getpid(), signal.SIGKILL)
         if item.source.name == "fail":
             raise ValueError("cannot be squared")
+        time.sleep(0.1)  # so that every process gets a share
         return Outcome(item, int(item.source.name) ** 2, 1, content=os.getpid())
 
 
@@ -266,11 +268,13 @@ def test_workers_end_with_their_parent(model, tmp_path, write_image):
         [sys.executable, "-m", "vcm", *arguments, "--workers", "2"], start_new_session=True
     )
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and len(in_session(process.pid)) < 4 and process.poll() is None:
+    alive = []
+    while time.monotonic() < deadline and len(alive) < 4 and process.poll() is None:
         time.sleep(0.01)
-    assert len(in_session(process.pid)) >= 4  # itself, the server and two workers
+        alive = in_session(process.pid)
     process.kill()
     process.wait()
+    assert len(alive) >= 4  # itself, the server and two workers
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline and in_session(process.pid):
         time.sleep(0.05)
@@ -327,3 +331,44 @@ def test_workers_by_default():
     assert default_workers(10_000, is_slow=False, device="cpu") == num_cores()
     assert default_workers(4, is_slow=True, device="cpu") == min(2, num_cores())
     assert default_workers(10_000, is_slow=False, device="cuda") == 1
+
+
+@pytest.mark.parametrize(
+    ("workers", "num_files", "seconds", "expected"),
+    [
+        (2, 57, [2.0, 0.03, 0.03], 1),
+        (2, 10_000, [2.0, 0.03, 0.03], 2),
+        (2, 7, [2.0, 0.9, 0.8], 1),
+        (2, 8, [2.0, 0.9, 0.8], 2),
+        (16, 57, [2.0, 0.06, 0.07], 16),
+        (4, 57, [2.0], 4),
+        (4, 57, [], 4),
+    ],
+)
+def test_processes_are_started_where_they_save_time(workers, num_files, seconds, expected):
+    assert worth_while(workers, num_files, seconds) == expected
+
+
+def test_a_few_quick_files_are_done_in_this_process(model, tmp_path, write_image, monkeypatch):
+    started = []
+    monkeypatch.setattr("vcm.cli.bulk.num_cores", lambda: 2)
+    plain = bulk.Processes
+
+    def record(*arguments, **settings):
+        started.append(arguments)
+        return plain(*arguments, **settings)
+
+    monkeypatch.setattr("vcm.cli.bulk.Processes", record)
+    for number in range(40):
+        write_image(tmp_path / "small" / f"{number}.png", 32, 32, seed=number)
+    arguments = ["compress", str(tmp_path / "small"), "--for", "viewing", "--model", str(model)]
+    assert main([*arguments, "-o", str(tmp_path / "here")]) == 0
+    assert not started
+    monkeypatch.setattr("vcm.cli.bulk._START_S", 0.0)
+    assert main([*arguments, "-o", str(tmp_path / "there")]) == 0
+    assert started == [(2,)]
+    here, there = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("here", "there")
+    )
+    assert here == there
+    assert len(here) == 40

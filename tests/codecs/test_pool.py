@@ -103,7 +103,7 @@ def test_encoding_and_decoding_apart_equal_the_codec(photo: Photo) -> None:
         assert torch.equal(result.image, codec.decode(stream.data))
         assert torch.equal(result.image, trip.image)
         assert trip.num_bits == 8 * len(trip.data)
-        assert min(stream.encode_s, image.decode_s, trip.encode_s, trip.decode_s) > 0
+        assert min(stream.encode_s, result.decode_s, trip.encode_s, trip.decode_s) > 0
     assert isinstance(decoded[-1], Failure)
     assert isinstance(decoded[-1].error, BitstreamError)
     assert decoded[-1].index == 6

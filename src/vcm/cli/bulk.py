@@ -24,6 +24,10 @@ MAX_WORKERS = 1024
 ENGINES = ("processes", "ray")
 _IMAGES_A_WORKER = 16
 """Fewest images for which a process is worth its start."""
+_START_S = 3.0
+"""What it takes to start processes and load networks in them, in seconds."""
+_TRIED = 3
+"""Images whose seconds decide whether processes are worth their start; the first one loads the networks."""
 _CHUNK = 4
 """Images that a process is given at once."""
 _DIED = "the process that worked on it died: it was killed, or memory ran out."
@@ -73,6 +77,7 @@ class Bulk:
         self.workers: int | None = known.workers
         self.engine, self.device = known.engine, known.device
         self._path: Path | None = known.manifest
+        self._processes: Processes | None = None
         if self.workers is not None and not 1 <= self.workers <= MAX_WORKERS:
             raise ArgumentError(
                 "--workers", expected=f"a whole number from 1 to {MAX_WORKERS}", got=self.workers
@@ -138,27 +143,38 @@ class Bulk:
             if collect is not None and not outcome.error:
                 collect(outcome)
 
-        workers = self.workers or default_workers(len(inputs), is_slow=is_slow, device=self.device)
-        processes: Processes | None = None
         try:
             with batch.progress(len(inputs)):
-                if self.engine == "ray":
-                    outcomes = run_on_ray(work, ready(), self.workers)
-                elif workers > 1:
-                    processes = Processes(workers, chunk=1 if is_slow else _CHUNK)
-                    outcomes = processes.run(work, ready())
-                else:
-                    outcomes = _run_here(batch, work, ready())
-                for outcome in outcomes:
+                for outcome in self._outcomes(batch, work, ready(), len(inputs), is_slow=is_slow):
                     finish(outcome)
         except KeyboardInterrupt:
-            if processes is not None:
-                for outcome in processes.finish_started():
+            if self._processes is not None:
+                for outcome in self._processes.finish_started():
                     finish(outcome)
             raise
         finally:
             if manifest is not None:
                 manifest.close()
+
+    def _outcomes(
+        self, batch: Batch, work: Work, items: Iterator[Item], num_files: int, *, is_slow: bool
+    ) -> Iterator[Outcome]:
+        """Work on the items, on as many processes as are asked for or save time."""
+        if self.engine == "ray":
+            yield from run_on_ray(work, items, self.workers)
+            return
+        workers = self.workers or default_workers(num_files, is_slow=is_slow, device=self.device)
+        if workers > 1 and self.workers is None:
+            seconds = []
+            for outcome in _run_here(batch, work, islice(items, _TRIED)):
+                seconds.append(outcome.seconds)
+                yield outcome
+            workers = worth_while(workers, num_files - len(seconds), seconds)
+        if workers == 1:
+            yield from _run_here(batch, work, items)
+            return
+        self._processes = Processes(workers, chunk=1 if is_slow else _CHUNK)
+        yield from self._processes.run(work, items)
 
 
 def num_cores() -> int:
@@ -177,6 +193,20 @@ def default_workers(num_files: int, *, is_slow: bool, device: str) -> int:
     if device != "cpu":
         return 1
     return max(1, min(num_cores(), num_files // (2 if is_slow else _IMAGES_A_WORKER)))
+
+
+def worth_while(workers: int, num_files: int, seconds: Sequence[float]) -> int:
+    """Return the number of processes that save time: `workers`, or 1 where their start takes longer.
+
+    Args:
+        workers: How many there could be.
+        num_files: Files that are left.
+        seconds: What the first files took; the first of them loaded the networks.
+    """
+    if len(seconds) < 2:
+        return workers
+    saved = num_files * min(seconds[1:]) * (1 - 1 / workers)
+    return workers if saved > _START_S else 1
 
 
 def _check_ray() -> None:
