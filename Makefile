@@ -5,7 +5,7 @@ SIZE ?= small
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo train-npp train-slimmable test test-slow lint docs bench clean
+.PHONY: help demo train-npp train-slimmable test test-fast test-lowest test-slow lint docs bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,17 @@ train-slimmable: $(STAMP)  ## train the slimmable codec, from nothing; again: go
 
 test: $(STAMP)  ## run the tests, without those marked slow or gpu, on up to four cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
+
+test-fast: $(STAMP)  ## the tests of networks, codecs, metrics, losses, data and tasks alone
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal \
+	  tests/nn tests/codecs tests/metrics tests/losses tests/data tests/tasks
+
+test-lowest: $(STAMP)  ## the tests with the lowest versions of the dependencies that pyproject.toml allows
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv venv --quiet --clear $(VENV)-lowest
+	$(BIN)/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct --only-binary :all: \
+	  --no-binary vcm --no-binary antlr4-python3-runtime --editable '.[dev]'
+	OMP_NUM_THREADS=1 $(VENV)-lowest/bin/python -m pytest -n logical --maxprocesses 4 --dist worksteal -o filterwarnings=ignore
 
 test-slow: $(STAMP)  ## run the tests marked slow
 	$(BIN)/python -m pytest -m slow
