@@ -114,7 +114,7 @@ class TrainConfig:
         trainer: How to build Lightning's Trainer.
         network: How to build the network; the module takes it by interpolation. None: it trains a task's.
         tasks: How to build the frozen tasks, by name; likewise.
-        codec_loop: How to build the codec in the loop; likewise.
+        codec_loop: How to build the codec in the training loop; the module takes it by interpolation.
         proxy: How to build the proxy of that codec; likewise.
         optimizer: How to build the optimizer, as a `_partial_`; the module takes it by interpolation.
         scheduler: How to build the learning rate scheduler, as a `_partial_` or a `vcm.modules.LRSchedule`;

@@ -18,7 +18,7 @@ from vcm.cli import bulk
 from vcm.cli.bulk import Processes, default_workers, num_cores, run_on_ray, worth_while
 from vcm.cli.main import main
 from vcm.cli.manifest import Manifest
-from vcm.cli.work import Item, Outcome
+from vcm.cli.work import Item, Outcome, tried
 from vcm.errors import OutputError
 from vcm.nn.files import read_notes
 
@@ -343,6 +343,7 @@ def test_workers_by_default():
         (16, 57, [2.0, 0.06, 0.07], 16),
         (4, 57, [2.0], 4),
         (4, 57, [], 4),
+        (2, 10_000, [0.03], 2),
     ],
 )
 def test_processes_are_started_where_they_save_time(workers, num_files, seconds, expected):
@@ -372,3 +373,22 @@ def test_a_few_quick_files_are_done_in_this_process(model, tmp_path, write_image
     )
     assert here == there
     assert len(here) == 40
+
+
+def test_files_that_fail_at_once_do_not_decide_on_processes(model, tmp_path, write_image, monkeypatch):
+    started = []
+    monkeypatch.setattr("vcm.cli.bulk.num_cores", lambda: 2)
+    monkeypatch.setattr("vcm.cli.bulk.Processes", lambda *arguments, **_: started.append(arguments) or Here())
+
+    class Here:
+        def run(self, work, items):
+            return (tried(work, item) for item in items)
+
+    for number in range(40):
+        write_image(tmp_path / "small" / f"{number:02}.png", 32, 32, seed=number)
+    for number in range(3):
+        (tmp_path / "small" / f"{number:02}.png").write_bytes(b"no image")
+    arguments = ["compress", str(tmp_path / "small"), "--for", "viewing", "--model", str(model)]
+    assert main([*arguments, "-o", str(tmp_path / "out")]) == 1
+    assert started == [(2,)]
+    assert len(list((tmp_path / "out").iterdir())) == 37

@@ -108,6 +108,13 @@ def test_a_system_has_one_colour_in_every_plot():
     assert colours(drawn[3:5]) == {name: every[name] for name in names[3:5]}
 
 
+def test_a_title_is_cut_to_the_width_of_the_legend():
+    curve = Curve("a", "t" * 70, [(0.1, 30.0), (0.2, 33.0)], [1, 2], [None, None], [], "")
+    for style, letters in (("screen", 60), ("paper", 50)):
+        (plot,) = draw([curve], Axis("psnr", "PSNR (dB)"), None, style=style).axes
+        assert [line.get_label() for line in plot.lines] == ["t" * (letters - 1) + "…"]
+
+
 def test_plots_for_a_paper(run, tmp_path):
     assert main(["report", str(run), "--style", "paper", "--output", str(tmp_path / "paper")]) == 0
     plots = tmp_path / "paper" / "plots"

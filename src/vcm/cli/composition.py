@@ -38,6 +38,7 @@ _OTHERS = {
     "it.",
 }
 """What Optuna's and Hydra's own ValueErrors contain, and what to say instead."""
+_UNNAMED_CURVE = "A curve needs a name: +curve@codecs.NAME=[bpg,npp]"
 _PLUGIN_EXTRAS = ("joblib", "submitit", "ray", "optuna")
 """Hydra plugins that extras of vcm bring, by the beginning of their options' names."""
 
@@ -100,7 +101,7 @@ def _unknown_key(full_key: str, parent: object, command: str) -> str:
     if first in RENAMED:
         return f"There is no setting {full_key}: {first} is called {RENAMED[first]} now."
     if first == "curve":
-        return "A curve needs a name: +curve@codecs.NAME=[bpg,npp]"
+        return _UNNAMED_CURVE
     prefix, _, key = full_key.rpartition(".")
     known = list(map(str, parent)) if isinstance(parent, DictConfig) else []
     taken = _parameters(parent.get("_target_")) if isinstance(parent, DictConfig) else []
@@ -168,9 +169,10 @@ def _unknown_option(missing: str, there: Sequence[str]) -> str:
     if first == "experiment":
         return _unknown_experiment(rest, there)
     group, _, option = missing.rpartition("/")
-    if not options(group) and options(first):  # a misspelt folder within a group
-        group, option = first, rest
-    if not (names := sorted({*options(group), *(there if option in missing.split("/") else ())})):
+    names = sorted({*options(group), *there})
+    if not names:  # a misspelt folder within a group
+        group, option, names = first, rest, options(first)
+    if not names:
         return ""
     near = _nearest(option, names)
     hint = f" Did you mean {near}?" if near else ""
@@ -196,12 +198,12 @@ def _unknown_experiment(missing: str, there: Sequence[str]) -> str:
 
 def _unmatched(message: str, command: str) -> str:
     """For an override of a group or key that is not there: its present name, or how it is given."""
-    match = re.search(r"Could not override '([\w/@.]+)'|[Kk]ey '?(loop)'? not found", message)
+    match = re.search(r"Could not override '([\w/@.]+)'|Interpolation key '(\w+)' not found", message)
     group = (match[1] or match[2]) if match else ""
     if group in RENAMED:
         return f"{group} is called {RENAMED[group]} now; change it in your configs."
     if group == "curve":
-        return "A curve needs a name: +curve@codecs.NAME=[bpg,npp]"
+        return _UNNAMED_CURVE
     if group.startswith("experiment/"):
         other = group.partition("/")[2].partition("/")[0]
         return f"{group} belongs to vcm {other}; in vcm {command} say experiment=NAME."

@@ -19,7 +19,11 @@ _USES = {
     ),
 }
 """Groups of each command; `experiment` is both commands', with options of its own."""
-_HINTS = {"curve": "+curve@codecs.NAME=[…]", "task": "+task@tasks.NAME=…"}
+_HINTS = {
+    ("evaluate", "curve"): "  (+curve@codecs.NAME=[…])",
+    ("train", "task"): "  (+task@tasks.NAME=…)",
+}
+"""How groups are given that GROUP=OPTION does not serve."""
 
 
 def option_list(command: str) -> str:
@@ -28,11 +32,11 @@ def option_list(command: str) -> str:
     Args:
         command: "train" or "evaluate".
     """
-    lines = [f"experiment: {', '.join(options(f'experiment/{command}'))}"]
-    for group in _USES[command]:
-        hint = _HINTS.get(group) if group == "curve" or command == "train" else None
-        lines.append(f"{group}: {', '.join(options(group))}" + (f"  ({hint})" if hint else ""))
-    return "\n".join(lines)
+    first = f"experiment: {', '.join(options(f'experiment/{command}'))}"
+    groups = (
+        f"{group}: {', '.join(options(group))}{_HINTS.get((command, group), '')}" for group in _USES[command]
+    )
+    return "\n".join([first, *groups])
 
 
 def options(group: str) -> list[str]:

@@ -15,14 +15,14 @@ RENAMED_VALUES: Mapping[str, str] = {
     "data=pictures": "data=images",
     "module.drawing=per_picture": "module.drawing=per_image",
 }
-"""Overrides of vcm 0.1, likewise."""
+"""Overrides of vcm 0.1 by their present form."""
 SAVED_VALUES: Mapping[str, str] = {
     "${loop}": "${codec_loop}",
     "per_picture": "per_image",
     "vcm.data.PictureDataModule": "vcm.data.ImageDataModule",
     "vcm.data.PictureFolderDataset": "vcm.data.ImageFolderDataset",
 }
-"""Values in configurations that vcm 0.1 saved, likewise."""
+"""Present values by those in configurations that vcm 0.1 saved."""
 _CHOICE = re.compile(r"^choice\((.*)\)$")
 _OVERRIDE = re.compile(r"(?P<prefix>\+{0,2}|~)(?P<key>[A-Za-z_]\w*)(?P<rest>(?:[.@=/].*)?)", re.DOTALL)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -134,8 +135,9 @@ class _ImageMetric(Metric):
         """Return the mean, float64; NaN where no image has a value."""
         return self.total / self.num_images.double()
 
+    @abstractmethod
     def _value(self, decoded: Tensor, original: Tensor) -> float:
-        raise NotImplementedError
+        """Return one image's value; NaN where it has none."""
 
 
 class PSNR(_ImageMetric):

@@ -42,7 +42,7 @@ def load_model(path: str | Path) -> nn.Module:
     """
     network = read_model(path, "a network", _build)
     if isinstance(network, proxy.Proxy):
-        return proxy.load_proxy(path)  # with its codec's settings
+        return proxy_files.with_codec_settings(network, path)
     if isinstance(network, slimmable.MultiTaskNetwork):
         network.notes = read_notes(path)
     return network

@@ -46,6 +46,8 @@ PAPER = {
 Style = Literal["screen", "paper"]
 LEGEND_LETTERS = 60
 """About as many letters as fit side by side in a row of the legend, the lines before them included."""
+PAPER_LETTERS = 50
+"""The same in a column of a paper."""
 MIN_SPAN = 1.0
 """Shortest range of the upright axis, in percent or dB, so that noise does not look like a difference."""
 
@@ -70,13 +72,15 @@ def draw(
     every = list(dict.fromkeys([*systems, *(curve.system for curve in drawn)]))
     paper = style == "paper"
     with mpl.rc_context(_settings(style)):
-        columns = _legend_columns([_short(curve.title) for curve in drawn], LEGEND_LETTERS)
+        letters = PAPER_LETTERS if paper else LEGEND_LETTERS
+        titles = [_short(curve.title, letters) for curve in drawn]
+        columns = _legend_columns(titles, letters)
         rows = math.ceil((len(drawn) + (original is not None)) / columns)
         size = (3.4, 2.3 + 0.14 * rows) if paper else (6.4, 4.15 + 0.23 * rows)
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
         plot = figure.add_subplot()
-        for curve in drawn:
+        for curve, title in zip(drawn, titles, strict=True):
             place = every.index(curve.system)
             rates, values = zip(*curve.points, strict=True)
             colour = COLOURS[place % len(COLOURS)]
@@ -87,7 +91,7 @@ def draw(
                 marker=MARKERS[(place + place // len(COLOURS)) % len(MARKERS)],
                 markersize=3 if paper else 5.5,
                 linewidth=1 if paper else 1.8,
-                label=_short(curve.title),
+                label=title,
             )
             bars = [(r, *ends) for r, ends in zip(rates, curve.intervals, strict=True) if ends is not None]
             if bars:
@@ -116,8 +120,8 @@ def _legend_columns(titles: Sequence[str], letters: int) -> int:
     return max(1, min(len(titles) + 1, letters // (max(map(len, titles)) + 4)))
 
 
-def _short(title: str) -> str:
-    return title if len(title) <= LEGEND_LETTERS else f"{title[: LEGEND_LETTERS - 1]}…"
+def _short(title: str, letters: int) -> str:
+    return title if len(title) <= letters else f"{title[: letters - 1]}…"
 
 
 def _set_range(plot: Axes, *, is_percent: bool) -> None:

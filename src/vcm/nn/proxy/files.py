@@ -54,12 +54,21 @@ def load_proxy(path: str | Path, codec: str | None = None) -> Proxy:
     Raises:
         WeightsError: If the file is missing, damaged or something else, or of another codec.
     """
-    proxy = read_model(path, "a proxy", build_proxy)
+    proxy = with_codec_settings(read_model(path, "a proxy", build_proxy), path)
+    if codec not in (None, proxy.codec):
+        raise WeightsError(f"{path} is a proxy of {proxy.codec}, not of {codec}; train one for {codec}.")
+    return proxy
+
+
+def with_codec_settings(proxy: Proxy, path: str | Path) -> Proxy:
+    """Return the proxy with the settings of its codec that its model file notes.
+
+    Raises:
+        WeightsError: If the note is damaged.
+    """
     try:
         note = read_notes(path).get("codec_settings", "{}")
         proxy.codec_settings.update(read_json(note, "the note of the codec's settings"))
     except ArgumentError as error:
         raise WeightsError(f"{path} is damaged: {error}") from error
-    if codec not in (None, proxy.codec):
-        raise WeightsError(f"{path} is a proxy of {proxy.codec}, not of {codec}; train one for {codec}.")
     return proxy

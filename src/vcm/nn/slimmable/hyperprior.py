@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vcm.errors import ArgumentError
 from vcm.nn.integer import IntegerHyperSynthesis
-from vcm.nn.layers import in_float32
+from vcm.nn.layers import ResidualBlocks, in_float32
 from vcm.nn.slimmable.factorized import channel_rows, medians
 from vcm.nn.slimmable.layers import DenseEncoder, SlimmableConvTranspose2d, identity_convolution
 from vcm.nn.slimmable.network import SMALLEST_LIKELIHOOD, MultiTaskNetwork
@@ -24,7 +24,6 @@ from vcm.nn.slimmable.transforms import (
     Analysis,
     HyperAnalysis,
     HyperSynthesis,
-    ResidualBlocks,
 )
 from vcm.types import Settings, is_whole
 

@@ -66,40 +66,6 @@ class Analysis(nn.Module):
         return nn.Sequential(*layers, last.dense(index))
 
 
-class ResidualBlocks(nn.Sequential):
-    """Residual blocks on a latent, which start as the identity.
-
-    ```
-    y ─┬─► conv 3×3 ─► LeakyReLU ─► conv 3×3 ─► + ─► …
-       └────────────────────────────────────────┘
-    ```
-
-    Shapes stay (N, channels, h, w).
-
-    Args:
-        channels: Channels of the latent.
-        count: Number of blocks.
-    """
-
-    def __init__(self, channels: int, count: int) -> None:
-        super().__init__(*(_ResidualBlock(channels) for _ in range(count)))
-
-
-class _ResidualBlock(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.inner = nn.Conv2d(channels, channels, 3, padding=1)
-        self.outer = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.outer.weight)
-        assert self.outer.bias is not None
-        nn.init.zeros_(self.outer.bias)
-
-    def forward(self, y: Tensor) -> Tensor:
-        """Add the branch to (N, C, h, w)."""
-        branch: Tensor = self.outer(nn.functional.leaky_relu(self.inner(y)))
-        return y + branch
-
-
 class _Pyramid(nn.Sequential):
     """A decoder that may start as the inverse of a pyramid of Haar transforms; see `vcm.nn.haar`."""
 
