@@ -70,7 +70,7 @@ def curve(task: YOLOTask, crops: list[Tensor], model: Path | None) -> list[list[
     rows = []
     for quality, rate in PAIRS.items():
         codec = BPGCodec(quality=quality, preset="medium")
-        filtered = NPPPreprocessor(model, rate=rate) if model else None
+        filtered = NPPPreprocessor(model, lmbda=rate) if model else None
         bits, errors = 0, []
         for crop, original in zip(crops, originals, strict=True):
             data = codec.encode(filtered(crop) if filtered else crop)

@@ -57,7 +57,7 @@ def mosaic(folder: Path, size: tuple[int, int]) -> Tensor:
 
 def compare(image: Tensor, rounds: int) -> list[dict[str, Any]]:
     """Each width of the preprocessor by each encoder."""
-    preprocessors = {str(c): NPPPreprocessor(QuantizationAdaptiveNPP(c), rate=RATE) for c in CHANNELS}
+    preprocessors = {str(c): NPPPreprocessor(QuantizationAdaptiveNPP(c), lmbda=RATE) for c in CHANNELS}
     sides = {name: partial(preprocessor, image) for name, preprocessor in preprocessors.items()}
     times = in_turns(
         {**sides, **{name: partial(codec.encode, image) for name, codec in ENCODERS.items()}}, rounds

@@ -52,10 +52,11 @@ def write_photo(path):
 def test_preprocess_takes_it_by_default(tmp_path):
     pixels = write_photo(tmp_path / "photo.png")
     assert (
-        main(["preprocess", str(tmp_path / "photo.png"), "--rate", "1", "-o", str(tmp_path / "out.png")]) == 0
+        main(["preprocess", str(tmp_path / "photo.png"), "--lmbda", "1", "-o", str(tmp_path / "out.png")])
+        == 0
     )
     written = read_image(tmp_path / "out.png")
-    assert torch.equal(written, NPPPreprocessor(shipped(QA_NPP_BPG), rate=1)(pixels))
+    assert torch.equal(written, NPPPreprocessor(shipped(QA_NPP_BPG), lmbda=1)(pixels))
     error = (written.float() - pixels.float()).square().mean()
     assert 0 < error < 255**2 / 10**2  # changed, and at more than 20 dB still that image
 

@@ -14,7 +14,7 @@ class CodecPlan:
         codec: How to build the codec (`_target_` and its options, without the quality).
         qualities: Operating points, in the codec's own scale.
         preprocessor: How to build what changes images before this codec; None for the evaluation's.
-        rates: λ of an NPPPreprocessor for each of the qualities; None takes what it was trained with there.
+        lmbda: λ of an NPPPreprocessor for each of the qualities; None for the λ of its training there.
         at_reader: Whether images are scaled to the size at which the task reads them, before all else.
         importance: Options of `vcm.evaluation.reader.Importance` (alpha, block, clip, task); None for
             equal QPs.
@@ -27,7 +27,7 @@ class CodecPlan:
     codec: dict[str, Any]
     qualities: list[Any]
     preprocessor: dict[str, Any] | None = None
-    rates: list[Any] | None = None
+    lmbda: list[Any] | None = None
     at_reader: bool = False
     importance: dict[str, Any] | None = None
     effort: int = 0

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def former_names(module: str, names: Mapping[str, str], *, stacklevel: int = 2) -> Callable[[str], Any]:
@@ -35,3 +39,42 @@ def warn_renamed(former: str, present: str, *, stacklevel: int = 2) -> None:
         stacklevel: As `warnings.warn` takes it, counted from the caller of this function.
     """
     warnings.warn(f"{former} is deprecated. Use {present}.", DeprecationWarning, stacklevel=stacklevel + 1)
+
+
+def former_arguments(**present: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Let a function accept keyword arguments by their former names, with a warning.
+
+    Args:
+        present: Present names by former ones.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def accept(*args: P.args, **kwargs: P.kwargs) -> R:
+            for former in present.keys() & kwargs.keys():
+                name = present[former]
+                if name in kwargs:
+                    raise TypeError(f"{former} is the former name of {name}. Pass {name} alone.")
+                warn_renamed(f"{former}=", f"{name}=")
+                kwargs[name] = kwargs.pop(former)
+            return function(*args, **kwargs)
+
+        return accept
+
+    return decorate
+
+
+def former_attribute(former: str, present: str) -> Any:  # noqa: ANN401  a property of any type
+    """Make a read-only property that gives an attribute by its former name, with a warning.
+
+    Args:
+        former: The former name.
+        present: The present name.
+    """
+
+    def get(owner: object) -> Any:  # noqa: ANN401  of the attribute's type
+        kind = type(owner).__name__
+        warn_renamed(f"{kind}.{former}", f"{kind}.{present}")
+        return getattr(owner, present)
+
+    return property(get)

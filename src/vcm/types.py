@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from vcm.errors import ArgumentError
+from vcm.validation import is_number
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,16 +16,6 @@ Settings: TypeAlias = dict[str, Any]
 
 QUALITY_STEPS = 16
 """Learned codecs' qualities are multiples of a sixteenth, so that streams can say theirs exactly."""
-
-
-def is_number(value: object) -> bool:
-    """Whether `value` is a real number, Python's or NumPy's, and no bool."""
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
-def is_whole(value: object) -> bool:
-    """Whether `value` is of a whole number's type, Python's or NumPy's, and no bool."""
-    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)

@@ -148,7 +148,7 @@ def training(tmp_path, monkeypatch):
         "tasks.classification.categories=[a,b]",
         "network.widths={classification: 4, reconstruction: 6}",
         "network.features={classification: {_target_: vcm.nn.slimmable.FeatureMap, channels: 32, stride: 8}}",
-        "module.weights={classification: 0.001, reconstruction: 0.01}",
+        "module.lmbda={classification: 0.001, reconstruction: 0.01}",
         "trainer=cpu",
         "trainer.max_epochs=1",
         "name=small",

@@ -128,7 +128,7 @@ def test_one_process_computes_on_one_thread_as_many_do(many, model, tmp_path, ca
     runs = [
         ["compress", str(many), "--for", "viewing", "--model", str(model), "-o", str(streams)],
         ["decompress", str(streams), "--model", str(model), "-o", str(tmp_path / "back")],
-        ["preprocess", str(many), "--rate", "2", "-o", str(tmp_path / "filtered")],
+        ["preprocess", str(many), "--lmbda", "2", "-o", str(tmp_path / "filtered")],
         ["encode", str(many), "--codec", "jpeg", "-o", str(tmp_path / "encoded")],
     ]
     try:

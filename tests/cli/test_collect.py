@@ -24,7 +24,7 @@ LAUNCHERS = {
     "ray": ("hydra/launcher=ray", "+hydra.launcher.ray.init.include_dashboard=false"),
 }
 SWEEP = (
-    *("experiment=npp_lambda", "codec=[jpeg],[webp]", "preprocessor.rate=0.5,2"),
+    *("experiment=npp_lambda", "codec=[jpeg],[webp]", "preprocessor.lmbda=0.5,2"),
     *("data.test.limit=2", "bootstrap=0", "examples=0", "workers=1", "name=lambda"),
 )
 
@@ -59,9 +59,9 @@ def test_every_launcher_finds_the_same_numbers(folder):
     found = {}
     for name, chosen in LAUNCHERS.items():
         one = (
-            ("codec=[jpeg]", "preprocessor.rate=1,2")
+            ("codec=[jpeg]", "preprocessor.lmbda=1,2")
             if name == "joblib"
-            else ("codec=[jpeg]", "preprocessor.rate=1")
+            else ("codec=[jpeg]", "preprocessor.lmbda=1")
         )
         done = sweep(SWEEP[0], *one, *SWEEP[3:], *chosen, f"run_dir={name}")
         assert done.returncode == 0, done.stderr
@@ -103,7 +103,7 @@ def test_a_killed_sweep_goes_on_without_a_job_twice_and_is_collected(folder, cap
     with (runs / "points.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 4 * 4 * 2  # jobs, qualities, kinds of labels
-    assert {row["preprocessor.rate"] for row in rows} == {"0.5", "2"}
+    assert {row["preprocessor.lmbda"] for row in rows} == {"0.5", "2"}
     assert {row["codec"] for row in rows} == {"[jpeg]", "[webp]"}
     assert len({row["system"] for row in rows}) == 4
     assert all(float(row["bpp"]) > 0 for row in rows)

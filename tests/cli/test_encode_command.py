@@ -195,7 +195,7 @@ def test_preprocess_scales_then_filters(encode, image, detector, tmp_path):
         (["--size", "9", "--for", "detection"], "--size must be given without --for"),
         (["--for", "yolo"], "--for must be one of detection"),
         (["--model", "none"], "--model must be a model's file, or none with --size or --for"),
-        (["--model", "none", "--size", "9", "--rate", "1"], "--rate must be given with a model"),
+        (["--model", "none", "--size", "9", "--lmbda", "1"], "--lmbda must be given with a model"),
     ],
 )
 def test_bad_sizes(arguments, message, encode, image, tmp_path):
@@ -227,10 +227,10 @@ def test_effort_writes_what_the_search_finds(encode, image, detector, tmp_path):
 def test_npp_takes_its_rate_from_the_quality_or_as_given(encode, image, tmp_path):
     pixels = read_image(image)
     codec = BPGCodec(40, preset="ultrafast")
-    for number, (options, rate) in enumerate({(): None, ("--rate", 4): 4.0}.items()):
+    for number, (options, rate) in enumerate({(): None, ("--lmbda", 4): 4.0}.items()):
         target = tmp_path / f"{number}.bpg"
         assert encode(image, *FAST, "--npp", *options, "-o", target)[0] == 0
-        filtered = NPPPreprocessor(shipped(QA_NPP_BPG), rate=rate, codec="bpg", quality=40)(pixels)
+        filtered = NPPPreprocessor(shipped(QA_NPP_BPG), lmbda=rate, codec="bpg", quality=40)(pixels)
         assert target.read_bytes() == codec.encode(filtered)
 
 
@@ -240,11 +240,11 @@ def test_npp_takes_its_rate_from_the_quality_or_as_given(encode, image, tmp_path
         (["--effort", 3], "--effort must be 0 without --for TASK"),
         (["--effort", -1, "--for", "detection"], "effort must be a whole number from 0 to 10000; got -1"),
         (["--effort", 3, "--for", "detection", "--codec", "jpeg"], "effort must be 0 with another codec"),
-        (["--rate", 3], "--rate must be given with --npp"),
+        (["--lmbda", 3], "--lmbda must be given with --npp"),
         (["--model", "m.safetensors"], "--model must be given with --npp"),
         (
             ["--npp", "--codec", "jpeg"],
-            "--rate must be given, a λ: qa_npp_bpg_detection.safetensors",
+            "--lmbda must be given: qa_npp_bpg_detection.safetensors",
         ),
         (["--for", "detection", "--codec", "jpeg"], "--for must be given with --at-reader for jpeg"),
         (["--for", "detection", "--no-importance"], "--for must be given with --at-reader for bpg"),
@@ -282,7 +282,7 @@ def test_preprocess_effort(encode, image, detector, tmp_path):
         (["--effort", 2, "--quality", 40], "--effort must be 0 without --for TASK"),
         (["--effort", 2, "--for", "detection"], "--effort must be 0 without --quality QP"),
         (["--effort", -2, "--for", "detection", "--quality", 40], "effort must be a whole number from 0"),
-        (["--rate", 2, "--quality", 40], "--rate must be given without --quality"),
+        (["--lmbda", 2, "--quality", 40], "--lmbda must be given without --quality"),
         (["--quality", 52], "quality must be"),
         (["--quality", 30, "--size", 20, "--model", "none"], "--quality must be given with a model"),
     ],

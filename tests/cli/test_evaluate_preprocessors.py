@@ -61,9 +61,9 @@ def curve(models):
 
 def test_each_quality_has_its_rate_and_all_share_the_network(curve):
     built = curve(model="many")
-    assert [preprocessor.rate for preprocessor in built] == pytest.approx([0.25, 1, 16])
+    assert [preprocessor.lmbda for preprocessor in built] == pytest.approx([0.25, 1, 16])
     assert len({id(preprocessor.network) for preprocessor in built}) == 1
-    assert [preprocessor.rate for preprocessor in curve(model="one")] == [None] * 3
+    assert [preprocessor.lmbda for preprocessor in curve(model="one")] == [None] * 3
 
 
 def test_rates_of_ones_own(curve, models):
@@ -133,7 +133,7 @@ def test_a_codec_with_and_without(models, asset_path, tmp_path, task, asset, fil
     asset_path(asset, file)
     done = subprocess.run(
         [sys.executable, "-m", "vcm", "evaluate", f"task={task}", "codec=[jpeg,npp_jpeg,npp_bpg]",
-         "codecs.jpeg.qualities=[10,50]", "codecs.npp_jpeg.qualities=[10,50]", "codecs.npp_jpeg.rates=[1,4]",
+         "codecs.jpeg.qualities=[10,50]", "codecs.npp_jpeg.qualities=[10,50]", "codecs.npp_jpeg.lmbda=[1,4]",
          "codecs.npp_bpg.qualities=[37]", "codecs.npp_bpg.codec.preset=ultrafast", "data.test.limit=2",
          f"npp_model={models / 'many.safetensors'}", "labels=[pseudo]"],
         cwd=tmp_path, capture_output=True, text=True, check=False, env=os.environ,

@@ -149,7 +149,7 @@ def test_every_one_runs_for_a_batch(name, settings, tmp_path, capsys):
 def test_a_fine_tuned_task_is_what_the_files_say_of_it(settings, tmp_path):
     save_preprocessor(QuantizationAdaptiveNPP((2, 2, 2, 2)), tmp_path / "npp.safetensors")
     text = (FOLDER / "train/npp/finetune_task_small.yaml").read_text()
-    (rates,) = (line for line in text.splitlines() if "module.rates=" in line)
+    (rates,) = (line for line in text.splitlines() if "module.lmbda=" in line)
     target = f"{load_preprocessor.__module__}.{load_preprocessor.__name__}"
     preprocessor = f"module.preprocessor={{_target_: {target}, path: {tmp_path}/npp.safetensors}}"
     name = "npp/finetune_task_small"

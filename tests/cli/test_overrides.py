@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 from vcm.cli.main import main
-from vcm.cli.overrides import current_overrides, renamed_key
+from vcm.cli.overrides import current_overrides, current_settings, saved_settings
 
 EXPERIMENT = """# @package _global_
 defaults:
@@ -59,18 +59,85 @@ def test_each_argument_becomes_what_hydra_knows(given, expected, capsys):
         )
 
 
+def test_saved_settings():
+    saved = {
+        "loop": {"codec": {"_target_": "vcm.codecs.BPGCodec"}},
+        "module": {
+            "_target_": "vcm.modules.SlimmableModule",
+            "loop": "${loop}",
+            "weights": {"detection": 1},
+            "weight_scale": 2,
+            "drawing": "per_picture",
+        },
+        "data": {"loop": 1, "_target_": "vcm.data.PictureDataModule"},
+        "network": {"_target_": "vcm.nn.preprocessor.QuantizationAdaptiveNPP", "rates": [0.25, 16]},
+    }
+    assert saved_settings(saved) == {
+        "codec_loop": {"codec": {"_target_": "vcm.codecs.BPGCodec"}},
+        "module": {
+            "_target_": "vcm.modules.SlimmableModule",
+            "codec_loop": "${codec_loop}",
+            "lmbda": {"detection": 1},
+            "lmbda_scale": 2,
+            "drawing": "per_image",
+        },
+        "data": {"loop": 1, "_target_": "vcm.data.ImageDataModule"},
+        "network": {"_target_": "vcm.nn.preprocessor.QuantizationAdaptiveNPP", "lmbda_range": [0.25, 16]},
+    }
+
+
+def test_former_settings_are_renamed_where_vcm_takes_them():
+    composed = {
+        "module": {
+            "_target_": "vcm.modules.SlimmableModule",
+            "lmbda": {"detection": 1, "reconstruction": 2},
+            "weights": {"detection": 3},
+        },
+        "codecs": {"npp_bpg": {"rates": [1], "lmbda": None, "preprocessor": {"rates": 5}}},
+        "network": {"_target_": "mine.Network", "rates": [3]},
+    }
+    moved = []
+    assert current_settings(composed, moved) == {
+        "module": {
+            "_target_": "vcm.modules.SlimmableModule",
+            "lmbda": {"detection": 3, "reconstruction": 2},
+        },
+        "codecs": {"npp_bpg": {"lmbda": [1], "preprocessor": {"rates": 5}}},
+        "network": {"_target_": "mine.Network", "rates": [3]},
+    }
+    assert moved == [
+        "module.weights is called module.lmbda now",
+        "codecs.npp_bpg.rates is called codecs.npp_bpg.lmbda now",
+    ]
+
+
 @pytest.mark.parametrize(
-    ("key", "expected"),
+    ("command", "arguments", "key", "value"),
     [
-        ("loop", "codec_loop"),
-        ("loop.codec._target_", "codec_loop.codec._target_"),
-        ("module.loop", "module.codec_loop"),
-        ("module.pairs", "module.pairs"),
-        ("data.loop", "data.loop"),
+        ("train", ["experiment=slimmable/two_task_small", "module.weight_scale=4"], "module.lmbda_scale", 4),
+        (
+            "train",
+            ["experiment=slimmable/two_task_small", "module.weights.detection=7"],
+            "module.lmbda",
+            {"detection": 7, "reconstruction": 0.005},
+        ),
+        ("train", ["experiment=npp/small", "network.rates=[1,2]"], "network.lmbda_range", [1, 2]),
+        ("evaluate", ["codec=[npp_bpg]", "codecs.npp_bpg.rates=[1,2]"], "codecs.npp_bpg.lmbda", [1, 2]),
+        ("evaluate", ["experiment=npp_lambda", "preprocessor.rate=3"], "preprocessor.lmbda", 3),
     ],
 )
-def test_saved_keys(key, expected):
-    assert renamed_key(key) == expected
+def test_former_overrides_still_work(command, arguments, key, value, capsys):
+    plain = [a for a in arguments if a != "experiment=npp_lambda"]
+    if len(plain) < len(arguments):  # of which this test needs the preprocessor alone
+        plain += [
+            "+preprocessor={_target_: vcm.evaluation.preprocessing.NPPPreprocessor, model: m, lmbda: 1}"
+        ]
+        plain = plain[::-1]
+    with initialize_config_module("vcm.conf", version_base="1.3"):
+        composed = compose(command, current_overrides(command, plain))
+    current = current_settings(OmegaConf.to_container(composed))
+    found = OmegaConf.select(OmegaConf.create(current), key)
+    assert (OmegaConf.to_container(found) if OmegaConf.is_config(found) else found) == value
 
 
 @pytest.mark.parametrize("place", ["experiment", "experiment/evaluate"])
@@ -232,5 +299,5 @@ def test_curves_are_composed_of_parts():
     assert mine["preprocessor"]["model"] == "${npp_model}"
     assert mine["at_reader"] is True
     curve = named.codecs.npp_bpg_importance_at_reader_effort10
-    assert (curve.at_reader, curve.effort, curve.importance.alpha, curve.rates) == (True, 10, 2.0, None)
+    assert (curve.at_reader, curve.effort, curve.importance.alpha, curve.lmbda) == (True, 10, 2.0, None)
     assert named.codecs.features_effort10.codec.effort == 10

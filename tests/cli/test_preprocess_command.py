@@ -74,10 +74,10 @@ def test_folders_in_folders_out(preprocess, npp, photos, tmp_path, files_below):
 
 def test_a_rate_for_a_model_of_many(preprocess, qa_npp, tmp_path, write_image):
     photo = write_image(tmp_path / "photo.jpg")
-    assert preprocess(photo, "--rate", 2, use=qa_npp)[0] == 0
+    assert preprocess(photo, "--lmbda", 2, use=qa_npp)[0] == 0
     written = read_image(tmp_path / "photo.png")
     assert (written.int() - filtered(photo, qa_npp, 2).int()).abs().max() <= 1
-    for arguments in ([], ["--rate", 17], ["--rate", 0.1], ["--rate", "nan"]):
+    for arguments in ([], ["--lmbda", 17], ["--lmbda", 0.1], ["--lmbda", "nan"]):
         status, _, err = preprocess(photo, *arguments, "-o", tmp_path / "other.png", use=qa_npp)
         assert status == 2
         assert "rate must be a λ from 0.25 to 16" in err
@@ -85,7 +85,7 @@ def test_a_rate_for_a_model_of_many(preprocess, qa_npp, tmp_path, write_image):
 
 
 def test_a_rate_for_a_model_of_one(preprocess, tmp_path, write_image):
-    status, _, err = preprocess(write_image(tmp_path / "photo.jpg"), "--rate", 2)
+    status, _, err = preprocess(write_image(tmp_path / "photo.jpg"), "--lmbda", 2)
     assert status == 2
     assert "rate must be left out" in err
 
@@ -134,16 +134,16 @@ def test_preprocessing_again_goes_on_where_it_was_stopped(preprocess, photos, tm
 
 def test_what_other_settings_or_nobody_made_is_no_success(preprocess, qa_npp, tmp_path, write_image):
     photo, out = write_image(tmp_path / "a.jpg"), tmp_path / "out"
-    assert preprocess(photo, "--rate", 1, "-o", out / "", use=qa_npp)[0] == 0
-    for arguments in (["--rate", 8],):
+    assert preprocess(photo, "--lmbda", 1, "-o", out / "", use=qa_npp)[0] == 0
+    for arguments in (["--lmbda", 8],):
         status, _, err = preprocess(photo, *arguments, "-o", out, use=qa_npp)
         assert (status, "a.png exists already" in err) == (1, True)
-    assert preprocess(photo, "--rate", 1, "-o", out, use=qa_npp)[0] == 0
+    assert preprocess(photo, "--lmbda", 1, "-o", out, use=qa_npp)[0] == 0
     for content in (b"", photo.read_bytes()):
         (out / "a.png").write_bytes(content)
-        assert preprocess(photo, "--rate", 1, "-o", out, use=qa_npp)[0] == 1
+        assert preprocess(photo, "--lmbda", 1, "-o", out, use=qa_npp)[0] == 1
     write_image(tmp_path / "a.jpg", seed=9)
-    assert preprocess(photo, "--rate", 1, "-o", out, "--overwrite", use=qa_npp)[0] == 0
+    assert preprocess(photo, "--lmbda", 1, "-o", out, "--overwrite", use=qa_npp)[0] == 0
 
 
 def test_images_that_differ_in_their_suffix_alone_all_have_an_output(

@@ -69,7 +69,7 @@ def test_all_done_is_status_0_and_again_runs_nothing(training):
     ("overrides", "name"),
     [
         (["seed=1"], "seed-1"),
-        (["module.weight_scale=0.5", "network=s_bhm"], "module.weight_scale-0.5_network-s_bhm"),
+        (["module.lmbda_scale=0.5", "network=s_bhm"], "module.lmbda_scale-0.5_network-s_bhm"),
         (["+trainer.limit_train_batches=2"], "trainer.limit_train_batches-2"),
         (["x=-1"], "x--1"),
     ],

@@ -40,9 +40,9 @@ def test_trains_writes_resumes_and_refuses_other_settings(training, tmp_path, ca
     assert [line["epoch"] for line in lines] == [0, 1, 2]
     assert load_network(folder / "model.safetensors").weights_sha256() != first.weights_sha256()
 
-    assert main([*training, "module.weight_scale=2"]) == 2
+    assert main([*training, "module.lmbda_scale=2"]) == 2
     told = capsys.readouterr().err
-    assert f"Cannot resume {folder}: module.weight_scale changed (1 -> 2). Use a new run_dir" in told
+    assert f"Cannot resume {folder}: module.lmbda_scale changed (1 -> 2). Use a new run_dir" in told
     assert main([*training[:-1], "name=next", f"start_from={folder}/model.safetensors"]) == 0
     assert main([*training[:-1], "name=third", "start_from=nowhere.safetensors"]) == 2
     assert "nowhere.safetensors cannot be read as a model" in capsys.readouterr().err
@@ -57,11 +57,11 @@ def test_a_model_notes_its_tasks_without_folders_of_this_machine(training):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["~module.weights.classification"], "weights must be one λ each for classification"),
+        (["~module.lmbda.classification"], "weights must be one λ each for classification"),
         (["network.widths={classification: 6, reconstruction: 4}"], "strictly ascending"),
         (["~network.widths.classification"], "classification has a feature map but no width"),
         (["~tasks.classification"], "tasks must be one each for classification"),
-        (["module.weights.reconstruction=0"], "weights.reconstruction must be a number above 0"),
+        (["module.lmbda.reconstruction=0"], "weights.reconstruction must be a number above 0"),
         (["tasks.classification.cut=nowhere"], "cut must be one of"),
         (["data.train.root=missing"], "missing"),
         (["network=nothing"], "s_bfm, s_bhm; got nothing"),

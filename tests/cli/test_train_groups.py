@@ -261,7 +261,7 @@ def test_what_is_no_optimizer_scheduler_logger_or_callback_is_told(npp, given, m
 
 @pytest.mark.parametrize("name", options("callbacks"))
 def test_every_callback_is_built(name):
-    config = composed(f"callbacks={name}", "module.weights={}")
+    config = composed(f"callbacks={name}", "module.lmbda={}")
     made = [instantiate(part) for part in config.callbacks.values()]
     assert made
     assert all(isinstance(callback, Callback) for callback in made)

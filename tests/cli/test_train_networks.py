@@ -25,7 +25,7 @@ SLIMMABLE = [
     *TASK,
     "network.widths={task: 4, reconstruction: 6}",
     "network.features={task: {_target_: vcm.nn.slimmable.FeatureMap, channels: 32, stride: 8}}",
-    "module.weights={task: 0.001, reconstruction: 0.01}",
+    "module.lmbda={task: 0.001, reconstruction: 0.01}",
 ]
 NPP = [*TASK, "module=npp", "codec_loop=jpeg", "proxy=jpeg", "network.channels=[4,4,4,4]"]
 PROXY = ["module=proxy_codec", "network.channels=4", "network.latent_channels=4"]

@@ -25,7 +25,7 @@ def command(tmp_path):
         "train",
         "network=s_bhm",
         "network.widths={reconstruction: 4}",
-        "module.weights={reconstruction: 0.01}",
+        "module.lmbda={reconstruction: 0.01}",
         "data=training_folders",
         f"data.train.root={tmp_path}/train",
         f"data.val.root={tmp_path}/val",

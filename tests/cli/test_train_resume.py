@@ -120,11 +120,11 @@ def test_changed_images_at_the_same_path_are_noted(training, told):
 def test_every_changed_setting_is_named(training, told):
     assert main(training) == 0
     status, said = told(
-        [*longer(training), "module.weight_scale=2", "module.max_norm=3", "+module.plateau_x=1"]
+        [*longer(training), "module.lmbda_scale=2", "module.max_norm=3", "+module.plateau_x=1"]
     )
     assert status == 2
     assert "module.max_norm changed (1.0 -> 3); module.plateau_x changed (not set -> 1); " in said
-    assert "module.weight_scale changed (1 -> 2)" in said
+    assert "module.lmbda_scale changed (1 -> 2)" in said
 
 
 def test_a_setting_that_vcm_has_gained_since_does_not_matter(training, told):
@@ -353,4 +353,4 @@ def _assert_same_run(expected):
 
 def test_saved_settings_are_the_composed_ones(training):
     assert main(training) == 0
-    assert OmegaConf.load(FOLDER / "config.yaml").module.weights.classification == 0.001
+    assert OmegaConf.load(FOLDER / "config.yaml").module.lmbda.classification == 0.001

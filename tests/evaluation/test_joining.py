@@ -83,7 +83,7 @@ def test_qualities_that_were_swept_stay(tmp_path):
 
 def test_runs_of_several_points_are_curves_of_their_own(tmp_path):
     runs = [
-        swept_run(tmp_path / str(rate), line("npp", 1 + rate), **{"preprocessor.rate": rate})
+        swept_run(tmp_path / str(rate), line("npp", 1 + rate), **{"preprocessor.lmbda": rate})
         for rate in (1, 2)
     ]
     found = curves_of(join_runs(runs))

@@ -58,15 +58,15 @@ def image():
 )  # fmt: skip
 def test_rate_follows_the_trained_pairs(model, quality, rate):
     assert NPPPreprocessor(model, codec="bpg", quality=quality).rate == pytest.approx(rate)
-    other = NPPPreprocessor(model, rate=3)
+    other = NPPPreprocessor(model, lmbda=3)
     assert other.rate == 3
     assert other.at(codec="bpg", quality=quality).rate == pytest.approx(rate)
 
 
 def test_rate_of_ones_own_goes_first_and_derived_ones_stay_in_range(model, tmp_path):
-    assert NPPPreprocessor(model, rate=2, codec="bpg", quality=44).rate == 2
+    assert NPPPreprocessor(model, lmbda=2, codec="bpg", quality=44).rate == 2
     narrow = tmp_path / "narrow.safetensors"
-    network = QuantizationAdaptiveNPP((3, 4, 5, 6), rates=(1, 4))
+    network = QuantizationAdaptiveNPP((3, 4, 5, 6), lmbda_range=(1, 4))
     save_preprocessor(network, narrow, pairs=json.dumps({"codec": "bpg", "pairs": PAIRS}))
     assert NPPPreprocessor(narrow, codec="bpg", quality=44).rate == 1
 
@@ -84,7 +84,7 @@ def test_rate_that_cannot_be_derived_is_asked_for(model, settings):
 @pytest.mark.parametrize("rate", [0.2, 17, -1, float("nan"), "3"])
 def test_rate_outside_the_range_is_told(model, rate):
     with pytest.raises(ArgumentError, match=r"rate must be a λ from 0\.25 to 16, .*got"):
-        NPPPreprocessor(model, rate=rate)
+        NPPPreprocessor(model, lmbda=rate)
 
 
 def test_network_for_one_rate_takes_none(image):
@@ -92,7 +92,7 @@ def test_network_for_one_rate_takes_none(image):
     assert plain.rate is None
     assert not torch.equal(plain(image), image)
     with pytest.raises(ArgumentError, match="rate must be left out"):
-        NPPPreprocessor(trained(NPP), rate=2)
+        NPPPreprocessor(trained(NPP), lmbda=2)
 
 
 def test_model_that_is_none(tmp_path):
@@ -110,14 +110,14 @@ def test_damaged_notes_are_told(tmp_path, note):
     path = tmp_path / "npp.safetensors"
     save_preprocessor(trained(QuantizationAdaptiveNPP), path, pairs=note)
     with pytest.raises(WeightsError, match="its note of pairs is damaged"):
-        NPPPreprocessor(path, rate=1)
+        NPPPreprocessor(path, lmbda=1)
 
 
 @pytest.mark.parametrize("note", ["[]", "{}", '{"codec": "bpg", "pairs": []}', None])
 def test_notes_without_pairs(tmp_path, note):
     path = tmp_path / "npp.safetensors"
     save_preprocessor(trained(QuantizationAdaptiveNPP), path, **({} if note is None else {"pairs": note}))
-    assert NPPPreprocessor(path, rate=1).rate == 1
+    assert NPPPreprocessor(path, lmbda=1).rate == 1
     with pytest.raises(ArgumentError, match="notes none"):
         NPPPreprocessor(path, codec="bpg", quality=44)
 
@@ -130,7 +130,7 @@ def test_images_of_any_size_as_the_network_filters_them(model, size):
     image = torch.randint(0, 256, (3, *size), dtype=torch.uint8)
     with torch.no_grad():
         expected = trained(QuantizationAdaptiveNPP)(image[None].float() / 255, 2.0)[0] * 255
-    filtered = NPPPreprocessor(model, rate=2)(image)
+    filtered = NPPPreprocessor(model, lmbda=2)(image)
     assert (filtered.shape, filtered.dtype) == (image.shape, torch.uint8)
     assert (filtered - expected).abs().max() <= 0.5 + 1e-3
 
@@ -141,7 +141,7 @@ def test_a_new_network_gives_the_very_image(image):
 
 def test_tiles_show_no_seams(model, monkeypatch):
     image = torch.randint(0, 256, (3, 300, 421), dtype=torch.uint8)
-    preprocessor = NPPPreprocessor(model, rate=2)
+    preprocessor = NPPPreprocessor(model, lmbda=2)
     whole = preprocessor(image)
     monkeypatch.setattr(preprocessing, "WHOLE_PIXELS", 1000)
     monkeypatch.setattr(preprocessing, "TILE", 96)
@@ -166,7 +166,7 @@ def test_no_pixel_depends_on_one_beyond_the_halo():
 
 
 def test_threads_agree(model, image):
-    preprocessor = NPPPreprocessor(model, rate=2)
+    preprocessor = NPPPreprocessor(model, lmbda=2)
     expected = preprocessor(image)
     with ThreadPoolExecutor(4) as threads:
         assert all(torch.equal(found, expected) for found in threads.map(preprocessor, [image] * 12))
@@ -181,22 +181,22 @@ def test_threads_agree(model, image):
 )
 def test_what_is_no_image_is_told(model, image):
     with pytest.raises(ArgumentError, match="image must be"):
-        NPPPreprocessor(model, rate=2)(image)
+        NPPPreprocessor(model, lmbda=2)(image)
 
 
 # --- in a system -------------------------------------------------------------------------------------------
 
 
 def test_settings_tell_networks_and_rates_apart(model):
-    one, same, other = (NPPPreprocessor(model, rate=rate) for rate in (2, 2.0, 3))
+    one, same, other = (NPPPreprocessor(model, lmbda=rate) for rate in (2, 2.0, 3))
     assert one.settings() == same.settings() == json.loads(json.dumps(one.settings()))
     assert one.settings() != other.settings()
-    assert one.at(rate=3).settings() == other.settings()
+    assert one.at(lmbda=3).settings() == other.settings()
     assert one.settings()["weights_sha256"] != NPPPreprocessor(trained(NPP)).settings()["weights_sha256"]
 
 
 def test_titles_tell_curves_apart(model, world):
-    npp, task = NPPPreprocessor(model, rate=2), world.task()
+    npp, task = NPPPreprocessor(model, lmbda=2), world.task()
     titles = {
         name: ImageSystem(name, codec, task, preprocessor=npp).title
         for name, codec in (

@@ -59,7 +59,7 @@ class FailingJPEG(JPEGCodec):
 
 def make(codec=JPEGCodec, network=None, proxy=None, seed=3, max_failures=0.1, workers=2, **settings):
     seed_everything(seed, verbose=False)
-    network = QuantizationAdaptiveNPP((2, 2, 4, 4), rates=(0.25, 16)) if network is None else network
+    network = QuantizationAdaptiveNPP((2, 2, 4, 4), lmbda_range=(0.25, 16)) if network is None else network
     proxy = JPEGProxy(qualities=(10, 90)) if proxy is None else proxy
     loop = CodecLoop(codec, workers=workers, max_failures=max_failures)
     defaults = {"pairs": PAIRS, "supervision": "features", "task_weight": 10.0, "learning_rate": 3e-3}

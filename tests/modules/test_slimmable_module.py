@@ -156,7 +156,7 @@ def test_compiled_network_trains(image_data, tmp_path):
 
 
 def test_plateau_lowers_the_learning_rate(image_data, tmp_path):
-    nothing = {"max_norm": 1e-30, "auxiliary_learning_rate": 1e-30}
+    nothing = {"max_norm": 1e-30, "aux_learning_rate": 1e-30}
     module = make(plateau_epochs=0, plateau_factor=0.1, **nothing)
     run = trainer(tmp_path, max_epochs=3)
     run.fit(module, image_data())
@@ -186,7 +186,7 @@ def test_figures_are_written_line_by_line(image_data, tmp_path):
         ),
         ({"weights": {"detection": -1, "reconstruction": 1}}, r"weights\.detection must be"),
         ({"weights": {"detection": 1}}, "weights must be one λ each for detection, reconstruction"),
-        ({"weight_scale": 0}, "weight_scale must be"),
+        ({"lmbda_scale": 0}, "lmbda_scale must be"),
         ({"stepping": "all"}, "stepping must be per_width or accumulated"),
         ({"learning_rate": float("nan")}, "learning_rate must be"),
         ({"plateau_factor": 2}, "plateau_factor must be a number from 0 to"),

@@ -66,7 +66,7 @@ def test_every_quality_is_trained_for_its_own_rate(kind, image_data, tmp_path):
 
 def test_each_quality_has_its_own_weight(image_data, tmp_path, monkeypatch):
     """The loss of a batch is bpp + λ·scale·255²·error, and validation is at the middle scale."""
-    module = make(weight_scale=2)
+    module = make(lmbda_scale=2)
     x = next(iter(image_data().train_dataloader())).images
     asked = []
     module.network.register_forward_pre_hook(lambda network, inputs: asked.append(inputs[2]))

@@ -112,7 +112,7 @@ def test_vcm_train_trains_it(package, tmp_path, monkeypatch):
     (configs / "sharpened.yaml").write_text(settings)
     monkeypatch.chdir(tmp_path)
     arguments = ["network=sharpened", "data=training_folders", "data.train.root=train", "data.val.root=val"]
-    arguments += ["module.weights={reconstruction: 0.01}", "trainer=cpu", "trainer.max_epochs=1", "name=own"]
+    arguments += ["module.lmbda={reconstruction: 0.01}", "trainer=cpu", "trainer.max_epochs=1", "name=own"]
     arguments += ["data.crop_size=64", "data.batch_size=2", "data.num_workers=0"]
     assert main(["train", "--config-dir", "configs", *arguments]) == 0
     assert load_network("runs/own/model.safetensors").strength == 0.75

@@ -11,12 +11,13 @@ from torchmetrics import MeanMetric
 from entropic_student.network import EntropicStudent, save_student
 from vcm.data import Batch
 from vcm.errors import ArgumentError, WeightsError
-from vcm.losses.rate_distortion import RateDistortion, check_weight, rate_distortion
+from vcm.losses.rate_distortion import RateDistortion, rate_distortion
 from vcm.modules import NetworkModule, crops_of
 from vcm.nn.models import load_model
 from vcm.tasks import SplitTask
 from vcm.tasks.distance import FeatureDistance
 from vcm.types import Prepared
+from vcm.validation import check_positive
 
 
 class DistillationModule(NetworkModule):
@@ -45,7 +46,7 @@ class DistillationModule(NetworkModule):
         super().__init__(network, [task], learning_rate=learning_rate, schedule="cosine")
         self.save_hyperparameters(ignore=["network", "task"])
         self.network: EntropicStudent = network
-        self.lmbda = check_weight("lmbda", lmbda)
+        self.lmbda = check_positive("lmbda", lmbda)
         with torch.no_grad():
             features = task.cut_feature(task.prepare(torch.zeros(1, 3, 64, 64)))
             decoded = network(task.prepare(torch.zeros(1, 3, 64, 64)).inputs)["f_hat"]

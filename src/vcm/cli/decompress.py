@@ -33,9 +33,9 @@ def run(arguments: Sequence[str]) -> int:
     """Decode each stream; returns 0 if all are done, 1 if some are, 2 if nothing could begin."""
     known = _parser().parse_args(arguments)
     from vcm.files import find_files
-    from vcm.tasks.checks import check_fraction
+    from vcm.validation import check_between
 
-    check_fraction("--min-score", known.min_score)
+    check_between("--min-score", known.min_score, 0, 1)
     bulk = Bulk(known, known.streams)
     batch = Batch("decompress")
     inputs, problems = find_inputs(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from vcm.cli.bulk import Bulk, add_bulk_options
 from vcm.cli.compress import add_output_options
 from vcm.cli.files import Batch, Input, Outputs, find_inputs, is_newer, names_a_file, writing
+from vcm.cli.overrides import FormerOption
 from vcm.cli.preprocess import output_names
 from vcm.cli.work import Item, Outcome
 from vcm.errors import ArgumentError, MissingToolError
@@ -61,7 +62,7 @@ def run(arguments: Sequence[str]) -> int:
     options = (
         "npp",
         "model",
-        "rate",
+        "lmbda",
         "at_reader",
         "no_importance",
         "alpha",
@@ -210,7 +211,7 @@ def _search(known: argparse.Namespace, codec: Codec) -> ImageSearch | None:
 def _preprocessor(known: argparse.Namespace, codec: Codec) -> NPPPreprocessor | None:
     """The filter of --npp; None without it."""
     if not known.npp:
-        for option, value in (("--rate", known.rate), ("--model", known.model)):
+        for option, value in (("--lmbda", known.lmbda), ("--model", known.model)):
             if value is not None:
                 raise ArgumentError(option, expected="given with --npp", got=value)
         return None
@@ -218,14 +219,14 @@ def _preprocessor(known: argparse.Namespace, codec: Codec) -> NPPPreprocessor | 
     from vcm.evaluation.preprocessing import NPPPreprocessor
 
     device = str(choose_device(known.device))
-    path, rate = known.model or shipped(QA_NPP_BPG), known.rate
+    path, lmbda = known.model or shipped(QA_NPP_BPG), known.lmbda
     try:
-        return NPPPreprocessor(path, rate=rate, codec=codec.name, quality=codec.quality, device=device)
+        return NPPPreprocessor(path, lmbda=lmbda, codec=codec.name, quality=codec.quality, device=device)
     except ArgumentError as error:
-        if error.argument != "rate" or rate is not None:
+        if error.argument != "lmbda" or lmbda is not None:
             raise
-        noted = f"{path.name} notes none for {codec.name} at {codec.quality:g}"
-        raise ArgumentError("--rate", expected=f"given, a λ: {noted}", got="no --rate") from error
+        noted = f"{path.name} notes no λ for {codec.name} at {codec.quality:g}"
+        raise ArgumentError("--lmbda", expected=f"given: {noted}", got="no --lmbda") from error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -267,10 +268,18 @@ def _parser() -> argparse.ArgumentParser:
         "for BPG",
     )
     parser.add_argument(
-        "--rate",
+        "--lmbda",
         type=float,
-        metavar="λ",
+        metavar="L",
         help="of --npp; by default that of its training at this quality",
+    )
+    parser.add_argument(
+        "--rate",
+        dest="lmbda",
+        type=float,
+        help=argparse.SUPPRESS,
+        action=FormerOption,
+        present="--lmbda",
     )
     parser.add_argument(
         "--effort",

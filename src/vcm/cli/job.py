@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vcm.cli.composition import told_error
 from vcm.cli.options import option_list
-from vcm.cli.overrides import current_overrides
+from vcm.cli.overrides import current_overrides, current_settings
 from vcm.cli.sweeps import (
     JOB_FILE,
     JobRecord,
@@ -65,6 +65,7 @@ def run_job(
 
     @hydra.main(version_base="1.3", config_path="pkg://vcm.conf", config_name=command)
     def main(composed: DictConfig) -> float | None:
+        composed = _current(command, composed)
         sys.argv = [started_as[0], command, *arguments]  # Lightning starts processes for more devices with it
         if HydraConfig.get().mode is RunMode.MULTIRUN:
             return _run_swept(command, token, composed, job, versions or {})
@@ -109,6 +110,21 @@ def run_job(
         if before is None:
             del os.environ["HYDRA_FULL_ERROR"]
     return max(statuses, default=0)
+
+
+def _current(command: str, composed: DictConfig) -> DictConfig:
+    """Give settings with former names their present ones, with a note for each."""
+    moved: list[str] = []
+    settings = OmegaConf.to_container(composed)
+    assert isinstance(settings, dict)
+    renamed = current_settings({str(key): value for key, value in settings.items()}, moved)
+    if not moved:
+        return composed
+    for note in moved:
+        print(f"vcm {command}: note: {note}.", file=sys.stderr)
+    current = OmegaConf.create(renamed)
+    OmegaConf.set_struct(current, True)
+    return current
 
 
 def _run_swept(

@@ -15,6 +15,7 @@ from vcm.cli.bulk import Bulk, add_bulk_options
 from vcm.cli.compress import add_output_options
 from vcm.cli.files import Batch, Input, Outputs, find_inputs, names_a_file, writing
 from vcm.cli.marks import bears_mark, content_mark, png_info
+from vcm.cli.overrides import FormerOption
 from vcm.cli.work import Item, Outcome
 from vcm.errors import ArgumentError, OutputError
 from vcm.files import MAX_IMAGE_BYTES, read_bytes
@@ -207,16 +208,16 @@ def _preprocessor(known: argparse.Namespace) -> tuple[NPPPreprocessor | None, Pa
 
     if known.quality is not None:
         BPGCodec.quality_scale.check(known.quality)
-    if known.rate is not None and known.quality is not None:
-        raise ArgumentError("--rate", expected="given without --quality, which sets λ too", got=known.rate)
+    if known.lmbda is not None and known.quality is not None:
+        raise ArgumentError("--lmbda", expected="given without --quality, which sets λ too", got=known.lmbda)
     if str(known.model) == NO_MODEL:
         if known.size is None and known.reader is None:
             raise ArgumentError(
                 "--model", expected="a model's file, or none with --size or --for", got=NO_MODEL
             )
-        if known.rate is not None:
+        if known.lmbda is not None:
             raise ArgumentError(
-                "--rate", expected="given with a model, not with --model none", got=known.rate
+                "--lmbda", expected="given with a model, not with --model none", got=known.lmbda
             )
         if known.quality is not None and not known.effort:
             raise ArgumentError(
@@ -227,7 +228,7 @@ def _preprocessor(known: argparse.Namespace) -> tuple[NPPPreprocessor | None, Pa
     device = str(choose_device(known.device))
     codec = None if known.quality is None else "bpg"
     quality = known.quality
-    return NPPPreprocessor(path, rate=known.rate, codec=codec, quality=quality, device=device), path
+    return NPPPreprocessor(path, lmbda=known.lmbda, codec=codec, quality=quality, device=device), path
 
 
 def output_names(inputs: Sequence[Input], folder: Path | None, suffix: str = ".png") -> dict[Input, Path]:
@@ -264,10 +265,18 @@ def _parser() -> argparse.ArgumentParser:
         "and detectors; none, with --size or --for, to scale images only",
     )
     parser.add_argument(
-        "--rate",
+        "--lmbda",
         type=float,
-        metavar="λ",
+        metavar="L",
         help="for a model for many rates: the larger, the more is kept for the task, at more bits",
+    )
+    parser.add_argument(
+        "--rate",
+        dest="lmbda",
+        type=float,
+        help=argparse.SUPPRESS,
+        action=FormerOption,
+        present="--lmbda",
     )
     parser.add_argument(
         "--size",
@@ -287,7 +296,7 @@ def _parser() -> argparse.ArgumentParser:
         "--quality",
         type=float,
         metavar="QP",
-        help="BPG's QP at which the outputs will be encoded: instead of --rate, and for --effort",
+        help="BPG's QP at which the outputs will be encoded: instead of --lmbda, and for --effort",
     )
     parser.add_argument(
         "--effort",

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vcm.cli.overrides import SAVED_VALUES, renamed_key
+from vcm.cli.overrides import saved_settings
 from vcm.data.reading import IMAGE_SUFFIXES
 from vcm.errors import OutputError, ResumeError, WeightsError
 from vcm.files import (
@@ -111,7 +111,8 @@ def check_same_settings(composed: DictConfig, folder: Path, overrides: Sequence[
     saved = folder / CONFIG_FILE
     if not saved.exists():
         return
-    before, now = _renamed(flat(_read_config(saved))), flat(OmegaConf.to_container(composed))
+    before = flat(saved_settings(_read_config(saved)))
+    now = flat(OmegaConf.to_container(composed))
     contents = _read_inputs(folder / INPUTS_FILE)
     given = {override.lstrip("+~").partition("=")[0] for override in overrides}
     changed = []
@@ -199,15 +200,7 @@ def flat(content: object, prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A saved run's settings by their present names and values."""
-    return {
-        renamed_key(key): SAVED_VALUES.get(value, value) if isinstance(value, str) else value
-        for key, value in settings.items()
-    }
-
-
-def _read_config(path: Path) -> object:
+def _read_config(path: Path) -> dict[str, Any]:
     """A saved configuration as plain values.
 
     Raises:
@@ -219,7 +212,7 @@ def _read_config(path: Path) -> object:
         content = OmegaConf.to_container(OmegaConf.create(text))
         if not isinstance(content, dict) or not content:
             raise ValueError("it holds no settings")
-        return content
+        return {str(key): value for key, value in content.items()}
     except _DAMAGED as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ResumeError(

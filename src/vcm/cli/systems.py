@@ -160,26 +160,26 @@ def build_preprocessors(
         EvaluationError: If a preprocessor cannot be built, or not for a codec's quality.
     """
     wanted = default if plan.preprocessor is None else plan.preprocessor
-    takes_rates = wanted is not None and wanted.get("_target_") == NPP_TARGET
+    takes_lmbda = wanted is not None and wanted.get("_target_") == NPP_TARGET
     if plan.preprocessor is not None and isinstance(codecs[0], FeatureCodec):
         raise ArgumentError(
             f"codecs.{name}.preprocessor", expected="null: this codec takes no images", got=wanted
         )
-    if plan.rates is not None and not (takes_rates and len(plan.rates) == len(codecs)):
+    if plan.lmbda is not None and not (takes_lmbda and len(plan.lmbda) == len(codecs)):
         raise ArgumentError(
-            f"codecs.{name}.rates",
-            expected=f"null, or with an NPPPreprocessor a λ for each of the {len(codecs)} qualities",
-            got=list(plan.rates),
+            f"codecs.{name}.lmbda",
+            expected=f"null, or, with an NPPPreprocessor, one λ for each of the {len(codecs)} qualities",
+            got=list(plan.lmbda),
         )
     if wanted is None or isinstance(codecs[0], FeatureCodec):
         return [None] * len(codecs)
     try:
-        if not takes_rates:
+        if not takes_lmbda:
             return [build("preprocessor", wanted)] * len(codecs)
-        rates = [wanted.get("rate")] * len(codecs) if plan.rates is None else plan.rates
+        lmbdas = [wanted.get("lmbda")] * len(codecs) if plan.lmbda is None else plan.lmbda
         operating_points = [
-            {"rate": rate, "codec": codec.name, "quality": codec.quality}
-            for rate, codec in zip(rates, codecs, strict=True)
+            {"lmbda": lmbda, "codec": codec.name, "quality": codec.quality}
+            for lmbda, codec in zip(lmbdas, codecs, strict=True)
         ]
         first: NPPPreprocessor = build("preprocessor", wanted, NPPPreprocessor, **operating_points[0])
         return [first, *(first.at(**point) for point in operating_points[1:])]

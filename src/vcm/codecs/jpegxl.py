@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from vcm.codecs.limits import check_pixels
-from vcm.codecs.options import check_whole
 from vcm.codecs.pillow import PillowCodec
 from vcm.errors import BitstreamError
 from vcm.types import QualityScale
+from vcm.validation import check_whole
 
 _MAGIC = b"\xff\x0a"
 _ASPECT_RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from vcm.codecs.base import Codec
-from vcm.codecs.options import check_whole
 from vcm.errors import ArgumentError, CodecError
+from vcm.validation import check_whole
 
 if TYPE_CHECKING:
     from types import TracebackType

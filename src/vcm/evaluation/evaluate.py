@@ -40,7 +40,8 @@ from vcm.evaluation.results import (
 from vcm.evaluation.sharing import Sharers
 from vcm.evaluation.systems import System
 from vcm.tasks import Task
-from vcm.types import Settings, is_whole
+from vcm.types import Settings
+from vcm.validation import is_whole
 
 
 class Evaluation:

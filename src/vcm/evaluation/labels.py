@@ -10,9 +10,9 @@ import torch
 
 from vcm.categories import match_categories
 from vcm.errors import ArgumentError, EvaluationError
-from vcm.tasks.checks import check_fraction
 from vcm.tasks.pseudo import pseudo_target
 from vcm.types import BoxTarget, Detections, Prediction, Target
+from vcm.validation import check_between
 
 LabelKind = Literal["truth", "pseudo"]
 LABEL_KINDS: tuple[LabelKind, ...] = ("truth", "pseudo")
@@ -91,7 +91,7 @@ def pseudo_labels(predictions: Mapping[str, Prediction], min_score: float) -> La
     Raises:
         ArgumentError: If `min_score` is not in [0, 1].
     """
-    check_fraction("pseudo_score", min_score)
+    check_between("pseudo_score", min_score, 0, 1)
     return LabelSet("pseudo", {image_id: pseudo_target(p, min_score) for image_id, p in predictions.items()})
 
 

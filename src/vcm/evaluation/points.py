@@ -17,7 +17,7 @@ from vcm.evaluation.systems import System
 from vcm.metrics.distortion import Distortion
 from vcm.metrics.rate import Rate
 from vcm.tasks import Task
-from vcm.types import is_number, is_whole
+from vcm.validation import is_number, is_whole
 
 
 @runtime_checkable

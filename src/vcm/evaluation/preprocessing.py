@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 from vcm.data.jsonfile import parse_json
+from vcm.deprecation import former_arguments, former_attribute
 from vcm.errors import ArgumentError, WeightsError
 from vcm.nn.content import state_sha256
 from vcm.nn.files import read_notes
 from vcm.nn.preprocessor import NPP, QuantizationAdaptiveNPP, deployed, load_preprocessor
 from vcm.nn.tiling import in_tiles
-from vcm.types import Settings, is_number
+from vcm.types import Settings
+from vcm.validation import is_number
 
 WHOLE_PIXELS = 1 << 21
 """Images up to this many pixels (1920×1080, say) are filtered in one piece, larger ones in tiles."""
@@ -32,11 +34,11 @@ class TrainedPairs:
 
     Attributes:
         codec: The codec's name; empty where nobody noted it.
-        rates: λ by quality, rising quality; where one quality had several λ, their geometric mean.
+        lmbdas: λ by quality, in rising order of quality; the geometric mean where a quality had several.
     """
 
     codec: str = ""
-    rates: Mapping[float, float] = field(default_factory=dict)
+    lmbdas: Mapping[float, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, codec: str, pairs: Sequence[Sequence[float]]) -> TrainedPairs:
@@ -46,10 +48,10 @@ class TrainedPairs:
             ValueError: If they are not such pairs.
         """
         logarithms: dict[float, list[float]] = {}
-        for rate, quality in pairs:
-            if not (is_number(rate) and is_number(quality) and 0 < rate < math.inf):
-                raise ValueError(f"{rate!r} at {quality!r} is no λ at a quality")
-            logarithms.setdefault(float(quality), []).append(math.log(rate))
+        for lmbda, quality in pairs:
+            if not (is_number(lmbda) and is_number(quality) and 0 < lmbda < math.inf):
+                raise ValueError(f"({lmbda!r}, {quality!r}) is not a pair of a λ and a quality")
+            logarithms.setdefault(float(quality), []).append(math.log(lmbda))
         return cls(codec, {q: math.exp(sum(logarithms[q]) / len(logarithms[q])) for q in sorted(logarithms)})
 
     @classmethod
@@ -68,16 +70,16 @@ class TrainedPairs:
         except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise WeightsError(f"{path}: its note of pairs is damaged: {error!r}.") from error
 
-    def rate_at(self, quality: float) -> float:
+    def lmbda_at(self, quality: float) -> float:
         """λ for a quality: log-linear between those trained with, and the outermost beyond them."""
         return math.exp(
-            np.interp(quality, list(self.rates), [math.log(rate) for rate in self.rates.values()])
+            np.interp(quality, list(self.lmbdas), [math.log(lmbda) for lmbda in self.lmbdas.values()])
         )
 
     def __str__(self) -> str:
-        if not self.rates:
+        if not self.lmbdas:
             return "none"
-        pairs = ", ".join(f"{rate:.3g} at {quality:g}" for quality, rate in self.rates.items())
+        pairs = ", ".join(f"{lmbda:.3g} at {quality:g}" for quality, lmbda in self.lmbdas.items())
         return f"these for {self.codec}'s quality: {pairs}"
 
 
@@ -88,7 +90,7 @@ class NPPPreprocessor:
 
     Args:
         model: A model file that `vcm train` wrote, or a network.
-        rate: λ, for a quantization-adaptive network; None takes the one that it was trained with at
+        lmbda: λ of a quantization-adaptive network; None takes the one that it was trained with at
             `quality` of `codec`, as its file notes, log-linearly between the trained ones, the outermost
             beyond them.
         codec: Name of the codec that follows.
@@ -104,11 +106,12 @@ class NPPPreprocessor:
     name = "npp"
     title = "NPP"
 
+    @former_arguments(rate="lmbda")
     def __init__(
         self,
         model: str | Path | NPP,
         *,
-        rate: float | None = None,
+        lmbda: float | None = None,
         codec: str | None = None,
         quality: float | None = None,
         device: str = "cpu",
@@ -126,36 +129,41 @@ class NPPPreprocessor:
             )
         self.device = str(device)
         self._sha256 = state_sha256(self.network.state_dict())
-        self._set_rate(rate, codec, quality)
+        self._set_lmbda(lmbda, codec, quality)
 
+    @former_arguments(rate="lmbda")
     def at(
-        self, *, rate: float | None = None, codec: str | None = None, quality: float | None = None
+        self, *, lmbda: float | None = None, codec: str | None = None, quality: float | None = None
     ) -> NPPPreprocessor:
         """The same network for another rate, without loading it again; arguments as when it was built."""
         other = object.__new__(type(self))
         other.network, other.pairs = self.network, self.pairs
         other.device, other._sha256 = self.device, self._sha256
-        other._set_rate(rate, codec, quality)
+        other._set_lmbda(lmbda, codec, quality)
         return other
 
-    def _set_rate(self, rate: float | None, codec: str | None, quality: float | None) -> None:
-        if isinstance(self.network, QuantizationAdaptiveNPP) and rate is None:
-            rate = self._derived_rate(self.network, codec, quality)
-        network = deployed(self.network, rate).to(self.device)
-        self.rate = None if rate is None else float(rate)
+    rate = former_attribute("rate", "lmbda")
+
+    def _set_lmbda(self, lmbda: float | None, codec: str | None, quality: float | None) -> None:
+        if isinstance(self.network, QuantizationAdaptiveNPP) and lmbda is None:
+            lmbda = self._derived_lmbda(self.network, codec, quality)
+        network = deployed(self.network, lmbda).to(self.device)
+        self.lmbda = None if lmbda is None else float(lmbda)
         self._filter = network.to(memory_format=torch.channels_last)
 
-    def _derived_rate(
+    def _derived_lmbda(
         self, network: QuantizationAdaptiveNPP, codec: str | None, quality: float | None
     ) -> float:
-        low, high = network.rates
-        if quality is None or not self.pairs.rates or codec != self.pairs.codec:
+        low, high = network.lmbda_range
+        if quality is None or not self.pairs.lmbdas or codec != self.pairs.codec:
             raise ArgumentError(
-                "rate", expected=f"a λ from {low:g} to {high:g}, for which this network is", got=None,
-                remedy="Give one (codecs.NAME.rates=[…] of `vcm evaluate`, --rate of `vcm preprocess`); the "
-                f"model's file notes {self.pairs}.",
-            )  # fmt: skip
-        return min(max(self.pairs.rate_at(quality), low), high)
+                "lmbda",
+                expected=f"a number from {low:g} to {high:g}, the range this preprocessor was trained for",
+                got=None,
+                remedy="Set codecs.NAME.lmbda=[…] of `vcm evaluate` or --lmbda of `vcm preprocess`; the "
+                f"model file notes {self.pairs}.",
+            )
+        return min(max(self.pairs.lmbda_at(quality), low), high)
 
     def __call__(self, image: Tensor) -> Tensor:
         """Filter an image; see `Preprocessor`.
@@ -185,6 +193,6 @@ class NPPPreprocessor:
             "name": self.name,
             "model": self.network.architecture(),
             "weights_sha256": self._sha256,
-            "rate": self.rate,
+            "rate": self.lmbda,  # the key in records of 0.1
             "device": self.device,
         }

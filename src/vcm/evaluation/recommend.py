@@ -12,7 +12,8 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from vcm.errors import ArgumentError
-from vcm.types import Detections, Prediction, QualityScale, is_number
+from vcm.types import Detections, Prediction, QualityScale
+from vcm.validation import is_number
 
 MIN_SCORE, KEPT_SCORE, MIN_IOU = 0.3, 0.2, 0.5
 _NUM_FIRST = 5

@@ -23,7 +23,8 @@ from vcm.errors import EvaluationError
 from vcm.evaluation.folders import appending, check_own
 from vcm.evaluation.names import file_name
 from vcm.files import open_regular, printable, write_text
-from vcm.types import ClassScores, Detections, Prediction, Settings, is_number, is_whole
+from vcm.types import ClassScores, Detections, Prediction, Settings
+from vcm.validation import is_number, is_whole
 
 FORMAT = 1
 """Raised when the meaning of a record changes; older records are then not used."""

@@ -20,7 +20,8 @@ from vcm.evaluation.names import point_name
 from vcm.evaluation.points import Point, expect, finite, numbers_by_name
 from vcm.evaluation.records import canonical_json, strict_numbers
 from vcm.files import printable
-from vcm.types import Settings, is_whole
+from vcm.types import Settings
+from vcm.validation import is_whole
 
 RESULTS_JSON = "results.json"
 RESULTS_CSV = "results.csv"

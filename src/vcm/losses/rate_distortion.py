@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vcm.deprecation import former_arguments
 from vcm.errors import ArgumentError
-from vcm.types import is_number
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,12 +32,13 @@ def squared_error(decoded: Tensor, target: Tensor) -> Tensor:
     return torch.nn.functional.mse_loss(decoded.float(), target.float())
 
 
+@former_arguments(weight="lmbda")
 def rate_distortion(
     decoded: Tensor,
     target: Tensor,
     likelihoods: Iterable[Tensor],
     num_pixels: int,
-    weight: float,
+    lmbda: float,
     *,
     distortion: Callable[[Tensor, Tensor], Tensor] = squared_error,
 ) -> RateDistortion:
@@ -48,7 +49,7 @@ def rate_distortion(
         target: x or f, of the same shape.
         likelihoods: Of every symbol, in (0, 1].
         num_pixels: Pixels that the rate is for, N·H·W.
-        weight: λ, above 0.
+        lmbda: λ, above 0.
         distortion: D; the mean squared error in the paper.
 
     Raises:
@@ -60,15 +61,4 @@ def rate_distortion(
         )
     bpp = -torch.stack([values.log2().sum() for values in likelihoods]).sum() / num_pixels
     error = distortion(decoded, target)
-    return RateDistortion(bpp + weight * 255**2 * error, bpp, error)
-
-
-def check_weight(argument: str, value: float) -> float:
-    """Return λ if it is a finite number above 0.
-
-    Raises:
-        ArgumentError: If it is not.
-    """
-    if not is_number(value) or not 0 < value < float("inf"):
-        raise ArgumentError(argument, expected="a number above 0", got=value)
-    return float(value)
+    return RateDistortion(bpp + lmbda * 255**2 * error, bpp, error)

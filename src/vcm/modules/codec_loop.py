@@ -16,9 +16,9 @@ from torch import Tensor
 from vcm.codecs import Codec, CodecPool
 from vcm.codecs.pool import Failure, RoundTrip
 from vcm.errors import ArgumentError, CodecError
-from vcm.modules.checks import check_between
 from vcm.nn.proxy import Proxy
 from vcm.types import QualityScale, Settings
+from vcm.validation import check_between
 
 _WINDOW = 200
 """Images over which failures are counted."""

@@ -43,15 +43,15 @@ class WidthFigures(Figures, ABC):
     """Figures of one width: `bpp` over all pixels of the originals, the others averaged over images.
 
     Args:
-        weight: λ of the width's loss.
+        lmbda: λ of the width's loss.
     """
 
     bpp: MeanMetric
     loss: MeanMetric
 
-    def __init__(self, weight: float) -> None:
+    def __init__(self, lmbda: float) -> None:
         super().__init__()
-        self.weight = weight
+        self.lmbda = lmbda
         self.bpp, self.loss = MeanMetric(), MeanMetric()
 
     @abstractmethod
@@ -62,8 +62,8 @@ class WidthFigures(Figures, ABC):
 class ImageFigures(WidthFigures):
     """`bpp`, `loss`, `psnr` in dB and `ms_ssim` of the width that reconstructs images."""
 
-    def __init__(self, weight: float) -> None:
-        super().__init__(weight)
+    def __init__(self, lmbda: float) -> None:
+        super().__init__(lmbda)
         self.psnr, self.ms_ssim = MeanMetric(), MeanMetric()
 
     def add(self, network: MultiTaskNetwork, image: Tensor) -> None:
@@ -72,7 +72,7 @@ class ImageFigures(WidthFigures):
         output = network(pad_to_multiple(image[None], network.stride), RECONSTRUCTION)
         decoded = output.decoded[..., :height, :width]
         outcome = rate_distortion(
-            decoded, image[None], output.likelihoods.values(), height * width, self.weight
+            decoded, image[None], output.likelihoods.values(), height * width, self.lmbda
         )
         self.bpp.update(outcome.bpp, height * width)
         self.loss.update(outcome.loss)
@@ -90,12 +90,12 @@ class TaskFigures(WidthFigures):
         name: The width's name in the network.
         distance: Of decoded features from the task's, `feature_error`; its task is no part of this module's
             state.
-        weight: λ of the width's loss.
+        lmbda: λ of the width's loss.
         pseudo_score: Boxes on the originals at or above this score are pseudo-labels.
     """
 
-    def __init__(self, name: str, distance: FeatureDistance, weight: float, pseudo_score: float) -> None:
-        super().__init__(weight)
+    def __init__(self, name: str, distance: FeatureDistance, lmbda: float, pseudo_score: float) -> None:
+        super().__init__(lmbda)
         self.name, self.pseudo_score = name, pseudo_score
         self.feature_error = MeanMetric()
         self.accuracy = distance.task.metric()
@@ -117,7 +117,7 @@ class TaskFigures(WidthFigures):
             target,
             likelihoods,
             coded_pixels,
-            self.weight,
+            self.lmbda,
             distortion=lambda found, _: distance(found.float()),
         )
         self.bpp.update(outcome.bpp * coded_pixels / pixels, pixels)

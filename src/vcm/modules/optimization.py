@@ -21,8 +21,6 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from vcm.data import Batch
 from vcm.errors import ArgumentError
-from vcm.losses.rate_distortion import check_weight
-from vcm.modules.checks import check_between
 from vcm.modules.processes import average_over_processes
 from vcm.modules.schedules import (
     LRSchedule,
@@ -31,6 +29,7 @@ from vcm.modules.schedules import (
     build_optimizer,
     checked_schedule,
 )
+from vcm.validation import check_between, check_positive
 
 Schedule = Literal["plateau", "cosine"]
 _PRECISIONS = ("32-true", "bf16-mixed")
@@ -80,8 +79,8 @@ class OptimizedModule(LightningModule, ABC):
         scheduler: SchedulerFactory | LRSchedule | None,
     ) -> None:
         super().__init__()
-        self.learning_rate = check_weight("learning_rate", learning_rate)
-        self.max_norm = check_weight("max_norm", max_norm)
+        self.learning_rate = check_positive("learning_rate", learning_rate)
+        self.max_norm = check_positive("max_norm", max_norm)
         check_between("plateau_epochs", plateau_epochs, 0, math.inf)
         check_between("plateau_factor", plateau_factor, 0, 0.999)
         if schedule not in get_args(Schedule):

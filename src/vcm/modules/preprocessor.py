@@ -14,10 +14,8 @@ from torchmetrics import MeanMetric
 
 from vcm.data import Batch
 from vcm.errors import ArgumentError, WeightsError
-from vcm.losses.rate_distortion import check_weight
 from vcm.losses.straight_through import straight_through
 from vcm.modules.base import NetworkModule, crops_of
-from vcm.modules.checks import check_between
 from vcm.modules.codec_loop import CodecLoop, check_stands_in
 from vcm.modules.figures import Figures
 from vcm.modules.memory import Memory
@@ -29,6 +27,7 @@ from vcm.nn.preprocessor import NPP, QuantizationAdaptiveNPP, load_preprocessor,
 from vcm.nn.proxy import Proxy
 from vcm.tasks import SplitTask
 from vcm.types import Target
+from vcm.validation import check_between, check_positive
 
 Drawing = Literal["per_batch", "per_image"]
 
@@ -158,9 +157,9 @@ class NPPModule(NetworkModule):
         x = crops_of(batch)
         _check_can_normalize(x, self.network.stride)
         pairs = self._draw(len(x))
-        rates, qualities = x.new_tensor(pairs).unbind(dim=1)
+        lmbdas, qualities = x.new_tensor(pairs).unbind(dim=1)
         proxy, _ = self._parts
-        filtered: Tensor = self.network(x, rates).float()
+        filtered: Tensor = self.network(x, lmbdas).float()
         coded = self.codec_loop.start(filtered, [quality for _, quality in pairs], batch.image_ids)
         proxied = proxy(filtered, qualities)
         guides = self.guide.guides(list(x), batch.targets)
@@ -178,7 +177,7 @@ class NPPModule(NetworkModule):
             weighted = pairs[0][0] * task_loss
         else:
             losses = self.guide.losses(list(decoded), kept_guides)
-            task_loss, weighted = losses.mean(), (rates[kept] * losses).mean()
+            task_loss, weighted = losses.mean(), (lmbdas[kept] * losses).mean()
         loss = self._loss(bpp, distortion, weighted)
         self.log_dict(
             {
@@ -224,8 +223,8 @@ class NPPModule(NetworkModule):
     def _validate(self, image: Tensor, batch: Batch, place: int) -> None:
         x = image[None]
         waiting = []
-        for rate, quality in self.pairs:
-            filtered = self.network(x, rate).float()
+        for lmbda, quality in self.pairs:
+            filtered = self.network(x, lmbda).float()
             start = self.codec_loop.start(filtered, quality, [batch.image_ids[place]])
             waiting.append((filtered, start))
         guide, label = self._memory(
@@ -233,14 +232,14 @@ class NPPModule(NetworkModule):
             lambda: (self.guide.guides([image], [batch.targets[place]]), self.guide.pseudo_labels([image])),
             batch.image_ids[place],
         )
-        for (rate, _), figures, (filtered, coded) in zip(self.pairs, self.figures, waiting, strict=True):
+        for (lmbda, _), figures, (filtered, coded) in zip(self.pairs, self.figures, waiting, strict=True):
             outcome = coded()
             if len(outcome.kept):
                 assert isinstance(figures, PairFigures)
                 distortion = (filtered - x).pow(2).mean()
                 task_loss = self.guide.loss(list(outcome.decoded), guide)
                 figures.bpp.update(outcome.bpp, x.shape[-1] * x.shape[-2])
-                figures.loss.update(self._loss(outcome.bpp.mean(), distortion, rate * task_loss))
+                figures.loss.update(self._loss(outcome.bpp.mean(), distortion, lmbda * task_loss))
                 figures.task_loss.update(task_loss)
                 figures.mse.update(distortion)
                 figures.accuracy.update(self._parts[1].predict(list(outcome.decoded)), label)
@@ -248,11 +247,11 @@ class NPPModule(NetworkModule):
     def on_validation_epoch_end(self) -> None:
         """Log every figure."""
         total = 0.0
-        for (rate, quality), figures in zip(self.pairs, self.figures, strict=True):
+        for (lmbda, quality), figures in zip(self.pairs, self.figures, strict=True):
             assert isinstance(figures, PairFigures)
             values = figures.compute()
             total += float(values["loss"]) / len(self.pairs)
-            name = f"val/{rate:g}@{quality:g}"
+            name = f"val/{lmbda:g}@{quality:g}"
             self.log_dict({f"{name}/{key}": value for key, value in values.items()}, sync_dist=True)
         self.log("val/loss", total, prog_bar=True, sync_dist=True)
 
@@ -280,8 +279,8 @@ def _check_pairs(
         or any(not isinstance(pair, Sequence) or len(pair) != 2 for pair in pairs)
     ):
         raise ArgumentError("pairs", expected=expected, got=pairs)
-    checked = [(check_weight("λ", rate), codec_loop.scale.check(quality)) for rate, quality in pairs]
-    for rate, quality in checked:
+    checked = [(check_positive("lmbda", lmbda), codec_loop.scale.check(quality)) for lmbda, quality in pairs]
+    for lmbda, quality in checked:
         low, high = proxy.qualities
         if not low <= quality <= high:
             raise ArgumentError(
@@ -291,8 +290,8 @@ def _check_pairs(
                 remedy="Train a proxy for these qualities.",
             )
         if isinstance(network, QuantizationAdaptiveNPP):
-            network.check_rate(rate)
-    if len({rate for rate, _ in checked}) > 1 and not isinstance(network, QuantizationAdaptiveNPP):
+            network.check_lmbda(lmbda)
+    if len({lmbda for lmbda, _ in checked}) > 1 and not isinstance(network, QuantizationAdaptiveNPP):
         raise ArgumentError(
             "pairs",
             expected="of one λ for an NPP that is not quantization-adaptive",

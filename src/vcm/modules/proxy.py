@@ -12,17 +12,17 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from vcm.data import Batch
+from vcm.deprecation import former_arguments
 from vcm.errors import ArgumentError, WeightsError
 from vcm.losses.imitation import imitation
-from vcm.losses.rate_distortion import check_weight
 from vcm.metrics.fidelity import ProxyFidelity
 from vcm.modules.base import NetworkModule, crops_of
-from vcm.modules.checks import check_between
 from vcm.modules.codec_loop import CodecLoop, check_stands_in
 from vcm.modules.optimization import Schedule
 from vcm.modules.processes import is_repeated
 from vcm.modules.schedules import LRSchedule, OptimizerFactory, SchedulerFactory
 from vcm.nn.proxy import LearnedProxy, Proxy, load_proxy, save_proxy
+from vcm.validation import check_between, check_positive
 
 _NUM_VALIDATED = 3
 """Qualities at which a codec stage is validated."""
@@ -55,8 +55,8 @@ class ProxyCodecModule(_ProxyModule):
 
     Args:
         network: The proxy.
-        weights: λ at its smallest and at its largest quality. At HEVC's own trade of rate for distortion,
-            1 / (0.57·2^((QP − 12)/3)), that is 0.174 at QP 22 and 0.00108 at QP 44.
+        lmbda: λ at the proxy's smallest and largest quality. The defaults follow HEVC's trade-off,
+            1 / (0.57·2^((QP − 12)/3)): 0.174 at QP 22 and 0.00108 at QP 44.
         learning_rate: Adam learning rate.
         max_norm: Largest gradient norm.
         schedule: See `NetworkModule`.
@@ -71,10 +71,11 @@ class ProxyCodecModule(_ProxyModule):
 
     network: LearnedProxy
 
+    @former_arguments(weights="lmbda")
     def __init__(
         self,
         network: LearnedProxy,
-        weights: Sequence[float] = (0.174, 0.00108),
+        lmbda: Sequence[float] = (0.174, 0.00108),
         *,
         learning_rate: float = 1e-4,
         max_norm: float = 1.0,
@@ -102,11 +103,11 @@ class ProxyCodecModule(_ProxyModule):
                 got=type(network).__name__,
                 remedy="Other proxies are no codecs; train them with ProxyImitationModule only.",
             )
-        if len(weights) != 2:
+        if len(lmbda) != 2:
             raise ArgumentError(
-                "weights", expected="two λ: of the smallest and the largest quality", got=weights
+                "lmbda", expected="two numbers, for the smallest and the largest quality", got=lmbda
             )
-        self.log_weights = [math.log(check_weight("weights", weight)) for weight in weights]
+        self.log_lmbda = [math.log(check_positive("lmbda", value)) for value in lmbda]
         self.bpp, self.mse, self.loss = MeanMetric(), MeanMetric(), MeanMetric()
 
     def parameter_groups(self) -> list[tuple[list[torch.nn.Parameter], float]]:
@@ -127,9 +128,9 @@ class ProxyCodecModule(_ProxyModule):
         """bpp, MSE and loss of each image."""
         output = self.network(x, quality)
         mse = (output.decoded.float() - x).pow(2).mean(dim=(1, 2, 3))
-        low, high = self.log_weights
-        weight = torch.exp(low + (high - low) * self.network.condition(quality, x))
-        return output.bpp, mse, output.bpp + weight * 255**2 * mse
+        low, high = self.log_lmbda
+        lmbda = torch.exp(low + (high - low) * self.network.condition(quality, x))
+        return output.bpp, mse, output.bpp + lmbda * 255**2 * mse
 
     def on_validation_epoch_start(self) -> None:
         """Reset validation metrics."""

@@ -12,8 +12,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
-from vcm.codecs.options import check_whole
 from vcm.errors import ArgumentError
+from vcm.validation import check_whole
 
 OptimizerFactory = Callable[..., Optimizer]
 """Called with parameters and `lr`."""

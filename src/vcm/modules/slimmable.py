@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from vcm.data import Batch
+from vcm.deprecation import former_arguments
 from vcm.errors import ArgumentError, WeightsError
-from vcm.losses.rate_distortion import RateDistortion, check_weight, rate_distortion, squared_error
+from vcm.losses.rate_distortion import RateDistortion, rate_distortion, squared_error
 from vcm.modules.base import NetworkModule, crops_of
-from vcm.modules.checks import check_between
 from vcm.modules.figures import ImageFigures, TaskFigures, WidthFigures
 from vcm.modules.optimization import Schedule
 from vcm.modules.processes import is_repeated
@@ -26,6 +26,7 @@ from vcm.tasks import SplitTask
 from vcm.tasks.distance import FeatureDistance
 from vcm.tasks.letterbox import GREY
 from vcm.types import Prepared
+from vcm.validation import check_between, check_positive
 
 Stepping = Literal["per_width", "accumulated"]
 
@@ -39,7 +40,7 @@ class SlimmableModule(NetworkModule):
     ```
 
     For each batch and each width: backward, gradients averaged over processes, clipped, a step; then a step
-    of the auxiliary optimizer for that width's own quantiles. (The published code clips after the narrow
+    of the aux optimizer for that width's own quantiles. (The published code clips after the narrow
     width's step, and steps every width's quantiles each time.) With `stepping="accumulated"`, gradients of
     all widths go into one step. This is manual optimization in Lightning's terms: the trainer's
     `gradient_clip_val` and `accumulate_grad_batches` cannot be used; use `max_norm` and larger batches.
@@ -55,10 +56,10 @@ class SlimmableModule(NetworkModule):
         network: What is trained.
         tasks: The task, cut where its feature map is, for every one of the network's tasks but
             "reconstruction".
-        weights: λ of every one of the network's tasks.
-        weight_scale: Multiplies every λ: one number moves a model along its rate–accuracy curve.
-        quality_scales: For each of the network's qualities, by what its λ is multiplied besides. Each batch
-            draws a quality for each width.
+        lmbda: λ of each of the network's tasks, above 0.
+        lmbda_scale: Factor of every λ, above 0: moves the model along its rate–accuracy curve.
+        quality_scales: Factor of λ at each of the network's qualities. Each batch draws a quality for each
+            width.
         border_share: The share of training crops that machine widths see with a grey border on one side, as
             wide as three quarters of them at most: images that do not fill a detector's input have one,
             and a network that never saw it spends bits on it.
@@ -67,7 +68,7 @@ class SlimmableModule(NetworkModule):
             one name or several for each. See `FeatureDistance`.
         near_weight: With a guide, the weight of the relative error at the cut beside that at the guide.
         learning_rate: Adam learning rate.
-        auxiliary_learning_rate: Adam learning rate of the quantiles.
+        aux_learning_rate: Adam learning rate of the quantiles.
         max_norm: Largest gradient norm; larger gradients are scaled down to it.
         stepping: "per_width" or "accumulated".
         schedule: "plateau" or "cosine"; see `NetworkModule`.
@@ -79,22 +80,25 @@ class SlimmableModule(NetworkModule):
         compile: Whether to run the network through torch.compile.
 
     Raises:
-        ArgumentError: If tasks or weights are missing, or a number is out of its range.
+        ArgumentError: If tasks or λ are missing, or a number is out of its range.
     """
 
+    @former_arguments(
+        weights="lmbda", weight_scale="lmbda_scale", auxiliary_learning_rate="aux_learning_rate"
+    )
     def __init__(
         self,
         network: MultiTaskNetwork,
         tasks: Mapping[str, SplitTask],
-        weights: Mapping[str, float],
+        lmbda: Mapping[str, float],
         *,
-        weight_scale: float = 1.0,
+        lmbda_scale: float = 1.0,
         quality_scales: Sequence[float] = (1.0,),
         border_share: float = 0.0,
         guides: Mapping[str, str | Sequence[str]] | None = None,
         near_weight: float = 0.3,
         learning_rate: float = 1e-4,
-        auxiliary_learning_rate: float = 1e-3,
+        aux_learning_rate: float = 1e-3,
         max_norm: float = 1.0,
         stepping: Stepping = "per_width",
         schedule: Schedule = "plateau",
@@ -124,23 +128,23 @@ class SlimmableModule(NetworkModule):
             raise ArgumentError(
                 "tasks", expected=f"one each for {', '.join(needed) or 'none'}", got=list(tasks)
             )
-        if set(weights) != set(network.tasks):
+        if set(lmbda) != set(network.tasks):
             raise ArgumentError(
-                "weights", expected=f"one λ each for {', '.join(network.tasks)}", got=list(weights)
+                "lmbda", expected=f"one number each for {', '.join(network.tasks)}", got=list(lmbda)
             )
         if stepping not in ("per_width", "accumulated"):
             raise ArgumentError("stepping", expected="per_width or accumulated", got=stepping)
-        scale = check_weight("weight_scale", weight_scale)
-        self.weights = {t: scale * check_weight(f"weights.{t}", weights[t]) for t in network.tasks}
+        scale = check_positive("lmbda_scale", lmbda_scale)
+        self.lmbda = {t: scale * check_positive(f"lmbda.{t}", lmbda[t]) for t in network.tasks}
         if len(quality_scales) != network.qualities:
             raise ArgumentError(
                 "quality_scales",
                 expected=f"one for each of the network's qualities, {network.qualities}",
                 got=list(quality_scales),
             )
-        self.quality_scales = [check_weight("quality_scales", value) for value in quality_scales]
+        self.quality_scales = [check_positive("quality_scales", value) for value in quality_scales]
         self.border_share = check_between("border_share", border_share, 0, 1)
-        self.auxiliary_learning_rate = check_weight("auxiliary_learning_rate", auxiliary_learning_rate)
+        self.aux_learning_rate = check_positive("aux_learning_rate", aux_learning_rate)
         self.pseudo_score = check_between("pseudo_score", pseudo_score, 0, 1)
         self.stepping = stepping
         self._tasks = [dict(tasks)]  # no part of this module's state
@@ -167,8 +171,8 @@ class SlimmableModule(NetworkModule):
         """The weights, and the quantiles."""
         quantiles = {id(p) for name, p in self.network.named_parameters() if name.endswith(".quantiles")}
         main = [p for p in self.network.parameters() if id(p) not in quantiles]
-        auxiliary = [p for p in self.network.parameters() if id(p) in quantiles]
-        return [(main, self.learning_rate), (auxiliary, self.auxiliary_learning_rate)]
+        quantile_parameters = [p for p in self.network.parameters() if id(p) in quantiles]
+        return [(main, self.learning_rate), (quantile_parameters, self.aux_learning_rate)]
 
     @property
     def steps_per_batch(self) -> int:
@@ -184,7 +188,7 @@ class SlimmableModule(NetworkModule):
             outcome = self._outcome(x, task, self._draw())
             with self.without_sync():
                 self.manual_backward(outcome.loss)
-                self.manual_backward(self.network.auxiliary_loss(task))
+                self.manual_backward(self.network.aux_loss(task))
             if self.stepping == "per_width":
                 self.take_step()
             total += outcome.loss.detach()
@@ -216,8 +220,8 @@ class SlimmableModule(NetworkModule):
         output: CodecOutput = self._compiled[0](pad_to_multiple(x, self.network.stride), task, quality)
         decoded = output.decoded[..., : target.shape[-2], : target.shape[-1]]
         likelihoods = output.likelihoods.values()
-        weight = self.weights[task] * self.quality_scales[quality - 1]
-        return rate_distortion(decoded, target, likelihoods, num_pixels, weight, distortion=distortion)
+        lmbda = self.lmbda[task] * self.quality_scales[quality - 1]
+        return rate_distortion(decoded, target, likelihoods, num_pixels, lmbda, distortion=distortion)
 
     # --- validation ---------------------------------------------------------------------------------------
 
@@ -246,10 +250,10 @@ class SlimmableModule(NetworkModule):
 
     def _figures(self, name: str) -> WidthFigures:
         scales = self.quality_scales  # validation is at the middle of them
-        weight = self.weights[name] * math.sqrt(scales[(len(scales) - 1) // 2] * scales[len(scales) // 2])
+        lmbda = self.lmbda[name] * math.sqrt(scales[(len(scales) - 1) // 2] * scales[len(scales) // 2])
         if name == RECONSTRUCTION:
-            return ImageFigures(weight)
-        return TaskFigures(name, self._distances[name], weight, self.pseudo_score)
+            return ImageFigures(lmbda)
+        return TaskFigures(name, self._distances[name], lmbda, self.pseudo_score)
 
     def _every_figures(self) -> dict[str, WidthFigures]:
         return {name: part for name, part in self.figures.items() if isinstance(part, WidthFigures)}
@@ -259,7 +263,7 @@ class SlimmableModule(NetworkModule):
 
         The file notes λ and guides, which an encoder-side search takes from there.
         """
-        training = {"lmbda": self.weights, "quality_scales": self.quality_scales, "guides": self.guides}
+        training = {"lmbda": self.lmbda, "quality_scales": self.quality_scales, "guides": self.guides}
         save_network(self.network, path, half=False, training=json.dumps(training), **notes)
 
     def start_from(self, path: str | Path) -> None:

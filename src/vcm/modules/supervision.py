@@ -11,11 +11,11 @@ from torch import Tensor
 
 from vcm.errors import ArgumentError
 from vcm.losses.features import relative_errors
-from vcm.modules.checks import check_between
 from vcm.tasks import SplitTask, check_split_task
 from vcm.tasks.distance import output_error
 from vcm.tasks.pseudo import pseudo_target
 from vcm.types import Target
+from vcm.validation import check_between
 
 Supervision = Literal["labels", "pseudo", "features", "heads"]
 Guide: TypeAlias = Target | dict[str, Tensor]

@@ -11,6 +11,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from vcm.data import Batch
+from vcm.deprecation import former_arguments
 from vcm.errors import ArgumentError
 from vcm.modules.base import NetworkModule, crops_of
 from vcm.modules.codec_loop import CodecLoop
@@ -55,7 +56,7 @@ class TaskModule(NetworkModule):
         codec_loop: The codec.
         qualities: On the codec's scale, one drawn for each batch.
         preprocessor: Before the codec; frozen. None for nothing.
-        rates: λ of a quantization-adaptive preprocessor for each of the qualities.
+        lmbda: λ of a quantization-adaptive preprocessor, one for each of the qualities.
         supervision: "labels" of the data set; "pseudo", the predictions of the task as it was on the
             originals; "features", the relative squared error of the feature at its cut, which trains only
             what comes before; "heads", the divergence of the raw outputs and a share of that error.
@@ -70,13 +71,14 @@ class TaskModule(NetworkModule):
         scheduler: See `NetworkModule`.
 
     Raises:
-        ArgumentError: If a quality is not on the codec's scale, the rates do not go with the preprocessor, or
+        ArgumentError: If a quality is not on the codec's scale, `lmbda` does not fit the preprocessor, or
             a number is out of its range.
     """
 
     network: SplitTask
     codec_loop: CodecLoop
 
+    @former_arguments(rates="lmbda")
     def __init__(
         self,
         task: SplitTask,
@@ -84,7 +86,7 @@ class TaskModule(NetworkModule):
         *,
         qualities: Sequence[float],
         preprocessor: NPP | None = None,
-        rates: Sequence[float] | None = None,
+        lmbda: Sequence[float] | None = None,
         supervision: Supervision = "pseudo",
         pseudo_score: float = 0.3,
         feature_share: float = 1.0,
@@ -112,7 +114,7 @@ class TaskModule(NetworkModule):
         if not qualities:
             raise ArgumentError("qualities", expected="a list of at least one quality", got=qualities)
         checked = [codec_loop.scale.check(quality) for quality in qualities]
-        self.points = list(zip(_check_rates(rates, preprocessor, len(checked)), checked, strict=True))
+        self.points = list(zip(_check_lmbda(lmbda, preprocessor, len(checked)), checked, strict=True))
         self.codec_loop = codec_loop
         self._preprocessor = frozen  # no part of this module's checkpoints
         self.guide = TaskSupervision(task, supervision, pseudo_score, feature_share=feature_share)
@@ -124,8 +126,8 @@ class TaskModule(NetworkModule):
         """Loss of crops, at one of the qualities; 0 if the codec fails on all of them."""
         del batch_index
         x = crops_of(batch)
-        rate, quality = self.points[int(torch.randint(len(self.points), ()))]
-        coded = self.codec_loop.start(self._filtered(x, rate), quality, batch.image_ids)
+        lmbda, quality = self.points[int(torch.randint(len(self.points), ()))]
+        coded = self.codec_loop.start(self._filtered(x, lmbda), quality, batch.image_ids)
         guides = self.guide.guides(list(x), batch.targets)
         outcome = coded()
         self.log_dict({"train/codec_failures": float(self.codec_loop.num_failures)}, prog_bar=True)
@@ -137,11 +139,11 @@ class TaskModule(NetworkModule):
         return loss
 
     @torch.no_grad()
-    def _filtered(self, x: Tensor, rate: float | None) -> Tensor:
+    def _filtered(self, x: Tensor, lmbda: float | None) -> Tensor:
         """What the codec is given, in float32."""
         for preprocessor in self._preprocessor:
             with torch.autocast(x.device.type, enabled=False):
-                return preprocessor(x, rate)  # type: ignore[no-any-return]  # nn.Module.__call__ returns Any
+                return preprocessor(x, lmbda)  # type: ignore[no-any-return]  # nn.Module.__call__ returns Any
         return x
 
     # --- validation ---------------------------------------------------------------------------------------
@@ -163,7 +165,7 @@ class TaskModule(NetworkModule):
     def _validate(self, image: Tensor, batch: Batch, place: int) -> None:
         name = [batch.image_ids[place]]
         waiting = [
-            self.codec_loop.start(self._filtered(image[None], rate), q, name) for rate, q in self.points
+            self.codec_loop.start(self._filtered(image[None], lmbda), q, name) for lmbda, q in self.points
         ]
         guide, truth = self._memory(
             image, lambda: self._originals(image, batch.targets[place]), batch.image_ids[place]
@@ -204,16 +206,16 @@ class TaskModule(NetworkModule):
         fine_tuned(self.network, path)
 
 
-def _check_rates(
-    rates: Sequence[float] | None, preprocessor: NPP | None, number: int
+def _check_lmbda(
+    lmbda: Sequence[float] | None, preprocessor: NPP | None, number: int
 ) -> Sequence[float | None]:
     """λ for each quality, if they go with the preprocessor."""
     if not isinstance(preprocessor, QuantizationAdaptiveNPP):
-        if rates is not None:
+        if lmbda is not None:
             raise ArgumentError(
-                "rates", expected="null without a quantization-adaptive preprocessor", got=rates
+                "lmbda", expected="null without a quantization-adaptive preprocessor", got=lmbda
             )
         return [None] * number
-    if rates is None or len(rates) != number:
-        raise ArgumentError("rates", expected=f"one λ for each of the {number} qualities", got=rates)
-    return [preprocessor.check_rate(rate) for rate in rates]
+    if lmbda is None or len(lmbda) != number:
+        raise ArgumentError("lmbda", expected=f"one λ for each of the {number} qualities", got=lmbda)
+    return [preprocessor.check_lmbda(value) for value in lmbda]

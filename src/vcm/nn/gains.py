@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from vcm.errors import ArgumentError
-from vcm.types import QUALITY_STEPS, is_number
+from vcm.types import QUALITY_STEPS
+from vcm.validation import is_number
 
 _WIDE = 64
 _START_RATIO = 2**0.5

@@ -9,7 +9,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from vcm.errors import ArgumentError, WeightsError
-from vcm.types import BoxTarget, ClassTarget, Features, Target, is_number, is_whole
+from vcm.types import BoxTarget, ClassTarget, Features, Target
 
 MIN_BOX_SIDE = 0.01
 """Shortest side, in pixels, of a box that a loss takes; float32 resolves 0.001 at coordinate 10,000."""
@@ -110,28 +110,6 @@ def check_outputs(outputs: Iterable[Tensor], name: str) -> None:
         raise WeightsError(
             f"{name} gives NaN or infinite values: its weights or the features that it was given are damaged."
         )
-
-
-def check_fraction(argument: str, value: float) -> float:
-    """Return `value` if it is a number from 0 to 1.
-
-    Raises:
-        ArgumentError: If it is not.
-    """
-    if not is_number(value) or not 0 <= value <= 1:
-        raise ArgumentError(argument, expected="a number from 0 to 1", got=value)
-    return float(value)
-
-
-def check_whole(argument: str, value: int) -> int:
-    """Return `value` if it is a whole number of at least 1.
-
-    Raises:
-        ArgumentError: If it is not.
-    """
-    if not is_whole(value) or value < 1:
-        raise ArgumentError(argument, expected="a whole number from 1", got=value)
-    return int(value)
 
 
 def trainable_boxes(target: BoxTarget, height: int, width: int) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,8 @@ from vcm.errors import ArgumentError
 from vcm.losses.features import relative_errors
 from vcm.losses.rate_distortion import squared_error
 from vcm.tasks.split import SplitTask, check_split_task
-from vcm.types import Features, Prepared, is_number
+from vcm.types import Features, Prepared
+from vcm.validation import is_number
 
 HEADS = "heads"
 """The guide that stands for the task network's raw outputs."""

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from vcm.errors import ArgumentError, WeightsError
-from vcm.tasks.checks import check_whole
-from vcm.types import is_whole
+from vcm.validation import check_whole, is_whole
 
 if TYPE_CHECKING:
     from vcm.tasks.split import SplitTask
@@ -20,7 +19,7 @@ Outputs = Mapping[str, Tensor]
 
 def pixel_importance(task: SplitTask, image: Tensor, directions: int, seed: int) -> Tensor:
     """See `SplitTask.importance`."""
-    check_whole("directions", directions)
+    check_whole("directions", directions, 1)
     if not is_whole(seed) or not -(1 << 63) <= seed < 1 << 63:
         raise ArgumentError("seed", expected="a whole number of 64 bits", got=seed)
     if not isinstance(image, Tensor) or image.ndim != 3 or not image.is_floating_point():

@@ -19,7 +19,6 @@ from vcm.errors import ArgumentError
 from vcm.losses.outputs import dense_divergence
 from vcm.tasks.checks import (
     check_features,
-    check_fraction,
     check_outputs,
     check_same_outputs,
     check_targets,
@@ -37,6 +36,7 @@ from vcm.tasks.torchvision_models import (
 )
 from vcm.tasks.weights import load_weights, torchvision_weights
 from vcm.types import BoxTarget, Detections, Features, Prediction, Prepared, Settings, Target
+from vcm.validation import check_between
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -111,7 +111,7 @@ class TorchvisionDetectionTask(SplitTask):
             labels = [-1, *range(len(self.categories))]
         self.register_buffer("to_category", torch.tensor(labels), persistent=False)
         threshold = kind.score_threshold if score_threshold is None else score_threshold
-        self.score_threshold = check_fraction("score_threshold", threshold)
+        self.score_threshold = check_between("score_threshold", threshold, 0, 1)
         self.model = build_detector(kind, len(labels), self.score_threshold, Resize(min_size, max_size))
         self.weights_sha256 = load_weights(self.model, weights, torchvision_weights(kind.builder))
         drop_mask_branch(self.model)

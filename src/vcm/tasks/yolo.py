@@ -19,11 +19,9 @@ from vcm.nn.darknet import IMAGE, Darknet, decode_head, parse_cfg, read_cfg, rea
 from vcm.nn.darknet.layers import Shortcut
 from vcm.tasks.checks import (
     check_features,
-    check_fraction,
     check_outputs,
     check_same_outputs,
     check_targets,
-    check_whole,
     image_list,
     trainable_boxes,
 )
@@ -31,6 +29,7 @@ from vcm.tasks.hashing import file_sha256
 from vcm.tasks.letterbox import Letterbox
 from vcm.tasks.split import SplitTask
 from vcm.types import BoxTarget, Detections, Features, Prediction, Prepared, Settings, Target
+from vcm.validation import check_between, check_whole
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -110,16 +109,16 @@ class YOLOTask(SplitTask):
         )
         self.input_size = (self.network.height, self.network.width)
         if input_size is not None:
-            check_whole("input_size", input_size)
+            check_whole("input_size", input_size, 1)
             if input_size % self.network.stride:
                 raise ArgumentError(
                     "input_size", expected=f"a multiple of {self.network.stride} pixels", got=input_size
                 )
             self.input_size = (input_size, input_size)
         self.cut = self.check_cut(self.default_cut() if cut is None else cut)
-        self.score_threshold = check_fraction("score_threshold", score_threshold)
-        self.nms_threshold = check_fraction("nms_threshold", nms_threshold)
-        self.max_detections = check_whole("max_detections", max_detections)
+        self.score_threshold = check_between("score_threshold", score_threshold, 0, 1)
+        self.nms_threshold = check_between("nms_threshold", nms_threshold, 0, 1)
+        self.max_detections = check_whole("max_detections", max_detections, 1)
         self.network.fold()
         self.freeze()
 

@@ -10,9 +10,9 @@ from vcm.codecs.bpg.colour import ColourSpace, planes_to_rgb, rgb_to_planes
 from vcm.codecs.bpg.container import BPGHeader, read_file, write_file
 from vcm.codecs.bpg.hevc import PRESETS, decode_picture, encode_picture
 from vcm.codecs.bpg.offsets import MAX_QP, MAX_REGIONS, Region, checked_offsets, regions
-from vcm.codecs.options import check_choice
 from vcm.errors import ArgumentError, BitstreamError
 from vcm.types import QualityScale
+from vcm.validation import check_choice
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vcm.codecs.options import check_whole
 from vcm.errors import ArgumentError
-from vcm.types import is_number, is_whole
+from vcm.validation import check_whole, is_number, is_whole
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,11 +15,11 @@ from vcm.codecs.base import ArrayCodec
 from vcm.codecs.bpg.codec import CHROMA_FORMATS, QP_SCALE
 from vcm.codecs.bpg.container import read_file
 from vcm.codecs.limits import check_pixels
-from vcm.codecs.options import check_choice, check_whole
 from vcm.codecs.program import ProgramRunner
 from vcm.errors import ArgumentError, BitstreamError, CodecError, MissingToolError
 from vcm.files import MAX_IMAGE_BYTES, read_bytes
 from vcm.types import QualityScale
+from vcm.validation import check_choice, check_whole
 
 if TYPE_CHECKING:
     from vcm.codecs.base import Array

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, ClassVar
 from vcm.codecs.base import Codec, check_image
 from vcm.codecs.features import FeatureCodec
 from vcm.codecs.limits import MAX_PIXELS
-from vcm.codecs.options import check_choice
 from vcm.errors import ArgumentError
 from vcm.types import QualityScale, Settings
+from vcm.validation import check_choice
 
 if TYPE_CHECKING:
     from collections.abc import Callable

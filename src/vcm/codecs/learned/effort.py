@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from vcm.codecs.options import check_choice, check_whole
 from vcm.errors import ArgumentError, WeightsError
 from vcm.nn.hardware import cpu_has_bf16
-from vcm.types import is_number
+from vcm.validation import check_choice, check_whole, is_number
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,9 +9,9 @@ from vcm.codecs.base import Codec, check_image
 from vcm.codecs.learned.codec import MODEL_SCALE, check_bytes
 from vcm.codecs.learned.container import FINGERPRINT_BYTES, PURPOSES, Header, read_stream, write_stream
 from vcm.codecs.limits import MAX_PIXELS
-from vcm.codecs.options import check_choice
 from vcm.errors import ArgumentError, BitstreamError
 from vcm.types import QualityScale, Settings
+from vcm.validation import check_choice
 
 if TYPE_CHECKING:
     from torch import Tensor

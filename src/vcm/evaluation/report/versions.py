@@ -17,7 +17,8 @@ from vcm.evaluation.records import MAX_WHOLE, prediction_from_json
 from vcm.evaluation.report.sources import Source
 from vcm.evaluation.results import DAMAGE, Results
 from vcm.files import printable
-from vcm.types import Detections, Prediction, is_whole
+from vcm.types import Detections, Prediction
+from vcm.validation import is_whole
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from vcm.deprecation import former_arguments
 from vcm.errors import ArgumentError
-from vcm.nn.preprocessor.network import NPP, RATE_UNIT, QuantizationAdaptiveNPP
+from vcm.nn.preprocessor.network import LMBDA_UNIT, NPP, QuantizationAdaptiveNPP
 
 
 @torch.no_grad()
-def deployed(network: NPP, rate: float | None = None) -> NPP:
+@former_arguments(rate="lmbda")
+def deployed(network: NPP, lmbda: float | None = None) -> NPP:
     """The same filter as fewer operations: batch normalization is folded into the convolutions.
 
     With λ, the gains of a quantization-adaptive network are folded in too, which leaves a plain one; without,
@@ -23,17 +25,17 @@ def deployed(network: NPP, rate: float | None = None) -> NPP:
 
     Args:
         network: A trained preprocessor; it stays as it is.
-        rate: λ to be fixed; None leaves it open.
+        lmbda: λ to fold into the weights; None keeps it as the second input.
 
     Raises:
         ArgumentError: If λ is outside the trained range, or the network is for one rate only.
     """
-    if rate is not None:
-        _check_rate(network, rate)
+    if lmbda is not None:
+        _check_lmbda(network, lmbda)
     folded = copy.deepcopy(network).eval().requires_grad_(False)
     gains = {}
-    if isinstance(folded, QuantizationAdaptiveNPP) and rate is not None:
-        condition = folded.first.weight.new_full((1, 1), rate / RATE_UNIT)
+    if isinstance(folded, QuantizationAdaptiveNPP) and lmbda is not None:
+        condition = folded.first.weight.new_full((1, 1), lmbda / LMBDA_UNIT)
         modules: Any = folded.gains.items()
         gains = {place: module.mlp(condition)[0] for place, module in modules}
         plain = NPP(folded.channels).eval().requires_grad_(False)
@@ -50,14 +52,14 @@ def deployed(network: NPP, rate: float | None = None) -> NPP:
     return folded
 
 
-def _check_rate(network: NPP, rate: float) -> None:
+def _check_lmbda(network: NPP, lmbda: float) -> None:
     if isinstance(network, QuantizationAdaptiveNPP):
-        network.check_rate(rate)
+        network.check_lmbda(lmbda)
         return
     raise ArgumentError(
-        "rate",
-        expected="left out (None): this preprocessor is for the one rate that it was trained for",
-        got=rate,
+        "lmbda",
+        expected="None: this preprocessor was trained for one λ",
+        got=lmbda,
         remedy="A QuantizationAdaptiveNPP takes a λ.",
     )
 

@@ -22,7 +22,10 @@ def build_preprocessor(architecture: Settings) -> NPP:
     """
     try:
         settings = dict(architecture)
-        return network_kind(settings.pop("network"), NETWORKS, NPP)(**settings)
+        kind = network_kind(settings.pop("network"), NETWORKS, NPP)
+        if issubclass(kind, QuantizationAdaptiveNPP) and "rates" in settings:
+            settings["lmbda_range"] = settings.pop("rates")
+        return kind(**settings)
     except VCMError:
         raise
     except Exception as error:

@@ -7,15 +7,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from vcm.deprecation import former_arguments, former_attribute
 from vcm.errors import ArgumentError, WeightsError
 from vcm.nn.gains import ChannelGains, as_batch
 from vcm.nn.padding import pad_to_multiple
-from vcm.types import Settings, is_number, is_whole
+from vcm.types import Settings
+from vcm.validation import is_number, is_whole
 
 CHANNELS = (32, 64, 128, 256)
 """The paper's U-Net."""
-RATE_UNIT = 8.0
-"""What λ is divided by before it decides gains."""
+LMBDA_UNIT = 8.0
+"""Divisor of λ before the MLP of the gains."""
 _NUM_STAGES = 4
 _NUM_GAINS = 3
 
@@ -73,12 +75,12 @@ class NPP(nn.Module):
             head,
         )
 
-    def forward(self, x: Tensor, rate: float | Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, lmbda: float | Tensor | None = None) -> Tensor:
         """Filter images.
 
         Args:
             x: (N, 3, H, W) RGB in [0, 1], of any size from 1×1.
-            rate: Of no meaning here; a network for one rate has been trained for it.
+            lmbda: Ignored: this network was trained for one λ.
 
         Returns:
             (N, 3, H, W) in [0, 1].
@@ -86,7 +88,7 @@ class NPP(nn.Module):
         Raises:
             WeightsError: In evaluation mode, if a pixel is NaN or infinite.
         """
-        del rate
+        del lmbda
         return self._filtered(x, None)
 
     def _filtered(self, x: Tensor, condition: Tensor | None) -> Tensor:
@@ -134,59 +136,68 @@ class QuantizationAdaptiveNPP(NPP):
 
     Args:
         channels: Of U's four stages, fine to coarse.
-        rates: Smallest and largest λ that it is for; the paper's pairs run from 0.25 to 16.
+        lmbda_range: Smallest and largest λ, above 0; 0.25 to 16 in the paper.
 
     Raises:
-        ArgumentError: If the numbers are not such.
+        ArgumentError: If `channels` or `lmbda_range` is invalid.
     """
 
-    def __init__(self, channels: Sequence[int] = CHANNELS, rates: Sequence[float] = (0.25, 16.0)) -> None:
+    @former_arguments(rates="lmbda_range")
+    def __init__(
+        self, channels: Sequence[int] = CHANNELS, lmbda_range: Sequence[float] = (0.25, 16.0)
+    ) -> None:
         super().__init__(channels)
-        self.rates = tuple(rates)
+        self.lmbda_range = tuple(lmbda_range)
         if (
-            len(self.rates) != 2
-            or not all(is_number(rate) for rate in self.rates)
-            or not 0 < self.rates[0] <= self.rates[1] < float("inf")
+            len(self.lmbda_range) != 2
+            or not all(is_number(lmbda) for lmbda in self.lmbda_range)
+            or not 0 < self.lmbda_range[0] <= self.lmbda_range[1] < float("inf")
         ):
             raise ArgumentError(
-                "rates", expected="the smallest and the largest λ, above 0, ascending", got=rates
+                "lmbda_range",
+                expected="two numbers above 0, the smallest and the largest λ",
+                got=lmbda_range,
             )
         places = {"first": 3, "second": 3}
         for number in range(_NUM_GAINS):
             places[f"down{number}"] = places[f"up{number}"] = self.channels[number]
         self.gains = nn.ModuleDict({place: ChannelGains(width) for place, width in places.items()})
 
-    def forward(self, x: Tensor, rate: float | Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, lmbda: float | Tensor | None = None) -> Tensor:
         """Filter images for a rate.
 
         Args:
             x: (N, 3, H, W) RGB in [0, 1], of any size from 1×1.
-            rate: λ, one number, checked; or a tensor of one or N of them, taken as they are. The
-                larger, the more is kept for the task, at more bits.
+            lmbda: λ in `lmbda_range`: a number, or an unchecked tensor of shape (1,) or (N,). A larger λ
+                keeps more of what the task needs, at more bits.
 
         Returns:
             (N, 3, H, W) in [0, 1].
 
         Raises:
-            ArgumentError: If λ is missing, or a number outside `rates`.
+            ArgumentError: If λ is missing, or a number outside `lmbda_range`.
             WeightsError: In evaluation mode, if a pixel is NaN or infinite.
         """
-        if not isinstance(rate, Tensor):
-            rate = self.check_rate(rate)
-        return self._filtered(x, as_batch(rate, x) / RATE_UNIT)
+        if not isinstance(lmbda, Tensor):
+            lmbda = self.check_lmbda(lmbda)
+        return self._filtered(x, as_batch(lmbda, x) / LMBDA_UNIT)
 
-    def check_rate(self, rate: float | None) -> float:
-        """Return λ if the network is for it.
+    rates = former_attribute("rates", "lmbda_range")
+
+    def check_lmbda(self, lmbda: float | None) -> float:
+        """Return λ if it is in `lmbda_range`.
 
         Raises:
-            ArgumentError: If it is missing, no number, or outside `rates`.
+            ArgumentError: If it is missing, no number, or outside `lmbda_range`.
         """
-        low, high = self.rates
-        if not is_number(rate) or not low <= rate <= high:  # type: ignore[operator]  # a number
+        low, high = self.lmbda_range
+        if not is_number(lmbda) or not low <= lmbda <= high:  # type: ignore[operator]  # a number
             raise ArgumentError(
-                "rate", expected=f"a λ from {low:g} to {high:g}, for which this network is", got=rate
+                "lmbda",
+                expected=f"a number from {low:g} to {high:g}, the range this preprocessor was trained for",
+                got=lmbda,
             )
-        return float(rate)  # type: ignore[arg-type]  # a number
+        return float(lmbda)  # type: ignore[arg-type]  # a number
 
     def gained(self, place: str, x: Tensor, condition: Tensor | None) -> Tensor:
         """The feature map, its channels multiplied where the paper has gains."""
@@ -197,7 +208,7 @@ class QuantizationAdaptiveNPP(NPP):
 
     def architecture(self) -> Settings:
         """See `NPP.architecture`."""
-        return {**super().architecture(), "rates": list(self.rates)}
+        return {**super().architecture(), "rates": list(self.lmbda_range)}  # the key in model files of 0.1
 
 
 def _check_finite(pixels: Tensor) -> None:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from vcm.errors import ArgumentError
 from vcm.nn.gains import as_batch
-from vcm.types import Settings, is_number
+from vcm.types import Settings
+from vcm.validation import is_number
 
 
 @dataclass(frozen=True, eq=False)

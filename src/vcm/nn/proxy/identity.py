@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from vcm.errors import ArgumentError
 from vcm.nn.gains import ChannelGains
 from vcm.nn.proxy.base import Proxy, ProxyOutput
-from vcm.types import Settings, is_number, is_whole
+from vcm.types import Settings
+from vcm.validation import is_number, is_whole
 
 Rate = Literal["learned", "constant"]
 _SIDE = 5

@@ -17,7 +17,8 @@ from vcm.nn.haar import start_as_haar
 from vcm.nn.layers import GDN_START, downsampling, in_float32, upsampling
 from vcm.nn.padding import pad_to_multiple
 from vcm.nn.proxy.base import Proxy, ProxyOutput
-from vcm.types import Settings, is_number, is_whole
+from vcm.types import Settings
+from vcm.validation import is_number, is_whole
 
 HEVC_STEPS = (2 ** ((22 - 4) / 6), 2 ** ((44 - 4) / 6))
 """HEVC's quantizer steps at QP 22 and 44, for an orthonormal transform of pixels of 0 to 255."""

@@ -25,7 +25,8 @@ from vcm.nn.slimmable.transforms import (
     HyperAnalysis,
     HyperSynthesis,
 )
-from vcm.types import Settings, is_whole
+from vcm.types import Settings
+from vcm.validation import is_whole
 
 Y, Z = "y", "z"
 MAX_BLOCKS = 16

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vcm.errors import ArgumentError
 from vcm.nn.layers import GDN_START
-from vcm.types import is_whole
+from vcm.validation import is_whole
 
 
 def check_widths(argument: str, widths: Sequence[int]) -> tuple[int, ...]:

@@ -25,7 +25,8 @@ from vcm.nn.slimmable.transforms import (
     Synthesis,
     feature_decoder,
 )
-from vcm.types import Settings, is_whole
+from vcm.types import Settings
+from vcm.validation import is_whole
 
 MAX_QUALITIES = 64
 MAX_TASKS = 64
@@ -188,7 +189,7 @@ class MultiTaskNetwork(TabledNetwork):
 
     @abstractmethod
     def bottlenecks(self, task: str) -> list[EntropyBottleneck]:
-        """The task's own entropy bottlenecks, whose quantiles the auxiliary loss trains."""
+        """The task's own entropy bottlenecks, whose quantiles `aux_loss` trains."""
 
     def latent_sections(self, task: str) -> dict[str, slice]:
         """The sections that hold y, and which of its channels: by default the last, all of them."""
@@ -266,9 +267,15 @@ class MultiTaskNetwork(TabledNetwork):
         decoded: Tensor = self.decoders[task](y_hat)
         return decoded
 
-    def auxiliary_loss(self, task: str) -> Tensor:
-        """How far the quantiles of the task's entropy bottlenecks are from where they belong; scalar."""
-        return torch.stack([bottleneck.loss() for bottleneck in self.bottlenecks(task)]).sum()
+    def aux_loss(self, task: str | None = None) -> Tensor:
+        """Return the loss of the quantiles of entropy bottlenecks, as CompressAI's `aux_loss`; scalar.
+
+        Args:
+            task: One of `tasks`, for its own bottlenecks; None for those of all tasks.
+        """
+        tasks = self.tasks if task is None else (task,)
+        losses = [bottleneck.loss() for name in tasks for bottleneck in self.bottlenecks(name)]
+        return torch.stack(losses).sum()
 
     def architecture(self) -> Settings:
         """What builds this network again, as plain JSON values; see `build_network`."""

@@ -19,7 +19,7 @@ from vcm.nn.slimmable.layers import (
     SwitchableGDN,
 )
 from vcm.nn.slimmable.records import FeatureMap
-from vcm.types import is_whole
+from vcm.validation import is_whole
 
 LATENT_STRIDE = 16
 """Pixels of the image, a side, for each place of the latent y."""
