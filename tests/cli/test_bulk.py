@@ -102,7 +102,7 @@ def test_streams_and_what_comes_of_them_do_not_depend_on_the_workers(many, model
         assert status == 1
         told = capsys.readouterr()
         (line,) = told.err.splitlines()
-        assert "left out" in line
+        assert "skipped" in line
         assert "07.png" in line
         assert f"{COUNT - 1} files" in told.out
         found[workers] = content(out)
@@ -185,7 +185,7 @@ def test_a_manifest_tells_of_each_file_and_the_run_goes_on(many, model, tmp_path
     capsys.readouterr()
     assert main(arguments) == 1
     assert "2 files" in (told := capsys.readouterr().out)
-    assert f"{COUNT - 3} there already" in told
+    assert f"{COUNT - 3} already done" in told
     again = rows_that_parse(manifest)[COUNT:]
     assert {row["file"] for row in again if not row["error"]} == {str(lost), str(changed)}
 
@@ -224,7 +224,7 @@ def test_a_run_killed_with_sigkill_goes_on_to_the_same_files(many, model, tmp_pa
             assert 0 < len(rows_that_parse(manifest)) < COUNT - 1
         done = subprocess.run(start, capture_output=True, text=True, check=False, timeout=200)
         assert done.returncode == 0, done.stderr
-        assert ("there already" in done.stdout) == (name == "broken")
+        assert ("already done" in done.stdout) == (name == "broken")
         results[name] = content(tmp_path / name)
     assert results["whole"] == results["broken"]
     assert len(results["whole"]) == COUNT - 1 + (command == "decompress")

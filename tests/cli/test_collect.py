@@ -92,7 +92,7 @@ def test_a_killed_sweep_goes_on_without_a_job_twice_and_is_collected(folder, cap
     assert main(["collect", str(runs)]) == 1
     told = capsys.readouterr().err
     assert f"{4 - len(done)} of 4 jobs are missing or failed:" in told
-    assert "it was not run" in told or "it did not end" in told
+    assert "it was not run" in told or "it did not finish" in told
 
     again = sweep(*arguments)
     assert again.returncode == 0, again.stderr

@@ -57,12 +57,12 @@ def test_a_folder_on_two_processes_with_a_manifest(encode, coco_images, tmp_path
     assert one == two
     status, out, _ = encode(folder, *options)
     assert status == 0
-    assert "4 there already" in out
+    assert "4 already done" in out
     lines = (tmp_path / "m.jsonl").read_text().splitlines()
     (tmp_path / "m.jsonl").write_text("\n".join(lines[:-1]) + "\n")  # killed before it was noted
     status, out, _ = encode(folder, *options)
     assert status == 0
-    assert "3 there already" in out
+    assert "3 already done" in out
 
 
 def test_plain_files_are_the_codecs_own(encode, image, tmp_path):
@@ -244,7 +244,7 @@ def test_npp_takes_its_rate_from_the_quality_or_as_given(encode, image, tmp_path
         (["--model", "m.safetensors"], "--model must be given with --npp"),
         (
             ["--npp", "--codec", "jpeg"],
-            "--lmbda must be given: qa_npp_bpg_detection.safetensors",
+            "--lmbda must be set, because qa_npp_bpg_detection.safetensors",
         ),
         (["--for", "detection", "--codec", "jpeg"], "--for must be given with --at-reader for jpeg"),
         (["--for", "detection", "--no-importance"], "--for must be given with --at-reader for bpg"),
@@ -307,7 +307,7 @@ def test_a_stream_that_is_there_may_be_of_another_effort(encode, image, tmp_path
     assert encode(*options, command="compress")[0] == 0
     status, out, _ = encode(*options, command="compress")
     assert status == 0
-    assert "1 there already" in out
+    assert "1 already done" in out
     status, _, err = encode(*options, "--effort", 1, command="compress")
     assert status == 1
     assert "exists already; --overwrite replaces it" in err

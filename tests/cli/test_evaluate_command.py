@@ -118,7 +118,7 @@ def test_bad_images_among_good_ones(vcm, tmp_path):
     done = vcm("codec=[jpeg,bpg]", "codecs.jpeg.qualities=[50]", "codecs.bpg.qualities=[37]", "data=images",
                f"data.test.root={folder}")  # fmt: skip
     assert done.returncode == 1, done.stderr
-    assert "2 images left out" in done.stderr
+    assert "2 images skipped" in done.stderr
     assert "truncated.jpg" in done.stderr
     assert "text.jpg" in done.stderr
     results = json.loads((tmp_path / "runs/evaluate/results.json").read_text())

@@ -106,8 +106,8 @@ def test_former_settings_are_renamed_where_vcm_takes_them():
         "network": {"_target_": "mine.Network", "rates": [3]},
     }
     assert moved == [
-        "module.weights is called module.lmbda now",
-        "codecs.npp_bpg.rates is called codecs.npp_bpg.lmbda now",
+        "module.weights was renamed to module.lmbda",
+        "codecs.npp_bpg.rates was renamed to codecs.npp_bpg.lmbda",
     ]
 
 

@@ -129,7 +129,7 @@ def test_preprocessing_again_goes_on_where_it_was_stopped(preprocess, photos, tm
     status, out, err = preprocess(photos, "-o", tmp_path / "out")
     assert (status, err) == (0, "")
     assert out.startswith("1 file, ")
-    assert out.endswith("; 2 there already\n")
+    assert out.endswith("; 2 already done\n")
 
 
 def test_what_other_settings_or_nobody_made_is_no_success(preprocess, qa_npp, tmp_path, write_image):
@@ -165,7 +165,7 @@ def test_one_bad_file_does_not_stop_the_rest(preprocess, photos, tmp_path, files
     assert "bad.jpg: is not an image" in err
     assert "missing.jpg: cannot be read" in err
     assert out.startswith("3 files, ")
-    assert out.endswith("; 2 left out\n")
+    assert out.endswith("; 2 skipped\n")
     assert len(files_below(tmp_path / "out")) == 3
 
 

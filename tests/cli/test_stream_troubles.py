@@ -26,7 +26,7 @@ def test_one_bad_image_does_not_stop_the_rest(vcm, photos, tmp_path, files_below
     )
     assert status == 1
     assert out.startswith("3 files, ")
-    assert out.endswith("; 3 left out\n")
+    assert out.endswith("; 3 skipped\n")
     assert f"{tmp_path / 'nope.jpg'}: cannot be read: No such file" in err
     assert f"{photos / 'bad.jpg'}: is not an image" in err
     assert f"{photos / 'empty.png'}: the file is empty" in err
@@ -75,7 +75,7 @@ def test_nothing_is_overwritten_unasked(vcm, tmp_path, write_image):
     stream = tmp_path / "photo.png.vcm"
     stream.write_bytes(b"precious")
     status, out, err = vcm("compress", photo, "--for", "viewing")
-    assert (status, out) == (1, "0 files, 0 bytes; 1 left out\n")
+    assert (status, out) == (1, "0 files, 0 bytes; 1 skipped\n")
     assert "exists already; --overwrite replaces it" in err
     assert stream.read_bytes() == b"precious"
     assert vcm("compress", photo, "--for", "viewing", "--overwrite")[0] == 0
@@ -93,7 +93,7 @@ def test_existing_predictions_stay(vcm, photos, tmp_path):
     vcm("compress", photos, "--for", "detection")
     (photos / "detections.json").write_text("mine")
     status, out, err = vcm("decompress", photos)
-    assert (status, out) == (1, "0 files, 0 bytes; 3 left out\n")
+    assert (status, out) == (1, "0 files, 0 bytes; 3 skipped\n")
     assert err.count("detections.json exists already") == 3
     assert (photos / "detections.json").read_text() == "mine"
     assert vcm("decompress", photos, "--overwrite")[0] == 0
@@ -151,9 +151,9 @@ def test_compressing_again_goes_on_where_it_was_stopped(vcm, photos, tmp_path, w
     status, out, err = vcm(*arguments)
     assert (status, err) == (0, "")
     assert out.startswith("1 file, ")
-    assert out.endswith("; 2 there already\n")
+    assert out.endswith("; 2 already done\n")
     assert {name: (tmp_path / "s" / name).read_bytes() for name in before} == before
-    assert vcm(*arguments)[:2] == (0, "0 files, 0 bytes; 3 there already\n")
+    assert vcm(*arguments)[:2] == (0, "0 files, 0 bytes; 3 already done\n")
 
 
 def test_what_is_there_but_not_what_would_be_made_is_no_success(vcm, photos, tmp_path, write_model):
@@ -264,7 +264,7 @@ def test_inputs_that_are_no_regular_files_are_left_out(vcm, photos, tmp_path):
     status, out, err = vcm("compress", photos / "sub/7.png", *given, "--for", "viewing", "-o", tmp_path / "s")
     assert status == 1
     assert out.startswith("1 file, ")
-    assert out.endswith("; 5 left out\n")
+    assert out.endswith("; 5 skipped\n")
     assert "it is a FIFO, not a regular file" in err
     assert "it is a character device, not a regular file" in err
     assert "more than the limit of" in err

@@ -53,7 +53,7 @@ def test_a_killed_job_counts_as_failed(training, tmp_path, monkeypatch):
     done = sweep(training, "hydra/launcher=joblib", callbacks, "seed=1")
     assert done.returncode == 2, done.stderr
     assert "1 of 1 jobs failed:" in done.stderr
-    assert "it did not end" in done.stderr
+    assert "it did not finish" in done.stderr
     assert "Traceback" not in done.stderr.partition("jobs failed")[2]
 
 

@@ -1,4 +1,4 @@
-"""Bulk processing: in this process, on several, or on a Ray cluster. Imports no torch."""
+"""Process many files: in this process, in worker processes or on a Ray cluster. Does not import torch."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from vcm.errors import ArgumentError, MissingToolError
 MAX_WORKERS = 1024
 ENGINES = ("processes", "ray")
 _IMAGES_A_WORKER = 16
-"""Fewest images for which a process is worth its start."""
+"""Minimum images per worker process; with fewer, starting the process costs more than it saves."""
 _START_S = 3.0
-"""What it takes to start processes and load networks in them, in seconds."""
+"""Approximate time to start worker processes and load the networks in them, in seconds."""
 _TRIED = 3
-"""Images whose seconds decide whether processes are worth their start; the first one loads the networks."""
+"""Images timed in this process before workers start; the first time includes loading the networks."""
 _PRELOAD = ("vcm.cli.models", "vcm.evaluation.preprocessing", "vcm.data.reading", "PIL.Image")
-"""What the server that processes are forked from imports."""
+"""Modules that the fork server imports before it forks workers."""
 
 
 def add_bulk_options(parser: argparse.ArgumentParser) -> None:
@@ -34,36 +34,36 @@ def add_bulk_options(parser: argparse.ArgumentParser) -> None:
         "--workers",
         type=int,
         metavar="N",
-        help="processes; one a core by default, or as many as are worth their start",
+        help="number of worker processes; default: one per core, fewer if starting them would cost more time",
     )
     parser.add_argument(
         "--engine",
         choices=ENGINES,
         default=ENGINES[0],
-        help="processes on this machine (default), or ray: Ray Data, on the cluster at RAY_ADDRESS, whose "
-        "machines have vcm and the same files at the same paths",
+        help="processes: worker processes on this machine (default); ray: Ray Data on the cluster at "
+        "RAY_ADDRESS, where every node needs vcm and the same files at the same paths",
     )
     parser.add_argument(
         "--manifest",
         type=Path,
         metavar="FILE",
-        help="JSON lines: file, output, bytes, pixels, seconds and error of each; the same command with the "
-        "same manifest goes on where it was killed",
+        help="JSON-lines log with file, output, bytes, pixels, seconds and error of each input; repeat the "
+        "same command with the same manifest to resume an interrupted run",
     )
 
 
 class Bulk:
-    """Many files and the processes that work on them.
+    """Batch processing of many files with optional worker processes.
 
-    Made before anything heavy is imported, so that processes start meanwhile.
+    Create it before importing heavy modules: the fork server then starts in the background.
 
     Args:
-        known: Arguments of `add_bulk_options`, and `device`.
-        paths: Files and folders that were given.
+        known: Parsed arguments of `add_bulk_options`, plus `device`.
+        paths: Files and folders from the command line.
 
     Raises:
-        ArgumentError: If there cannot be as many workers.
-        MissingToolError: If Ray is asked for and not installed.
+        ArgumentError: If --workers is not in [1, 1024].
+        MissingToolError: If --engine ray is given and Ray Data is not installed.
     """
 
     def __init__(self, known: argparse.Namespace, paths: Sequence[Path]) -> None:
@@ -95,21 +95,22 @@ class Bulk:
         is_slow: bool = False,
         collect: Callable[[Outcome], None] | None = None,
     ) -> None:
-        """Work on all files that are not done yet; each that fails is counted and named.
+        """Process every file that is not done yet; failures are reported and counted but do not stop the run.
 
         Args:
-            batch: Counts and shows.
+            batch: Counters and progress bars.
             inputs: The files.
-            place: Where a file's output goes.
-            claim: Gives the item if its output may be written, else raises; takes whether a manifest goes on.
-            work: What is done with a file.
-            settings: What outputs depend on, as plain JSON values.
+            place: Returns the work item (with its output path) of an input.
+            claim: Returns the item if its output may be written, and raises otherwise. The second argument
+                is True if the run resumes from a manifest.
+            work: Processes one item.
+            settings: Everything that the outputs depend on, as plain JSON values.
             is_slow: Whether one file takes seconds.
-            collect: Takes every outcome without an error.
+            collect: Called with every successful outcome.
         """
         from vcm.cli.devices import use_one_thread
 
-        use_one_thread(self.device)  # as in processes, so that outputs do not depend on their number
+        use_one_thread(self.device)  # as in worker processes, so that outputs do not depend on their number
         manifest = None if self._path is None else Manifest(self._path, settings)
 
         def ready() -> Iterator[Item]:
@@ -152,7 +153,7 @@ class Bulk:
     def _outcomes(
         self, batch: Batch, work: Work, items: Iterator[Item], num_files: int, *, is_slow: bool
     ) -> Iterator[Outcome]:
-        """Work on the items, on as many processes as are asked for or save time."""
+        """Process the items with the requested number of workers, or with as many as save time."""
         if self.engine == "ray":
             yield from run_on_ray(work, items, self.workers)
             return
@@ -172,17 +173,17 @@ class Bulk:
 
 
 def num_cores() -> int:
-    """The cores that this process may use."""
+    """Return the number of CPU cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def default_workers(num_files: int, *, is_slow: bool, device: str) -> int:
-    """One process a core, but no more than are worth their start; one where networks run on a GPU.
+    """Return the default number of worker processes: 1 on a GPU, otherwise up to one per core.
 
     Args:
-        num_files: How many files there are.
+        num_files: Number of input files.
         is_slow: Whether one file takes seconds.
-        device: Where networks run.
+        device: Device of the networks.
     """
     if device != "cpu":
         return 1
@@ -190,12 +191,12 @@ def default_workers(num_files: int, *, is_slow: bool, device: str) -> int:
 
 
 def worth_while(workers: int, num_files: int, seconds: Sequence[float]) -> int:
-    """Return the number of processes that save time: `workers`, or 1 where their start takes longer.
+    """Return `workers` if that many processes save time, and 1 if starting them takes longer.
 
     Args:
-        workers: How many there could be.
-        num_files: Files that are left.
-        seconds: What the first files took that did not fail; the first of them loaded the networks.
+        workers: Candidate number of processes.
+        num_files: Number of remaining files.
+        seconds: Processing times of the first successful files; the first includes loading the networks.
     """
     if len(seconds) < 2:
         return workers
@@ -208,7 +209,7 @@ def _check_ray() -> None:
         import ray.data  # noqa: F401
     except ImportError as error:
         raise MissingToolError(
-            f"--engine ray needs Ray Data, which cannot be imported ({error}). Install it: "
+            f"--engine ray needs Ray Data, which failed to import ({error}). Install it with: "
             "pip install 'vcm[ray]'"
         ) from error
 

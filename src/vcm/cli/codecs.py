@@ -1,4 +1,4 @@
-"""`vcm codecs`: list the codecs. Imports no torch."""
+"""`vcm codecs`: list the codecs. Does not import torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vcm.codecs.base import Codec
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Print one line a codec."""
+    """Print one line per codec."""
     parser = argparse.ArgumentParser(
         prog="vcm codecs", description="List the codecs and their quality scales."
     )
@@ -30,7 +30,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def standard_codecs() -> dict[str, type[Codec]]:
-    """The codecs that take an image and a quality and need no model, by name."""
+    """Return the codecs that need no trained model, by name."""
     from vcm.codecs import CompressAICodec, LearnedCodec, SlimmableFeatureCodec
 
     learned = (CompressAICodec, SlimmableFeatureCodec, LearnedCodec)
@@ -38,7 +38,7 @@ def standard_codecs() -> dict[str, type[Codec]]:
 
 
 def installed_codecs() -> Iterator[tuple[str, type[Codec]]]:
-    """Name in conf/curve and class of every codec."""
+    """Yield the config name (in conf/curve) and the class of every codec."""
     files = resources.files("vcm.conf").joinpath("curve").iterdir()
     for file in sorted(files, key=lambda file: file.name):
         plan = yaml.safe_load(file.read_text()) if file.name.endswith(".yaml") else {}

@@ -24,14 +24,14 @@ _RESULTS_JSON = "results.json"
 
 @dataclass(frozen=True)
 class Job:
-    """One job of a sweep, or one run on its own.
+    """One job of a sweep, or a single run.
 
     Attributes:
-        folder: Its folder, which may not exist.
+        folder: Folder of the job; may not exist.
         command: "evaluate" or "train".
-        overrides: Values by setting.
-        problem: Why it has no results; empty for nothing.
-        objective: What the sweep optimizes.
+        overrides: Override values by setting.
+        problem: Why the job has no results; empty if it has.
+        objective: Objective value of the job, if any.
     """
 
     folder: Path
@@ -45,28 +45,28 @@ def run(arguments: Sequence[str]) -> int:
     """Write report.html, plots/, points.csv and jobs.csv.
 
     Returns:
-        0 if every job is there, 1 if some are missing or failed, 2 if none is done.
+        0 if all jobs are done, 1 if some are missing or failed, 2 if none is done.
     """
     parser = argparse.ArgumentParser(
         prog="vcm collect",
-        description="Join the jobs of sweeps into one report, one CSV of points and one of jobs. Jobs that "
-        "evaluate one operating point each, such as a model for each λ, become one curve.",
-        epilog="exit status: 0 every job is there, 1 some are missing or failed, 2 none is done",
+        description="Join the jobs of sweeps into one report, one CSV file of operating points and one of "
+        "jobs. Jobs with one operating point each, such as one model per λ, become one curve.",
+        epilog="exit status: 0 all jobs done, 1 some jobs missing or failed, 2 no job done",
     )
     parser.add_argument(
-        "folders", nargs="+", type=Path, metavar="RUNS", help="a sweep's folder, or folders of runs"
+        "folders", nargs="+", type=Path, metavar="RUNS", help="folder of a sweep, or of several runs"
     )
     parser.add_argument(
         "--along",
         metavar="SETTING",
-        help="swept setting whose values are the points of a curve, such as module.lmbda; the only one that "
-        "differs, or the only one with numbers, by default",
+        help="swept setting that varies along a curve, such as module.lmbda; default: the only setting that "
+        "differs between jobs, or the only numeric one",
     )
     parser.add_argument(
-        "--anchor", help="codec that the others are compared with; bpg, or else the first, by default"
+        "--anchor", help="reference codec of the BD-rates; default: bpg if there is one, else the first codec"
     )
-    parser.add_argument("--accuracy", help="accuracy to draw, such as map_50; the task's main one by default")
-    parser.add_argument("--output", type=Path, help="folder of what is written; the first RUNS by default")
+    parser.add_argument("--accuracy", help="metric to plot, such as map_50; default: the task's main metric")
+    parser.add_argument("--output", type=Path, help="output folder; default: the first RUNS")
     known = parser.parse_args(arguments)
     jobs = find_jobs(known.folders)
     done = [job for job in jobs if not job.problem]
@@ -86,10 +86,10 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def find_jobs(folders: Sequence[Path]) -> list[Job]:
-    """Every job below some folders, and those that a sweep planned and did not run.
+    """Find all jobs below some folders, including planned jobs that never ran.
 
     Raises:
-        EvaluationError: If there is none.
+        EvaluationError: If there are no jobs.
     """
     jobs: dict[Path, Job] = {}
     for given in folders:
@@ -97,7 +97,7 @@ def find_jobs(folders: Sequence[Path]) -> list[Job]:
             folder = Path(parent)
             plan = Plan.read(folder) if PLAN_FILE in files else None
             for name, overrides in (plan.jobs if plan else {}).items():
-                problem = "it did not end" if (folder / name).is_dir() else "it was not run"
+                problem = "it did not finish" if (folder / name).is_dir() else "it was not run"
                 command = plan.command if plan else ""
                 jobs[folder / name] = Job(folder / name, command, _values(overrides), problem)
             if JOB_FILE in files:
@@ -106,8 +106,8 @@ def find_jobs(folders: Sequence[Path]) -> list[Job]:
                 jobs[folder] = Job(folder, "evaluate", {})
     if not jobs:
         raise EvaluationError(
-            f"There are no jobs below {', '.join(printable(folder) for folder in folders)}. Run "
-            "`vcm evaluate --multirun` or `vcm train --multirun` first, and give its folder."
+            f"No jobs found below {', '.join(printable(folder) for folder in folders)}. Run "
+            "`vcm evaluate --multirun` or `vcm train --multirun` first, then pass its sweep folder."
         )
     return list(jobs.values())
 
@@ -116,7 +116,7 @@ def _ended(folder: Path, *, has_results: bool) -> Job:
     record = JobRecord.read(folder / JOB_FILE)
     problem = record.error or "it failed" if record.status not in (0, 1) else ""
     if not problem and (gone := [name for name in record.outputs if not (folder / name).is_file()]):
-        problem = f"{gone[0]} is no longer there"
+        problem = f"{gone[0]} no longer exists"
     command = "evaluate" if has_results else "train"
     return Job(folder, command, _values(record.overrides), problem, record.objective)
 
@@ -127,19 +127,19 @@ def _values(overrides: Iterable[str]) -> dict[str, str]:
 
 
 def _swept(jobs: Sequence[Job]) -> list[str]:
-    """The settings in which jobs differ."""
+    """Return the settings that differ between jobs."""
     names = dict.fromkeys(name for job in jobs for name in job.overrides)
     return [name for name in names if len({job.overrides.get(name) for job in jobs}) > 1]
 
 
 def report(jobs: Sequence[Job], known: argparse.Namespace, output: Path, swept: Sequence[str]) -> None:
-    """Write points.csv, and a report for each task and data set; print where, and BD-rates.
+    """Write points.csv and one report per task and dataset; print their paths and the BD-rates.
 
     Args:
-        jobs: Evaluations that are done.
-        known: The command's arguments.
-        output: The folder.
-        swept: The settings in which the jobs differ.
+        jobs: Completed evaluations.
+        known: Arguments of the command.
+        output: Output folder.
+        swept: Settings that differ between the jobs.
     """
     from vcm.cli.report import print_bd_rates
     from vcm.evaluation.report import Source, SweptRun, join_runs, make_study, write_report
@@ -175,7 +175,7 @@ def report(jobs: Sequence[Job], known: argparse.Namespace, output: Path, swept: 
 def _rows(
     sources: Sequence[Any], jobs: Sequence[Job], folders: Sequence[Path], swept: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """One row a point, with the swept settings of its job."""
+    """Return one row per operating point, with the swept settings of its job."""
     from vcm.evaluation.results import point_row
 
     overrides = {job.folder: job.overrides for job in jobs}
@@ -193,7 +193,7 @@ def _rows(
 
 
 def write_jobs(path: Path, jobs: Sequence[Job], folders: Sequence[Path], swept: Sequence[str]) -> None:
-    """Write one row a job: its settings, its objective, and what is wrong with it."""
+    """Write one row per job: swept settings, objective and problem."""
     rows = [
         {
             "run": _run_name(job.folder, folders),
@@ -208,7 +208,7 @@ def write_jobs(path: Path, jobs: Sequence[Job], folders: Sequence[Path], swept: 
 
 
 def _run_name(folder: Path, folders: Sequence[Path]) -> str:
-    """A run's folder below the one that was given."""
+    """Return the path of a run relative to the folder given on the command line."""
     for given in folders:
         if folder.is_relative_to(given):
             return folder.relative_to(given).as_posix() if folder != given else folder.name
@@ -222,6 +222,6 @@ def _write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(
-            f"{path.parent} cannot be made: {error.strerror}. Choose another --output."
+            f"Cannot create {path.parent}: {error.strerror}. Choose another --output."
         ) from error
     write_csv(path, list(rows))

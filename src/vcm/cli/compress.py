@@ -1,4 +1,4 @@
-"""`vcm compress`: encode images into streams."""
+"""`vcm compress`: encode images into bitstreams."""
 
 from __future__ import annotations
 
@@ -29,44 +29,43 @@ if TYPE_CHECKING:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Compress each image; returns 0 if all are done, 1 if some are, 2 if nothing could begin."""
+    """Compress images. Returns 0 if all were compressed, 1 if some were skipped, 2 if there was no input."""
     parser = argparse.ArgumentParser(
         prog="vcm compress",
-        description="Turn images into streams by a trained model. A narrow stream carries what a detector "
-        "or classifier needs; the one for viewing, an image for people.",
+        description="Encode images with a trained model. A stream for a task carries the features that its "
+        "detector or classifier needs; one for viewing carries an image for people.",
     )
-    parser.add_argument(
-        "images", nargs="+", type=Path, metavar="IMG", help="images, and folders to search for images"
-    )
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMG", help="images, or folders of images")
     parser.add_argument(
         "--model",
         type=Path,
         metavar="M",
-        help="model.safetensors, as `vcm train` wrote it; by default vcm's own, for yolov3-tiny",
+        help="model.safetensors written by `vcm train`; default: the model shipped with vcm, for yolov3-tiny",
     )
     parser.add_argument(
         "--for",
         required=True,
         dest="purpose",
         metavar="PURPOSE",
-        help=f"detection, {VIEWING}, or another task that the model has a width for",
+        help=f"task of the stream: detection, {VIEWING}, or another task of the model",
     )
     parser.add_argument(
         "--quality",
         type=float,
         metavar="Q",
-        help="for a model of several qualities, such as vcm's own (1 to 5): the larger, the more is kept, at "
-        "more bits; by default the middle one",
+        help="operating point of a model with several, such as the shipped model (1 to 5); higher means "
+        "better quality and more bits; default: the middle one",
     )
     parser.add_argument(
         "--effort",
         type=int,
         default=0,
         metavar="N",
-        help="steps of a search for each image, a fraction of a second each: streams of about the same size "
-        "that carry more, for any decoder of the model; 10 get most of it, 0 by default",
+        help="steps of the per-image encoder-side search, a fraction of a second each; improves the accuracy "
+        "at about the same size, and every decoder of the model reads the streams; most of the gain comes "
+        "with 10 steps; default: 0",
     )
-    add_output_options(parser, "the streams' folder, which mirrors that of the images, or one stream's name")
+    add_output_options(parser, "output folder, which mirrors the input folders, or the name of one stream")
     add_bulk_options(parser)
     known = parser.parse_args(arguments)
     bulk = Bulk(known, known.images)
@@ -83,7 +82,7 @@ def run(arguments: Sequence[str]) -> int:
     model = Model(known.model, known.device, known.quality, effort=known.effort)
     task = model.task_for(known.purpose)
     work = Compression(known.model, known.device, known.quality, known.effort, task)
-    # What is missing is told before any work.
+    # Load the networks now, so that missing weights are reported before any work.
     if task != RECONSTRUCTION:
         model.features(task)
     else:
@@ -101,7 +100,7 @@ def run(arguments: Sequence[str]) -> int:
         def is_current() -> bool:
             return is_own(item.target, expected, item.source)
 
-        # Streams do not tell the effort that they were made with: one that is there may be of another.
+        # A stream does not record its effort: an existing file may come from another one.
         if known.effort and goes_on:
             outputs.claim(item.target, item.source, replaceable=is_current)
         else:
@@ -115,14 +114,14 @@ def run(arguments: Sequence[str]) -> int:
 
 
 class Compression:
-    """Compress one image after the other with a model that is loaded once in each process.
+    """Compress images one at a time, with a model that is loaded once per process.
 
     Args:
-        path: Of the model file; None for vcm's own.
-        device: Where networks run.
-        quality: Of the streams; None for the middle one.
-        effort: Steps of a search for each image.
-        task: One of the model's.
+        path: Model file; None for the model shipped with vcm.
+        device: Device of the networks.
+        quality: Operating point of the streams; None for the middle one.
+        effort: Steps of the encoder-side search per image.
+        task: Task of the streams.
     """
 
     def __init__(self, path: Path | None, device: str, quality: float | None, effort: int, task: str) -> None:
@@ -134,7 +133,7 @@ class Compression:
         return Compression, self._settings
 
     def __call__(self, item: Item, on_step: Callable[[int, int], None] | None = None) -> Outcome:
-        """Write an image's stream."""
+        """Compress one image and write its stream."""
         from vcm.cli.models import Model
         from vcm.data.reading import read_image
 
@@ -149,7 +148,7 @@ class Compression:
 
 
 def is_own(path: Path, expected: tuple[str, bytes, float], source: Path) -> bool:
-    """Whether a file is a whole stream of this purpose, fingerprint and quality, of the image as it is."""
+    """Return whether a file is an intact, current stream of `source` with the expected header fields."""
     from vcm.codecs.learned.container import read_stream
     from vcm.data.reading import image_size
 
@@ -163,11 +162,11 @@ def is_own(path: Path, expected: tuple[str, bytes, float], source: Path) -> bool
 
 
 def add_output_options(parser: argparse.ArgumentParser, output: str) -> None:
-    """The options that `compress` and `decompress` share."""
+    """Add --output, --overwrite and --device."""
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="OUT", help=f"{output}; beside the inputs by default"
+        "-o", "--output", type=Path, metavar="OUT", help=f"{output}; default: next to the inputs"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace files that are there already")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     parser.add_argument(
-        "--device", default="cpu", help="where the networks run: cpu, cuda, or auto; cpu by default"
+        "--device", default="cpu", help="device of the networks: cpu, cuda or auto; default: cpu"
     )

@@ -1,4 +1,4 @@
-"""Decode streams into PNG files and predictions."""
+"""Decode bitstreams into PNG files and predictions."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 
 
 class Spool:
-    """Entries of a long JSON list, kept on disk until they are written in order."""
+    """On-disk buffer for the entries of a long JSON list, which are written out in order at the end."""
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115  `close` does
         self._places: dict[int, tuple[int, int]] = {}
 
     def add(self, number: int, entries: Sequence[object]) -> None:
-        """Keep the entries of one file, by its place among all."""
+        """Store the entries of one file under its position in the list."""
         text = ", ".join(json.dumps(entry) for entry in entries).encode()
         self._places[number] = self._file.seek(0, os.SEEK_END), len(text)
         self._file.write(text)
 
     def write(self, file: BinaryIO) -> None:
-        """Write the list."""
+        """Write the JSON list to a file."""
         file.write(b"[")
         is_first = True
         for number in sorted(self._places):
@@ -47,17 +47,17 @@ class Spool:
         file.write(b"]")
 
     def close(self) -> None:
-        """Remove what was kept."""
+        """Delete the buffer."""
         self._file.close()
 
 
 class Decoding:
-    """Decode one stream after the other with a model that is loaded once in each process.
+    """Decode streams one at a time, with a model that is loaded once per process.
 
     Args:
-        path: Of the model file; None for vcm's own.
-        device: Where networks run.
-        min_score: Lowest score of a box that is drawn.
+        path: Model file; None for the model shipped with vcm.
+        device: Device of the networks.
+        min_score: Lowest score of a box that is drawn, in [0, 1].
     """
 
     def __init__(self, path: Path | None, device: str, min_score: float) -> None:
@@ -69,7 +69,7 @@ class Decoding:
         return Decoding, self._settings
 
     def mark(self, item: Item) -> str:
-        """What tells the PNG file of this stream, drawn like this, from others."""
+        """Return the provenance mark of the PNG file that this stream is decoded to."""
         return self._mark_of(item, read_stream_file(item.source))
 
     def _mark_of(self, item: Item, data: bytes) -> str:
@@ -77,7 +77,7 @@ class Decoding:
         return content_mark(hashlib.sha256(data).hexdigest(), *parts)
 
     def __call__(self, item: Item, on_step: Callable[[int, int], None] | None = None) -> Outcome:
-        """Write what a stream gives; predictions are the outcome's content."""
+        """Decode one stream, write its PNG file if it has one, and return its predictions as `content`."""
         from vcm.cli.models import Model
 
         del on_step
@@ -121,7 +121,7 @@ class Decoding:
         return [{"image_id": item.options["image_id"], "classes": classes}]
 
     def _canvas(self, item: Item) -> Image.Image:
-        """What boxes are drawn on: the original where it was given."""
+        """Return the image that boxes are drawn on: the original if given, else an empty canvas."""
         from vcm.cli.predictions import empty_canvas
         from vcm.data.reading import read_image
 
@@ -133,7 +133,7 @@ class Decoding:
         if tuple(image.shape[1:]) != size:
             raise ArgumentError(
                 "--original",
-                expected=f"the image that was compressed, of {size[1]} × {size[0]} pixels",
+                expected=f"the original of the stream, of {size[1]} × {size[0]} pixels",
                 got=f"{original} of {image.shape[2]} × {image.shape[1]}",
             )
         return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())

@@ -1,4 +1,4 @@
-"""`vcm decompress`: decode streams into images and predictions."""
+"""`vcm decompress`: decode bitstreams into images and predictions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from vcm.errors import ArgumentError, OutputError
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Decode each stream; returns 0 if all are done, 1 if some are, 2 if nothing could begin."""
+    """Decode streams. Returns 0 if all were decoded, 1 if some were skipped, 2 if there was no input."""
     known = _parser().parse_args(arguments)
     from vcm.files import find_files
     from vcm.validation import check_between
@@ -65,10 +65,10 @@ def run(arguments: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vcm decompress",
-        description="Turn streams into what they are for. A stream for viewing gives a PNG; one for "
-        "detection a JSON file in COCO's results form, and a PNG with the boxes drawn; one for "
-        "classification a JSON file with the five best classes. Several streams share detections.json and "
-        "classifications.json.",
+        description="Decode streams. A stream for viewing gives a PNG file; one for detection, a JSON file "
+        "in the COCO results format and a PNG file with the boxes drawn; one for classification, a JSON file "
+        "with the five most likely classes. If there are several streams, their predictions are written to "
+        "one detections.json and one classifications.json.",
     )
     parser.add_argument(
         "streams",
@@ -76,40 +76,41 @@ def _parser() -> argparse.ArgumentParser:
         default=[Path()],
         type=Path,
         metavar="STREAM",
-        help="streams, and folders to search for *.vcm; the current folder by default",
+        help="streams, or folders searched for *.vcm; default: the current folder",
     )
     parser.add_argument(
         "--model",
         type=Path,
         metavar="M",
-        help="the model file that the streams were made with; by default vcm's own",
+        help="model file that the streams were encoded with; default: the model shipped with vcm",
     )
     add_output_options(
-        parser, "the outputs' folder, which mirrors that of the streams, or a .png's or .json's name"
+        parser, "output folder, which mirrors the input folders, or the name of the one .png or .json file"
     )
     parser.add_argument(
         "--original",
         type=Path,
         metavar="PATH",
-        help="original image, or folder of them, to draw boxes on; by default an empty canvas",
+        help="original image, or folder of originals, to draw boxes on; default: an empty canvas",
     )
     parser.add_argument(
-        "--min-score", type=float, default=0.3, help="lowest score of a box that is drawn; 0.3 by default"
+        "--min-score", type=float, default=0.3, help="lowest score of a box that is drawn; default: 0.3"
     )
     add_bulk_options(parser)
     return parser
 
 
 class Decompression:
-    """One call's work.
+    """State of one `vcm decompress` call.
 
     Args:
-        known: The call's arguments.
+        known: Arguments of the command.
         inputs: The streams.
 
     Raises:
-        ArgumentError: If they do not fit each other.
-        WeightsError: If the model file is no model.
+        ArgumentError: If --output is a file name without .png or .json, or --original does not fit the
+            inputs.
+        WeightsError: If the model file is not a model.
     """
 
     def __init__(self, known: argparse.Namespace, inputs: Sequence[Input]) -> None:
@@ -147,15 +148,15 @@ class Decompression:
             spool.close()
 
     def fingerprints(self) -> list[str]:
-        """Those of all streams that the model decodes."""
+        """Return the fingerprints of all streams that the model decodes."""
         return sorted(self.model.network.fingerprint(task).hex() for task in self.model.network.tasks)
 
     def place(self, source: Input) -> Item:
-        """What comes of a stream: a PNG file, or a share of the JSON file.
+        """Return the work item of a stream, with the path of its PNG or JSON file.
 
         Raises:
-            BitstreamError: If it is no stream of the model's.
-            OutputError: If the name that was given does not suit.
+            BitstreamError: If it is not a stream of this model.
+            OutputError: If the stream gives an image and --output does not end in .png.
         """
         from vcm.codecs.learned.container import read_stream
 
@@ -165,7 +166,7 @@ class Decompression:
         options: dict[str, object] = {"task": task, "kind": kind, "size": header.size}
         if kind == "image":
             if self.one_name and self.one_name.suffix.lower() != ".png":
-                raise OutputError(f"{self.one_name}: this stream gives an image; name it .png.")
+                raise OutputError(f"{self.one_name}: the stream gives an image. Use a name ending in .png.")
             return Item(source.path, self._target(source, ".png"), options)
         name = "detections.json" if kind == "detection" else "classifications.json"
         json_file = self.folder / name if self.several else self._target(source, ".json")
@@ -176,7 +177,7 @@ class Decompression:
         return Item(source.path, self._target(source, ".png"), options)
 
     def claim(self, item: Item, goes_on: bool) -> Item:
-        """Make sure that a stream's files may be written."""
+        """Check that the output files of a stream may be written."""
         json_file: Path | None = item.options.get("json")
         if json_file is not None:
             owner = json_file if self.several else item.source
@@ -190,12 +191,12 @@ class Decompression:
         except AlreadyDone:
             if json_file is None:
                 raise
-            # Drawn by a call that was stopped before it wrote the JSON file.
+            # An interrupted run drew the image but did not write the JSON file.
             return replace(item, options={**item.options, "draws": False})
         return item
 
     def collect(self, outcome: Outcome) -> None:
-        """Keep a stream's predictions for `write_predictions`."""
+        """Keep the predictions of a stream for `write_predictions`."""
         json_file = outcome.item.options.get("json")
         if json_file is not None:
             if json_file not in self._found:
@@ -203,7 +204,7 @@ class Decompression:
             self._found[json_file].add(self._order[outcome.item.source], outcome.content)
 
     def write_predictions(self) -> list[str]:
-        """Write the JSON files, in the streams' order; returns what went wrong."""
+        """Write the JSON files in the order of the streams, and return the error messages."""
         problems = []
         for path, spool in self._found.items():
             try:
@@ -214,14 +215,14 @@ class Decompression:
         return problems
 
     def _target(self, source: Input, suffix: str) -> Path:
-        """Where something that comes of one stream goes: photo.jpg.vcm becomes photo.jpg.png."""
+        """Return the output path of a stream: photo.jpg.vcm becomes photo.jpg.png."""
         if self.one_name is not None:
             return self.one_name.with_suffix(suffix)
         place = source.below(self.known.output)
         return place.with_name(place.name.removesuffix(STREAM_SUFFIX) + suffix)
 
     def _original(self, source: Input) -> Path | None:
-        """The image that boxes are drawn on."""
+        """Return the path of the image that boxes are drawn on."""
         original: Path | None = self.known.original
         if original is not None and is_folder(original):
             place = source.below(original)

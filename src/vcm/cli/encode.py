@@ -1,4 +1,4 @@
-"""`vcm encode`: encode images with a standard codec for a given reader."""
+"""`vcm encode`: encode images with a standard codec for a given task network."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Encode each image; returns 0 if all are done, 1 if some are, 2 if nothing could begin."""
+    """Encode images. Returns 0 if all were encoded, 1 if some were skipped, 2 if there was no input."""
     known = _parser().parse_args(arguments)
     bulk = Bulk(known, known.images)
     from vcm.data.reading import find_images
@@ -53,7 +53,7 @@ def run(arguments: Sequence[str]) -> int:
         return Item(source.path, one_name or targets[source])
 
     def claim(item: Item, goes_on: bool) -> Item:
-        # A file says nothing of how it was made: one that a killed run did not note is made again.
+        # Encoded files carry no provenance: one that an interrupted run did not log is encoded again.
         outputs.claim(
             item.target, item.source, replaceable=lambda: goes_on and is_newer(item.target, item.source)
         )
@@ -78,10 +78,10 @@ def run(arguments: Sequence[str]) -> int:
 
 
 class Encoding:
-    """Encode one image after the other, with networks that are loaded once in each process.
+    """Encode images one at a time, with networks that are loaded once per process.
 
     Args:
-        known: The command's arguments.
+        known: Arguments of the command.
     """
 
     def __init__(self, known: argparse.Namespace) -> None:
@@ -93,22 +93,22 @@ class Encoding:
         return Encoding, (self._known,)
 
     def check(self) -> Codec:
-        """Validate the arguments, before anything is loaded; returns the codec.
+        """Validate the arguments before anything is loaded, and return the codec.
 
         Raises:
-            ArgumentError: If they do not go together.
+            ArgumentError: If options are invalid or cannot be combined.
         """
         known = self._known
         codec = _codec(known.codec, known.quality, known.preset)
         _importance(known, codec)
         _check_for_is_used(known, codec)
         if known.at_reader and known.reader is None:
-            raise ArgumentError("--at-reader", expected="with --for TASK, whose size it is", got="no --for")
+            raise ArgumentError("--at-reader", expected="given with --for TASK", got="no --for")
         _search(known, codec)
         return codec
 
     def prepare(self) -> ImageEncoder:
-        """Load what the arguments name."""
+        """Load the networks and build the encoder."""
         from vcm.evaluation.encoder import ImageEncoder
 
         known = self._known
@@ -130,7 +130,7 @@ class Encoding:
         return self._encoder
 
     def __call__(self, item: Item, on_step: OnStep | None = None) -> Outcome:
-        """Write an encoded image."""
+        """Encode one image and write the file."""
         from vcm.data.reading import read_image
 
         encoder = self._encoder or self.prepare()
@@ -157,7 +157,7 @@ def _codec(name: str, quality: float | None, preset: str | None) -> Codec:
         raise MissingToolError(reason)
     options = {} if preset is None else {"preset": preset}
     if preset is not None and name != "bpg":
-        raise ArgumentError("--preset", expected="given with --codec bpg alone", got=name)
+        raise ArgumentError("--preset", expected="given with --codec bpg only", got=name)
     return kind(**options) if quality is None else kind(quality, **options)  # type: ignore[call-arg]
 
 
@@ -172,14 +172,14 @@ def _check_for_is_used(known: argparse.Namespace, codec: Codec) -> None:
     if not (known.at_reader or known.effort or (takes_offsets(codec) and not known.no_importance)):
         raise ArgumentError(
             "--for",
-            expected=f"given with --at-reader for {codec.name} without QPs from importance",
+            expected=f"given with --at-reader, since {codec.name} gets no importance-based QP offsets here",
             got=known.reader,
-            remedy="Add --at-reader, or leave --for out.",
+            remedy="Add --at-reader, or remove --for.",
         )
 
 
 def _importance(known: argparse.Namespace, codec: Codec) -> Importance | None:
-    """How QP offsets are made; None without --for, with --no-importance, or for a codec without offsets."""
+    """Return the QP offset settings, or None without --for, with --no-importance, or for other codecs."""
     from vcm.evaluation.reader import Importance, takes_offsets
 
     given = {name: getattr(known, name) for name in ("alpha", "block", "clip")}
@@ -196,7 +196,7 @@ def _importance(known: argparse.Namespace, codec: Codec) -> Importance | None:
 
 
 def _search(known: argparse.Namespace, codec: Codec) -> ImageSearch | None:
-    """How pixels are refined; None with --effort 0."""
+    """Return the pixel refinement settings; None with --effort 0."""
     from vcm.evaluation.search import ImageSearch, check_searchable
 
     search = ImageSearch(known.effort)
@@ -209,7 +209,7 @@ def _search(known: argparse.Namespace, codec: Codec) -> ImageSearch | None:
 
 
 def _preprocessor(known: argparse.Namespace, codec: Codec) -> NPPPreprocessor | None:
-    """The filter of --npp; None without it."""
+    """Return the preprocessor of --npp; None without --npp."""
     if not known.npp:
         for option, value in (("--lmbda", known.lmbda), ("--model", known.model)):
             if value is not None:
@@ -226,52 +226,50 @@ def _preprocessor(known: argparse.Namespace, codec: Codec) -> NPPPreprocessor | 
         if error.argument != "lmbda" or lmbda is not None:
             raise
         noted = f"{path.name} notes no λ for {codec.name} at {codec.quality:g}"
-        raise ArgumentError("--lmbda", expected=f"given: {noted}", got="no --lmbda") from error
+        raise ArgumentError("--lmbda", expected=f"set, because {noted}", got="no --lmbda") from error
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vcm encode",
-        description="Encode images by a standard codec, for a reader that is known: with --for, BPG spends "
-        "its bits where the outputs of that network depend on the pixels, and --at-reader scales images to "
-        "the size at which it reads them. Every decoder of the format reads the files. bpp is over the "
-        "original images' pixels.",
+        description="Encode images with a standard codec for a given task network. With --for, BPG spends "
+        "more bits on the regions that the network's outputs depend on; --at-reader also scales images down "
+        "to the network's input size. Every decoder of the format reads the files. Rates in bpp are relative "
+        "to the original number of pixels.",
     )
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMG", help="images, or folders of images")
+    parser.add_argument("--codec", default="bpg", help="codec, see `vcm codecs`; default: bpg")
     parser.add_argument(
-        "images", nargs="+", type=Path, metavar="IMG", help="images, and folders to search for images"
+        "--quality", type=float, metavar="Q", help="quality on the codec's own scale, e.g. QP 0 to 51 for BPG"
     )
-    parser.add_argument("--codec", default="bpg", help="bpg (default), jpeg, …: `vcm codecs` lists them")
-    parser.add_argument(
-        "--quality", type=float, metavar="Q", help="in the codec's own scale, such as BPG's QP, 0 to 51"
-    )
-    parser.add_argument("--preset", help="for BPG: ultrafast to placebo; by default veryslow")
+    parser.add_argument("--preset", help="BPG preset, ultrafast to placebo; default: veryslow")
     parser.add_argument(
         "--for",
         dest="reader",
         metavar="TASK",
-        help="the reader: detection (yolov3_tiny), classification (mobilenet_v2), or another name of "
-        "`vcm evaluate task=…`",
+        help="task network that reads the images: detection (yolov3_tiny), classification (mobilenet_v2), or "
+        "any other name of `vcm evaluate task=…`",
     )
     parser.add_argument(
-        "--at-reader", action="store_true", help="scale images to the size at which TASK reads, never up"
+        "--at-reader", action="store_true", help="scale images down to the input size of TASK; never up"
     )
-    parser.add_argument("--no-importance", action="store_true", help="the same QP everywhere")
+    parser.add_argument("--no-importance", action="store_true", help="use the same QP everywhere")
     parser.add_argument("--alpha", type=float, help="QP steps for each doubling of importance")
     parser.add_argument("--block", type=int, help="side of a block with its own QP, in pixels: 16, 32 or 64")
-    parser.add_argument("--clip", type=int, help="largest QP offset, 0 to 51")
-    parser.add_argument("--npp", action="store_true", help="filter images by a preprocessor first")
+    parser.add_argument("--clip", type=int, help="largest absolute QP offset, 0 to 51")
+    parser.add_argument("--npp", action="store_true", help="filter images with a preprocessor first")
     parser.add_argument(
         "--model",
         type=Path,
         metavar="M",
-        help="of --npp: model.safetensors, as `vcm train` wrote it; without it, the one that comes with vcm, "
-        "for BPG",
+        help="preprocessor of --npp: model.safetensors written by `vcm train`; default: the one shipped with "
+        "vcm, for BPG",
     )
     parser.add_argument(
         "--lmbda",
         type=float,
         metavar="L",
-        help="of --npp; by default that of its training at this quality",
+        help="λ of the preprocessor of --npp; default: the λ it was trained with at this quality",
     )
     parser.add_argument(
         "--rate",
@@ -286,9 +284,9 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=0,
         metavar="N",
-        help="with --for and BPG: refine each image's pixels for TASK in N gradient steps, some "
-        "tenths of a second each; 0 by default",
+        help="gradient steps that refine each image's pixels for TASK, some tenths of a second each; needs "
+        "--for and BPG; default: 0",
     )
-    add_output_options(parser, "the outputs' folder, which mirrors that of the images, or one output's name")
+    add_output_options(parser, "output folder, which mirrors the input folders, or the name of one output")
     add_bulk_options(parser)
     return parser

@@ -1,4 +1,4 @@
-"""Engines of bulk processing: worker processes, and Ray Data. Imports no torch."""
+"""Engines for bulk processing: worker processes and Ray Data. Does not import torch."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from typing import Any
 from vcm.cli.work import Item, Outcome, Work, tried
 
 CHUNK = 4
-"""Images that a process is given at once."""
-_DIED = "the process that worked on it died: it was killed, or memory ran out."
+"""Images sent to a worker process at once."""
+_DIED = "the worker process died: it was killed or ran out of memory."
 
 
 class Processes:
-    """Worker processes, forked from a server that has imported what work needs.
+    """Worker processes, forked from a server that has already imported the heavy modules.
 
-    They end with this process, however it ends, and leave Ctrl-C to it.
+    Workers exit with this process, however it ends, and leave Ctrl-C handling to it.
 
     Args:
-        workers: How many.
-        chunk: Files that a process is given at once.
+        workers: Number of processes.
+        chunk: Number of files sent to a process at once.
     """
 
     def __init__(self, workers: int, chunk: int = CHUNK) -> None:
@@ -38,7 +38,7 @@ class Processes:
         return ProcessPoolExecutor(self.workers, get_context("forkserver"), initializer=_begin_worker)
 
     def run(self, work: Work, items: Iterable[Item]) -> Iterator[Outcome]:
-        """Work on items as they come, a bounded number at a time; outcomes come as they are done."""
+        """Process items with a bounded queue, and yield outcomes as they finish."""
         content = pickle.dumps(work)
         queue = iter(items)
         running = self._running
@@ -56,7 +56,7 @@ class Processes:
                     except BrokenProcessPool:
                         broken += running[future]
                     del running[future]
-                if broken:  # by one of the chunks, but it is not known which
+                if broken:  # any of the running chunks may have killed its process: retry them all
                     broken += [item for chunk in running.values() for item in chunk]
                     running.clear()
                     self._executor = self._start()
@@ -65,14 +65,14 @@ class Processes:
             self._executor.shutdown(cancel_futures=True)
 
     def finish_started(self) -> Iterator[Outcome]:
-        """After an interrupt: outcomes of what had been started."""
+        """Yield the outcomes that were complete at the time of an interrupt."""
         self._executor.shutdown(cancel_futures=True)
         for future in self._running:
             if future.done() and not future.cancelled() and future.exception() is None:
                 yield from future.result()
 
     def _one_by_one(self, content: bytes, items: Sequence[Item]) -> Iterator[Outcome]:
-        """Try again, such that only a file that ends its process is lost."""
+        """Retry items one at a time, so that only the item that kills its process is lost."""
         for item in items:
             try:
                 yield from self._executor.submit(_run_chunk, content, [item]).result()
@@ -82,12 +82,12 @@ class Processes:
 
 
 _WORK: dict[bytes, Work] = {}
-"""Of a worker process: what it was last given, with the networks that it has loaded."""
+"""The pickled work of this worker process and the unpickled object, which holds the loaded networks."""
 
 
 def _begin_worker() -> None:
-    """Leave Ctrl-C to the parent, end with it, and compute on one thread."""
-    warnings.simplefilter("ignore")  # the parent has shown them
+    """Set up a worker: ignore Ctrl-C, exit with the parent, compute on one thread."""
+    warnings.simplefilter("ignore")  # the parent has already shown them
     import torch
 
     from vcm.evaluation.sharing import follow_parent
@@ -99,12 +99,12 @@ def _begin_worker() -> None:
 def _run_chunk(content: bytes, items: Sequence[Item]) -> list[Outcome]:
     if content not in _WORK:
         _WORK.clear()
-        _WORK[content] = pickle.loads(content)  # noqa: S301  of the process that started this one
+        _WORK[content] = pickle.loads(content)  # noqa: S301  comes from the parent process
     return [tried(_WORK[content], item) for item in items]
 
 
 class _RayWork:
-    """An actor of Ray Data: work with its networks loaded.
+    """Ray Data actor that keeps its networks loaded.
 
     Args:
         content: The pickled work.
@@ -114,20 +114,20 @@ class _RayWork:
         import torch
 
         torch.set_num_threads(1)
-        self._work: Work = pickle.loads(content)  # noqa: S301  of the process that started this one
+        self._work: Work = pickle.loads(content)  # noqa: S301  comes from the parent process
 
     def __call__(self, row: dict[str, bytes]) -> dict[str, bytes]:
-        item: Item = pickle.loads(row["item"])  # noqa: S301  likewise
+        item: Item = pickle.loads(row["item"])  # noqa: S301  comes from the parent process
         return {"outcome": pickle.dumps(tried(self._work, item))}
 
 
 def run_on_ray(work: Work, items: Iterable[Item], workers: int | None) -> Iterator[Outcome]:
-    """Work on items by Ray Data, on the cluster at RAY_ADDRESS or one that is started on this machine.
+    """Process items with Ray Data, on the cluster at RAY_ADDRESS or a local one started for the call.
 
     Args:
-        work: What is done.
-        items: The files.
-        workers: Number of actors; None for one a core of the cluster but one.
+        work: Processes one item.
+        items: The items.
+        workers: Number of actors; None for the number of cluster cores minus one.
     """
     ray: Any = import_module("ray")
     import_module("ray.data")
@@ -145,7 +145,7 @@ def run_on_ray(work: Work, items: Iterable[Item], workers: int | None) -> Iterat
             _RayWork, fn_constructor_args=[pickle.dumps(work)], concurrency=workers or max(1, cores - 1)
         )
         for row in found.iter_rows():
-            yield pickle.loads(row["outcome"])  # noqa: S301  of this cluster's own actors
+            yield pickle.loads(row["outcome"])  # noqa: S301  comes from this cluster's own actors
     finally:
         if started:
             ray.shutdown()

@@ -1,4 +1,4 @@
-"""`vcm evaluate`: compose a configuration, build what it names, measure, print."""
+"""`vcm evaluate`: compose a configuration, build its parts, measure, print."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ from vcm.files import printable
 from vcm.tasks import Task
 
 MAX_CHANGED = 5
-"""Most changed settings that are listed."""
+"""Maximum number of changed settings listed in a note."""
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Evaluate; with `--multirun`, once for every combination. Returns the worst exit status of them all."""
+    """Evaluate; with `--multirun`, once per combination. Returns the worst exit status."""
     return run_job("evaluate", arguments, _run_once, deciding_versions())
 
 
@@ -60,7 +60,7 @@ def evaluate(composed: DictConfig) -> Results:
     console = Console(stderr=True)
     with ExitStack() as stack:
         pool = stack.enter_context(CodecPool(workers=_num_workers(config, 1)))
-        with console.status("loading the task and the data set"):
+        with console.status("loading the task and the dataset"):
             evaluation = build_evaluation(config, plain, folder, pool, device)
         if devices > 1:
             resolved = OmegaConf.to_container(composed, resolve=True)
@@ -72,7 +72,7 @@ def evaluate(composed: DictConfig) -> Results:
         listed = "; ".join(evaluation.changed[:MAX_CHANGED])
         more = len(evaluation.changed) - MAX_CHANGED
         Console(stderr=True, highlight=False, soft_wrap=True).print(
-            f"note: earlier records in {folder} do not fit and were not used: {listed}"
+            f"note: earlier records in {folder} do not match and were not used: {listed}"
             + (f"; and {more} more" if more > 0 else ""),
             markup=False,
         )
@@ -84,15 +84,15 @@ def check_devices(devices: int, device: torch.device) -> int:
     """Validate the number of processes.
 
     Raises:
-        ArgumentError: If it is below 1, or there are fewer GPUs.
+        ArgumentError: If it is below 1 or above the number of GPUs.
     """
     if devices < 1:
-        raise ArgumentError("devices", expected="a whole number from 1", got=devices)
+        raise ArgumentError("devices", expected="a whole number of at least 1", got=devices)
     if devices > 1 and device.type == "cuda":
         if str(device) != "cuda":
             raise ArgumentError(
                 "device",
-                expected=f"cuda or cpu with devices={devices}: each process takes one",
+                expected=f"cuda or cpu with devices={devices}, because each process selects its own GPU",
                 got=str(device),
             )
         if devices > torch.cuda.device_count():
@@ -105,26 +105,26 @@ def check_devices(devices: int, device: torch.device) -> int:
 
 
 def _num_workers(config: DictConfig, devices: int) -> int:
-    """Threads of the codecs in each process."""
+    """Return the number of codec threads per process."""
     given: int | None = config.workers
     return given if given is not None else max(1, (os.cpu_count() or 1) // devices)
 
 
 def _build_share(
-    content: Any,  # noqa: ANN401  what JSON holds
+    content: Any,  # noqa: ANN401  plain JSON values
     plain: object,
     folder: Path,
     device: torch.device,
     number: int,
 ) -> Evaluation:
-    """The evaluation again, in the process of a share.
+    """Rebuild the evaluation in a worker process.
 
     Args:
-        content: The configuration as plain values, without interpolations.
-        plain: The same as it was composed.
-        folder: Of the run.
-        device: Of the task; of several GPUs each process takes its own.
-        number: Of the process.
+        content: Resolved configuration as plain values.
+        plain: Configuration as composed, with interpolations, for the provenance.
+        folder: Folder of the run.
+        device: Device of the task; with CUDA, each process uses the GPU of its own number.
+        number: Number of the process.
     """
     config = _checked(OmegaConf.create(content))
     pool = CodecPool(workers=_num_workers(config, config.devices))
@@ -144,14 +144,15 @@ def build_evaluation(
     """Build the evaluation that a configuration describes.
 
     Args:
-        config: Of the schema `EvaluateConfig`.
-        plain: The configuration as plain values, for the provenance.
-        folder: Of records and results.
-        pool: The codecs' threads.
-        device: Of the task.
+        config: Configuration with the schema `EvaluateConfig`.
+        plain: Configuration as plain values, for the provenance.
+        folder: Folder for records and results.
+        pool: Codec threads.
+        device: Device of the task.
     """
     if device.type == "cpu":
-        # One image a thread beats one operation on all threads, and results do not depend on their number.
+        # One image per thread is faster than one operation on all threads, and results do not depend on
+        # cores.
         torch.set_num_threads(1)
     codecs = {name: build_codecs(name, plan) for name, plan in config.codecs.items()}
     task: Task = build("task", config.task, Task).to(device)
@@ -161,7 +162,7 @@ def build_evaluation(
         for name, plan in config.codecs.items()
     }
     if not isinstance(dataset, ImageDataset):
-        raise ArgumentError("data.test", expected="a data set of images to evaluate on", got=dataset)
+        raise ArgumentError("data.test", expected="an ImageDataset to evaluate on", got=dataset)
     systems = [
         system
         for name, plan in config.codecs.items()
@@ -184,7 +185,7 @@ def build_evaluation(
 
 @contextmanager
 def _progress(console: Console) -> Iterator[Any]:
-    """A progress callback that draws one bar an operating point."""
+    """Yield a progress callback that draws one bar per operating point."""
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -203,7 +204,7 @@ def _progress(console: Console) -> Iterator[Any]:
 
 
 def print_results(results: Results, folder: Path) -> None:
-    """The points as a table on standard output; what was left out on standard error."""
+    """Print the points as a table on standard output, and skipped images and notes on standard error."""
     names = list(next(iter(results.originals.values())))[:2]
     table = Table(title=f"{results.name}: {results.task['name']}, {results.data['num_images']} images")
     for column in ("codec", "quality", "labels", "images", "bpp", "PSNR", "MS-SSIM", *names):
@@ -223,14 +224,14 @@ def print_results(results: Results, folder: Path) -> None:
     for note in results.notes:
         console.print(f"note: {printable(note)}", markup=False)
     for problem in results.problems:
-        console.print(f"label mended or left out: {printable(problem)}", markup=False)
+        console.print(f"label corrected or skipped: {printable(problem)}", markup=False)
     for failure in results.failures:
         where = f"{failure.image_id} at {failure.point}" if failure.point else failure.image_id
-        console.print(f"left out: {printable(f'{where}: {failure.error}')}", markup=False)
+        console.print(f"skipped: {printable(f'{where}: {failure.error}')}", markup=False)
     if not results.complete:
         left_out = len({failure.image_id for failure in results.failures})
         console.print(
-            f"{left_out} images left out, {len(results.problems)} labels mended or left out", markup=False
+            f"{left_out} images skipped, {len(results.problems)} labels corrected or skipped", markup=False
         )
     console.print(f"results in {folder}; for the curves: vcm report {folder}", markup=False)
 

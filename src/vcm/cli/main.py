@@ -16,35 +16,33 @@ from vcm.errors import VCMError
 from vcm.files import printable
 
 COMMANDS = {
-    "fetch": "get published weights and images into the cache",
+    "fetch": "download published weights and images into the cache",
     "codecs": "list the codecs, their quality scales, and whether they can run here",
-    "evaluate": "measure real bytes against a task's accuracy (takes Hydra overrides: experiment=demo, …)",
+    "evaluate": "measure rate-accuracy curves (takes Hydra overrides: experiment=demo, …)",
     "train": "train a network (takes Hydra overrides: experiment=slimmable/two_task_small, …)",
-    "compress": "turn images into streams by a trained model, for a detector or for people",
-    "decompress": "turn such streams into images or predictions",
-    "recommend": "find the codec and quality that keep what a detector finds, in the fewest bytes",
-    "encode": "turn images into BPG, JPEG, … for a known detector or classifier",
-    "preprocess": "filter images by a trained model, for an encoder of your own",
-    "info": "describe streams, without any model",
-    "collect": "join the jobs of sweeps into one report and one CSV, and name missing jobs",
-    "report": "turn an evaluation's results into one HTML file with curves, BD-rates and example images",
+    "compress": "encode images with a trained model, for a task network or for people",
+    "decompress": "decode these streams into images or predictions",
+    "recommend": "find the codec and quality that keep a detector's results in the fewest bytes",
+    "encode": "encode images as BPG, JPEG, … for a given detector or classifier",
+    "preprocess": "filter images with a trained preprocessor, for any encoder",
+    "info": "describe streams; needs no model",
+    "collect": "join the jobs of a sweep into one report and one CSV file; list missing jobs",
+    "report": "turn results of `vcm evaluate` into an HTML report with curves, BD-rates and example images",
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0 done, 1 done with images left out, 2 not done."""
+    """Run one command. Returns its exit status: 0 done, 1 done with inputs skipped, 2 not done."""
     lines = "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="vcm",
-        description="Image compression whose reader is a neural network.",
-        epilog=f"commands:\n{lines}\n\nvcm COMMAND --help tells more about one of them.",
+        description="Image compression for machines.",
+        epilog=f"commands:\n{lines}\n\nUse vcm COMMAND --help for the options of a command.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"vcm {__version__}")
-    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those below")
-    parser.add_argument(
-        "arguments", nargs=argparse.REMAINDER, metavar="…", help="the command's own arguments"
-    )
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of the commands below")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="…", help="arguments of the command")
     known = parser.parse_args(arguments)
     with safe_streams():
         return _run(known.command, known.arguments)
@@ -52,12 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(name: str, arguments: Sequence[str]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names that the terminal has no letters for
-    # torch_geometric, which compressai imports, uses what torch is about to drop.
+        sys.stdout.reconfigure(errors="backslashreplace")  # for file names that the terminal cannot encode
+    # torch_geometric, which compressai imports, uses a deprecated part of torch.
     warnings.filterwarnings("ignore", message=".*torch.jit.* is deprecated")
     # Lightning 2.6 with torch 2.15.
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*is deprecated")
-    # A task that learns from decoded images keeps its normalization as it is.
+    # Task networks are fine-tuned in evaluation mode, which freezes their normalization statistics.
     warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")
     try:
         Path.cwd()

@@ -1,4 +1,4 @@
-"""Manifests: JSON lines of a long run's files, from which it resumes."""
+"""Manifests: JSON-lines logs from which an interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from vcm.errors import OutputError
 
 
 class Manifest:
-    """A JSON-lines file with a line for each file that was worked on, from which a killed run goes on.
+    """JSON-lines log with one line per processed file, from which an interrupted run resumes.
 
-    The first line holds the settings; the others `file`, `output`, `bytes`, `pixels`, `seconds`, `error`, and
-    what tells whether the file has changed. A line that a killed run left half written is passed over.
+    The first line holds the settings. Every other line holds `file`, `output`, `bytes`, `pixels`, `seconds`,
+    `error`, and the size and modification time of the file. Incomplete lines are ignored.
 
     Attributes:
-        goes_on: Whether an earlier run wrote it.
+        goes_on: Whether an earlier run wrote the manifest.
 
     Args:
-        path: The file.
-        settings: What the outputs depend on, as plain JSON values.
+        path: The manifest.
+        settings: Everything that the outputs depend on, as plain JSON values.
 
     Raises:
-        OutputError: If the file is something else, of other settings, or cannot be written.
+        OutputError: If the file is not a manifest, has other settings, or cannot be written.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
@@ -50,7 +50,7 @@ class Manifest:
             self._file.write("\n")
 
     def _read(self, header: Mapping[str, Any]) -> None:
-        remedy = "Choose another --manifest, or remove this one to start again."
+        remedy = "Choose another --manifest, or remove the file to start over."
         try:
             with self.path.open(encoding="utf-8", errors="surrogateescape") as file:
                 try:
@@ -58,9 +58,9 @@ class Manifest:
                 except ValueError:
                     first = None
                 if not isinstance(first, dict) or "settings" not in first:
-                    raise OutputError(f"{self.path} is not a manifest of vcm. {remedy}")
+                    raise OutputError(f"{self.path} is not a vcm manifest. {remedy}")
                 if first != header:
-                    raise OutputError(f"{self.path} is of a run with other settings. {remedy}")
+                    raise OutputError(f"{self.path} belongs to a run with other settings. {remedy}")
                 place = file.tell()
                 while line := file.readline():
                     self._ends_with_a_line = line.endswith("\n")
@@ -68,14 +68,14 @@ class Manifest:
                         row = json.loads(line)
                         kept = {key: row[key] for key in ("output", "state", "error")}
                         self._rows[row["file"]] = {**kept, "place": place}
-                    except (ValueError, KeyError, TypeError):  # half a line, which a killed run left
+                    except (ValueError, KeyError, TypeError):  # an incomplete line of an interrupted run
                         pass
                     place = file.tell()
         except OSError as error:
             raise OutputError(f"{self.path} cannot be read: {error.strerror}. {remedy}") from error
 
     def is_done(self, item: Item) -> bool:
-        """Whether an earlier run made the item's output of the file as it is now, and it is still there."""
+        """Return whether an earlier run processed the unchanged file and its output still exists."""
         row = self._rows.get(str(item.source))
         return (
             row is not None
@@ -86,13 +86,13 @@ class Manifest:
         )
 
     def content(self, item: Item) -> Any:  # noqa: ANN401  a JSON value
-        """What an earlier run collected of a file that is done."""
+        """Return what an earlier run collected from a file that is done."""
         with self.path.open(encoding="utf-8", errors="surrogateescape") as file:
             file.seek(self._rows[str(item.source)]["place"])
             return json.loads(file.readline()).get("content")
 
     def add(self, outcome: Outcome) -> None:
-        """Write a file's line at once."""
+        """Append the line of one file and flush it."""
         row = {
             "file": str(outcome.item.source),
             "output": str(outcome.item.target),
@@ -119,7 +119,7 @@ class Manifest:
 
 
 def _state(path: Path) -> list[int] | None:
-    """What changes when a file is changed."""
+    """Return the size and modification time of a file, to detect changes; None if it is unreadable."""
     try:
         status = path.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""Provenance marks in PNG files, so that a repeated command recognizes its outputs."""
+"""Provenance marks in PNG files, by which a repeated command recognizes its outputs."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
     from PIL.PngImagePlugin import PngInfo
 
 _KEY = "vcm"
-"""Of the text chunk."""
+"""Key of the PNG text chunk."""
 
 
 def content_mark(*parts: object) -> str:
-    """Return a short text that is equal for equal parts only."""
+    """Return a SHA-256 hash of the parts, as text."""
     return hashlib.sha256("\0".join(map(str, parts)).encode(errors="backslashreplace")).hexdigest()
 
 
 def png_info(mark: str) -> PngInfo:
-    """Return what Pillow writes a mark into a PNG file with, as its option `pnginfo`."""
+    """Return the `pnginfo` option with which Pillow writes a mark into a PNG file."""
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
@@ -30,11 +30,11 @@ def png_info(mark: str) -> PngInfo:
 
 
 def bears_mark(path: Path, mark: str) -> bool:
-    """Whether a file is a PNG with this mark."""
+    """Return whether a file is a PNG with this mark."""
     from PIL import Image
 
     try:
         with open_regular(path, limit=MAX_IMAGE_BYTES) as file, Image.open(file, formats=["PNG"]) as image:
             return image.info.get(_KEY) == mark
-    except Exception:  # whatever Pillow's readers raise on other files
+    except Exception:  # Pillow can raise anything on other files
         return False

@@ -1,4 +1,4 @@
-"""Memory allocator settings."""
+"""Memory allocator settings for training on a CPU."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import ctypes
 import sys
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
-"""glibc's names for what `mallopt` sets, from its malloc.h."""
+"""Parameters of glibc's `mallopt`, from malloc.h."""
 _LARGEST = 2**31 - 1
 _PAD_BYTES = 1 << 28
 
 
 def keep_freed_memory() -> bool:
-    """Have large tensors taken from the heap, and freed memory kept, for the rest of this process.
+    """Make glibc allocate large tensors on the heap and keep freed memory, for the rest of this process.
 
-    glibc maps each large tensor and unmaps it when it is freed, so that a training step on a CPU
-    spends much of its time on page faults. What a process once held it then keeps.
+    By default, glibc maps each large tensor and unmaps it when it is freed, so that a training step on a CPU
+    spends much of its time on page faults. The process never returns the memory that it once used.
 
     Returns:
-        Whether there was something to set: False where the C library is not glibc.
+        Whether the settings were applied; False if the C library is not glibc.
     """
     if not sys.platform.startswith("linux"):
         return False

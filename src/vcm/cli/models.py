@@ -27,43 +27,43 @@ from vcm.types import Prediction
 from vcm.weights import SLIMMABLE_YOLOV3_TINY, shipped
 
 _KINDS = tuple(f"vcm.tasks.{kind}" for kind in ("ClassificationTask", "TorchvisionDetectionTask", "YOLOTask"))
-"""What a model file may name: whoever sends one must not choose what runs here."""
+"""Task classes that a model file may name, so that a file from a third party cannot choose code to run."""
 
 
 def load_model_task(path: str | Path, name: str) -> SplitTask:
-    """The task network that one of a model's widths was trained for, as `vcm train` noted it in the file.
+    """Load the task network that one width of a model was trained for, as recorded in the model file.
 
     Raises:
-        WeightsError: If the file is no model, notes no such task, or the network cannot be built; where its
-            weights are missing, the message says how to fetch them.
+        WeightsError: If the file is not a model, records no task of this name, or the network cannot be
+            built. If its weights are missing, the message says how to download them.
     """
     plan = _plans(path).get(name)
     if not isinstance(plan, dict):
         raise WeightsError(
-            f"{path} does not say which network its width for {name} serves. `vcm train` notes it; from "
-            "Python, use vcm.codecs.SlimmableFeatureCodec with a task of your own."
+            f"{path} does not record the network of its task {name!r}. `vcm train` records it; in Python, "
+            "pass your own task to vcm.codecs.SlimmableFeatureCodec."
         )
     kind = plan.pop("_target_", None)
     if kind not in _KINDS:
         raise WeightsError(
-            f"{path}: its width for {name} serves a network that is not vcm's own; only "
-            f"{', '.join(_KINDS)} are built from model files. From Python, use "
+            f"{path}: the network of its task {name!r} is not a class of vcm; only "
+            f"{', '.join(_KINDS)} are built from model files. In Python, use "
             "vcm.codecs.SlimmableFeatureCodec."
         )
     try:
         task: SplitTask = getattr(tasks, kind.rpartition(".")[2])(**_resolved(plan))
     except Exception as error:
-        # Whatever stands in the file: it may be anybody's.
+        # The file may come from a third party, so its settings can raise anything.
         cause = told_error(error) or f"{type(error).__name__}: {error}"
-        raise WeightsError(f"{path}: the network that its width for {name} serves: {cause}") from error
+        raise WeightsError(f"{path}: cannot build the network of its task {name!r}: {cause}") from error
     return task
 
 
 def _resolved(value: Any) -> Any:  # noqa: ANN401  any JSON value
-    """A note with the cached files in the place of ${asset:NAME,FILE}.
+    """Replace ${asset:NAME,FILE} in a JSON value by the path of the cached file.
 
-    Nothing else is interpolated: whoever sends a model file must not read this machine's environment, nor
-    have text unfold without end.
+    Nothing else is interpolated, because model files may come from third parties: they must not read this
+    machine's environment or expand without end.
 
     Raises:
         ArgumentError: If there is another interpolation.
@@ -76,29 +76,31 @@ def _resolved(value: Any) -> Any:  # noqa: ANN401  any JSON value
         return value
     asset = re.fullmatch(r"\$\{asset:([^,${}]+),([^${}]+)\}", value)
     if asset is None:
-        raise ArgumentError("its note of tasks", expected="values, and ${asset:NAME,FILE}", got=value[:80])
+        raise ArgumentError("tasks", expected="plain values or ${asset:NAME,FILE}", got=value[:80])
     return str(asset_file(asset[1].strip(), asset[2].strip()))
 
 
 def _plans(path: str | Path) -> dict[str, Any]:
     try:
-        return read_json(read_notes(path).get("tasks", "{}"), "its note of tasks")
+        return read_json(read_notes(path).get("tasks", "{}"), "tasks")
     except ArgumentError as error:
         raise WeightsError(f"{path}: {error}") from error
 
 
 class Model:
-    """A model file, and what its widths need beside it, loaded when first used.
+    """A model file with the codecs and task networks of its widths, loaded on first use.
 
     Args:
-        path: What `vcm train` wrote; None takes the model that comes with vcm.
+        path: Model file written by `vcm train`; None for the model shipped with vcm.
         device: "cpu", "cuda", … or "auto".
-        quality: Which of the model's qualities streams are written at; None takes the middle. All are read.
-        effort: Steps of the encoder-side search for each image.
+        quality: Operating point of encoded streams; None for the middle one. Streams of all operating points
+            are decoded.
+        effort: Steps of the encoder-side search per image.
 
     Raises:
-        WeightsError: If the file is no model.
-        ArgumentError: If there is no such device, the model has no such quality, or notes no λ to search by.
+        WeightsError: If the file is not a model.
+        ArgumentError: If the device or the quality does not exist, or if `effort` is set and the model
+            records no λ for the search.
     """
 
     def __init__(
@@ -112,20 +114,20 @@ class Model:
 
     @cached_property
     def images(self) -> LearnedCodec:
-        """The codec for people."""
+        """The codec for reconstruction, for people."""
         return LearnedCodec(self.quality, model=self.network, device=str(self.device), effort=self.effort)
 
     @cached_property
     def _fingerprints(self) -> dict[bytes, str]:
-        """The tasks by their fingerprints; weights do not change here, so they are computed once."""
+        """Tasks by fingerprint, computed once because the weights do not change."""
         return {self.network.fingerprint(task)[:FINGERPRINT_BYTES]: task for task in self.network.tasks}
 
     def features(self, task: str) -> tuple[SlimmableFeatureCodec, SplitTask]:
-        """The codec for a task, and the task's network.
+        """Return the feature codec of a task and the task's network.
 
         Raises:
-            WeightsError: As `load_model_task` does.
-            ArgumentError: If they do not fit each other.
+            WeightsError: If the network cannot be loaded; see `load_model_task`.
+            ArgumentError: If the codec and the network do not fit each other.
         """
         if task not in self._features:
             codec = SlimmableFeatureCodec(
@@ -139,22 +141,22 @@ class Model:
         return self._features[task]
 
     def task_for(self, purpose: str) -> str:
-        """The task that `--for` names.
+        """Return the task that `--for` names.
 
         Raises:
-            ArgumentError: If the model has no width for it.
+            ArgumentError: If the model has no such task.
         """
         task = RECONSTRUCTION if purpose == VIEWING else purpose
         if task not in self.network.tasks:
-            expected = f"one that {self.path} has a width for: {self._purposes()}"
+            expected = f"a task of {self.path}: {self._purposes()}"
             raise ArgumentError("--for", expected=expected, got=purpose)
         return task
 
     def task_of(self, header: Header) -> str:
-        """The task whose stream it is.
+        """Return the task of a stream.
 
         Raises:
-            BitstreamError: If it is of another model.
+            BitstreamError: If the stream was encoded with another model.
         """
         known = self._fingerprints
         if header.fingerprint in known:
@@ -162,24 +164,25 @@ class Model:
         if header.purpose in self.network.tasks:
             lacks = ""
         else:
-            lacks = f", and for {shown_task(header.purpose)}, for which {self.path} has no width"
+            lacks = f" and is for {shown_task(header.purpose)}, a task that {self.path} does not have"
         having = ", ".join(f"{key.hex()} for {shown_task(task)}" for key, task in known.items())
         raise BitstreamError(
-            f"the stream is of another model: it has fingerprint {header.fingerprint.hex()}{lacks}; "
-            f"{self.path} has {having}. Say --model with the file that it was made with."
+            f"the stream was encoded with another model: it has fingerprint "
+            f"{header.fingerprint.hex()}{lacks}; {self.path} has {having}. "
+            "Use --model with the file that it was encoded with."
         )
 
     def header_key(self, task: str) -> tuple[str, bytes, float]:
-        """Purpose, fingerprint and quality of the streams that `encode` writes for a task."""
+        """Return task, fingerprint and quality in the header of the streams that `encode` writes."""
         return task, self.network.fingerprint(task)[:FINGERPRINT_BYTES], self.quality
 
     def encode(self, image: Tensor, task: str, on_step: Callable[[int, int], None] | None = None) -> bytes:
         """Encode an image for one of the model's tasks.
 
         Args:
-            image: (3, H, W) uint8 RGB.
-            task: One of the model's.
-            on_step: Called during a search with the steps done and all of them.
+            image: RGB image (3, H, W), uint8.
+            task: Task of the model.
+            on_step: Progress callback of the search; receives the steps done and the total.
         """
         check_image(image)
         if task == RECONSTRUCTION:
@@ -188,7 +191,7 @@ class Model:
         return encode_for(network, codec, image, on_step)
 
     def predict(self, data: bytes, task: str) -> Prediction:
-        """What the task's network finds in a stream."""
+        """Decode a stream and return the predictions of the task's network."""
         codec, network = self.features(task)
         return predict_from(network, codec.decode(data))
 
@@ -197,9 +200,9 @@ class Model:
             return self.network.check_quality(quality)
         except ArgumentError as error:
             several = self.network.qualities > 1
-            expected = f"1, the only one that {self.path} has"
+            expected = f"1, the only operating point of {self.path}"
             if several:
-                expected = f"from 1 to {self.network.qualities}, as {self.path} has them"
+                expected = f"in [1, {self.network.qualities}], the operating points of {self.path}"
             raise ArgumentError("--quality", expected=expected, got=quality) from error
 
     def _purposes(self) -> str:

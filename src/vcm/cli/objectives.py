@@ -1,4 +1,4 @@
-"""Objectives of sweeps."""
+"""Objectives of hyperparameter sweeps."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _MAX_METRICS_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class Objective:
-    """What a sweep minimizes or maximizes.
+    """Value that a sweep minimizes or maximizes.
 
     Attributes:
-        name: Such as "val/loss".
-        value: Its value; None where it is undefined.
-        direction: Whether lower or higher is better.
+        name: Name of the objective, such as "val/loss".
+        value: Its value; None if undefined.
+        direction: "minimize" or "maximize".
     """
 
     name: str
@@ -36,14 +36,14 @@ class Objective:
 
     @property
     def cost(self) -> float:
-        """The value such that lower is better; infinite where it is undefined."""
+        """The value with the sign such that lower is better; infinity if undefined."""
         if self.value is None or math.isnan(self.value):
             return math.inf
         return self.value if self.direction == "minimize" else -self.value
 
 
 def check_metric_objective(plan: Mapping[str, Any]) -> None:
-    """Raise ArgumentError unless a training's objective has a known direction."""
+    """Raise ArgumentError unless the direction of a training objective is valid."""
     if plan["direction"] not in DIRECTIONS:
         raise ArgumentError(
             "objective.direction", expected=f"one of {', '.join(DIRECTIONS)}", got=plan["direction"]
@@ -51,17 +51,18 @@ def check_metric_objective(plan: Mapping[str, Any]) -> None:
 
 
 def metric_objective(path: Path, plan: Mapping[str, Any]) -> Objective | None:
-    """The last value of a logged metric.
+    """Return the last value of a logged metric.
 
     Args:
-        path: The training's metrics.jsonl.
+        path: metrics.jsonl of the training run.
         plan: Fields of `vcm.config.MetricObjective`.
 
     Returns:
-        None if nothing was logged, or no default metric.
+        The objective; None if nothing was logged, or if the default metric was not logged.
 
     Raises:
-        ArgumentError: If a metric that was asked for was never logged.
+        ArgumentError: If a metric other than the default was never logged.
+        EvaluationError: If the file is damaged.
     """
     try:
         rows = [json.loads(line) for line in read_text(path, limit=_MAX_METRICS_BYTES).splitlines()]
@@ -82,7 +83,7 @@ def metric_objective(path: Path, plan: Mapping[str, Any]) -> Objective | None:
 
 
 def check_bd_objective(plan: Mapping[str, Any], curves: Iterable[str]) -> None:
-    """Raise ArgumentError unless an evaluation's objective names two of its curves."""
+    """Raise ArgumentError unless the objective of an evaluation names two of its curves."""
     names = list(curves)
     for key in ("codec", "anchor"):
         if plan[key] is not None and plan[key] not in names:
@@ -91,7 +92,7 @@ def check_bd_objective(plan: Mapping[str, Any], curves: Iterable[str]) -> None:
             )
     if plan["codec"] is not None and plan["codec"] == plan["anchor"]:
         raise ArgumentError(
-            "objective.codec", expected="another curve than objective.anchor", got=plan["codec"]
+            "objective.codec", expected="a different curve than objective.anchor", got=plan["codec"]
         )
     if plan["labels"] not in (None, "truth", "pseudo"):
         raise ArgumentError("objective.labels", expected="null, truth or pseudo", got=plan["labels"])
@@ -101,11 +102,11 @@ def bd_objective(results: Results, plan: Mapping[str, Any]) -> Objective | None:
     """Compute the BD-rate that a sweep over evaluations optimizes.
 
     Args:
-        results: What was evaluated.
-        plan: Fields of `vcm.config.BDRateObjective`, checked by `check_bd_objective`.
+        results: Results of the evaluation.
+        plan: Fields of `vcm.config.BDRateObjective`, validated by `check_bd_objective`.
 
     Returns:
-        The BD-rate in percent, without a value where it is undefined; None if there is one curve only.
+        The BD-rate in percent, with value None if it is undefined; None if there is only one curve.
 
     Raises:
         ArgumentError: If the results lack the labels or the accuracy.

@@ -1,4 +1,4 @@
-"""Options of config groups, on Hydra's whole search path."""
+"""Options of config groups on Hydra's search path."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _USES = {
         *("optimizer", "proxy", "scheduler", "task", "trainer"),
     ),
 }
-"""Groups of each command; `experiment` is both commands', with options of its own."""
+"""Config groups of each command. Both commands also have `experiment`, each with its own options."""
 _HINTS = {
     ("evaluate", "curve"): "  (+curve@codecs.NAME=[…])",
     ("train", "task"): "  (+task@tasks.NAME=…)",
 }
-"""How groups are given that GROUP=OPTION does not serve."""
+"""Syntax of the groups that are not set with GROUP=OPTION."""
 
 
 def option_list(command: str) -> str:
-    """List the groups of a command and their options, one group a line, as `--help` shows them.
+    """List the config groups of a command and their options, one group per line, for `--help`.
 
     Args:
         command: "train" or "evaluate".
@@ -40,10 +40,10 @@ def option_list(command: str) -> str:
 
 
 def options(group: str) -> list[str]:
-    """Return the options of a group, those in its folders as "folder/name", sorted.
+    """Return the sorted options of a group; options in its subfolders are named "folder/name".
 
     Args:
-        group: Such as "codec" or "experiment/train".
+        group: Group name, such as "codec" or "experiment/train".
     """
     if GlobalHydra.instance().is_initialized():
         loader = GlobalHydra.instance().config_loader()

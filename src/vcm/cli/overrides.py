@@ -1,4 +1,4 @@
-"""Hydra overrides as users write them: short and former names of config groups."""
+"""Translate the Hydra overrides that users write: short and former names of config groups."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from typing import Any
 from vcm.errors import ArgumentError
 
 RENAMED: Mapping[str, str] = {"loop": "codec_loop"}
-"""Settings of vcm 0.1 and what they are called now."""
+"""Settings of vcm 0.1 and their present names."""
 RENAMED_VALUES: Mapping[str, str] = {
     "data=pictures": "data=images",
     "module.drawing=per_picture": "module.drawing=per_image",
 }
-"""Overrides of vcm 0.1 by their present form."""
+"""Overrides of vcm 0.1 and their present form."""
 SAVED_VALUES: Mapping[str, str] = {
     "${loop}": "${codec_loop}",
     "per_picture": "per_image",
     "vcm.data.PictureDataModule": "vcm.data.ImageDataModule",
     "vcm.data.PictureFolderDataset": "vcm.data.ImageFolderDataset",
 }
-"""Present values by those in configurations that vcm 0.1 saved."""
+"""Values in configurations saved by vcm 0.1 and their present form."""
 FORMER_SETTINGS: Mapping[str, Mapping[str, str]] = {
     "SlimmableModule": {
         "weights": "lmbda",
@@ -49,17 +49,17 @@ _OVERRIDE = re.compile(r"(?P<prefix>\+{0,2}|~)(?P<key>[A-Za-z_]\w*)(?P<rest>(?:[
 
 
 def current_overrides(command: str, arguments: Sequence[str]) -> list[str]:
-    """Translate `experiment=NAME` to the command's own group, and former names to the present ones.
+    """Translate `experiment=NAME` to the group of the command, and former names to the present ones.
 
-    Experiments are in the groups `experiment/train` and `experiment/evaluate`. One of a user's own that is
-    still directly in the folder `experiment` of `--config-dir`, as in vcm 0.1, is found, too.
+    Experiments are in the groups `experiment/train` and `experiment/evaluate`. A user's experiment that is
+    still directly in the folder `experiment` of `--config-dir`, as in vcm 0.1, is also found.
 
     Args:
         command: "train" or "evaluate".
-        arguments: Of the command, Hydra's own options among them.
+        arguments: Arguments of the command, including Hydra's own options.
 
     Raises:
-        ArgumentError: If one sweep names experiments in both folders.
+        ArgumentError: If one sweep mixes experiments from both folders.
     """
     folder = _config_dir(arguments)
     return [_current(command, argument, folder) for argument in arguments]
@@ -93,7 +93,7 @@ def _with_current_names(value: Any, place: str, moved: list[str]) -> Any:  # noq
             if isinstance(given, dict) and isinstance(default, dict):
                 given = {**default, **given}
             found[present] = given
-            moved.append(f"{prefix}{former} is called {prefix}{present} now")
+            moved.append(f"{prefix}{former} was renamed to {prefix}{present}")
     return found
 
 
@@ -119,14 +119,14 @@ def _with_current_values(value: Any) -> Any:  # noqa: ANN401  any JSON value
 
 def _current(command: str, argument: str, folder: Path | None) -> str:
     match = _OVERRIDE.fullmatch(argument)
-    if match is None or (not match["rest"] and match["prefix"] != "~"):  # or the value of an option
+    if match is None or (not match["rest"] and match["prefix"] != "~"):  # also the value of an option
         return argument
     if present := RENAMED_VALUES.get(argument):
-        _tell(command, f"{argument} is called {present} now")
+        _tell(command, f"{argument} was renamed to {present}")
         return present
     prefix, key, rest = match["prefix"], match["key"], match["rest"]
     if key in RENAMED:
-        _tell(command, f"{key} is called {RENAMED[key]} now")
+        _tell(command, f"{key} was renamed to {RENAMED[key]}")
         return f"{prefix}{RENAMED[key]}{rest}"
     if key == "experiment" and rest[:1] in ("", "=", "@"):
         return _current_experiment(command, argument, prefix, rest, folder)
@@ -143,11 +143,11 @@ def _current_experiment(command: str, argument: str, prefix: str, rest: str, fol
     if len(misplaced) < len(names):
         raise ArgumentError(
             "experiment",
-            expected=f"names in one folder, {place / command}",
+            expected=f"names of files in one folder, {place / command}",
             got=", ".join(names),
-            remedy=f"Move {', '.join(f'{name}.yaml' for name in misplaced)} there from {place}.",
+            remedy=f"Move {', '.join(f'{name}.yaml' for name in misplaced)} from {place} to that folder.",
         )
-    _tell(command, f"experiments belong into {place / command} now; {', '.join(names)} is in {place}")
+    _tell(command, f"experiments now belong in {place / command}; found {', '.join(names)} in {place}")
     return argument
 
 
@@ -189,5 +189,5 @@ class FormerOption(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         """Store the value and print the note on standard error."""
-        print(f"{parser.prog}: note: {option_string} is called {self.present} now.", file=sys.stderr)
+        print(f"{parser.prog}: note: {option_string} was renamed to {self.present}.", file=sys.stderr)
         setattr(namespace, self.dest, values)

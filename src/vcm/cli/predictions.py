@@ -1,4 +1,4 @@
-"""Predictions as JSON and as drawings."""
+"""Write predictions as JSON and draw them."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from vcm.types import ClassScores, Detections
 NUM_CLASSES = 5
 _CANVAS_COLOUR = "#303030"
 _MIN_LETTER, _LETTERS = 10, 45
-"""Height of a label's letters in pixels, at least; how many letters high the longer side is, else."""
+"""Minimum letter height of a label in pixels, and letter heights per longer image side otherwise."""
 
 
 def image_ids(streams: Sequence[Path]) -> dict[Path, int | str]:
-    """An id for the image of each stream, which no other has.
+    """Return a unique image id for each stream.
 
-    It is the stem of the image's name, as a whole number where it is one: 000000000139.jpg.vcm is 139. Where
-    several streams share it, each has its path below the folder that holds all of them: "a/photo.jpg"; all
-    streams have, where one of those paths is another's stem.
+    The id is the stem of the image's name, as an integer if it is numeric: 139 for 000000000139.jpg.vcm.
+    Streams that share a stem get their path relative to the common folder instead, such as "a/photo.jpg";
+    if one of these paths equals another stream's stem, all streams get their paths.
     """
     plain = {stream: _stem(stream) for stream in streams}
     counts = Counter(plain.values())
@@ -49,12 +49,12 @@ def _stem(stream: Path) -> int | str:
 
 
 def coco_results(found: Detections, image_id: int | str, ids: Sequence[int]) -> list[dict[str, object]]:
-    """Detections in COCO's results form, best first.
+    """Convert detections to the COCO results format, highest score first.
 
     Args:
-        found: In one image.
-        image_id: The image's.
-        ids: For each of the task's categories its number in COCO's form.
+        found: Detections in one image.
+        image_id: Id of the image.
+        ids: COCO category id of each of the task's categories.
     """
     results: list[dict[str, object]] = []
     for box, score, label in zip(
@@ -69,7 +69,7 @@ def coco_results(found: Detections, image_id: int | str, ids: Sequence[int]) -> 
 
 
 def best_classes(scores: ClassScores, categories: Sequence[str]) -> list[dict[str, object]]:
-    """Names and probabilities of the classes that a classifier finds most likely."""
+    """Return the names and probabilities of the (at most five) most likely classes."""
     best = scores.logits.float().softmax(0).topk(min(NUM_CLASSES, len(categories)))
     return [
         {"name": categories[index], "probability": round(probability, 6)}
@@ -78,12 +78,12 @@ def best_classes(scores: ClassScores, categories: Sequence[str]) -> list[dict[st
 
 
 def empty_canvas(size: tuple[int, int]) -> Image.Image:
-    """A plain image of this (height, width)."""
+    """Return a uniform image of this (height, width)."""
     return Image.new("RGB", (size[1], size[0]), _CANVAS_COLOUR)
 
 
 def draw(image: Image.Image, found: Detections, categories: Sequence[str], *, min_score: float) -> None:
-    """Draw every box of at least this score into an image."""
+    """Draw every box with at least this score into an image, in place."""
     letter = max(_MIN_LETTER, max(image.size) / _LETTERS)
     size = (image.height, image.width)
     boxes, _ = place_boxes(

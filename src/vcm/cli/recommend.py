@@ -1,4 +1,4 @@
-"""`vcm recommend`: find codec and quality for a detector."""
+"""`vcm recommend`: find a codec and quality for a task network."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _UNITS = {"": 1, "b": 1, "kb": 1000, "kib": 1024, "mb": 1000**2, "mib": 1024**2}
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Print the recommendation; returns 0 if a codec reaches what was asked for, 1 if none does, 2 if nothing
-    could begin.
+    """Print the recommendation. Returns 0 if a codec reaches the target, 1 if none does or inputs were
+    skipped, 2 if nothing was measured.
     """
     known = _parser().parse_args(arguments)
     from vcm.cli.tasks import load_task
@@ -37,9 +37,9 @@ def run(arguments: Sequence[str]) -> int:
     target = None if known.target_size is None else parse_size(known.target_size)
     wanted = check_agreement(0.9 if known.agreement is None else known.agreement)
     if target is not None and known.agreement is not None:
-        raise ArgumentError("--target-size", expected="given without --agreement", got=known.target_size)
+        raise ArgumentError("--target-size", expected="used without --agreement", got=known.target_size)
     if known.limit < 1:
-        raise ArgumentError("--limit", expected="a whole number from 1", got=known.limit)
+        raise ArgumentError("--limit", expected="a whole number of at least 1", got=known.limit)
     codecs = _codecs(known.codec)
     inputs, problems = find_inputs(known.images, find_images, "images")
     images: dict[Path, Tensor] = {}
@@ -55,7 +55,7 @@ def run(arguments: Sequence[str]) -> int:
         rows, left_out = recommend(task, codecs, images, wanted=wanted, target=target)
         problems += left_out
     for problem in problems:
-        print(f"vcm recommend: left out: {printable(problem)}", file=sys.stderr)
+        print(f"vcm recommend: skipped: {printable(problem)}", file=sys.stderr)
     if not rows:
         return 2
     text = json.dumps(rows, indent=2) if known.json else table(rows, len(images), wanted, target)
@@ -71,14 +71,17 @@ def recommend(
     wanted: float,
     target: float | None,
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """One row a codec, the smallest first (or with a target size the one that keeps most), and problems.
+    """Measure each codec and return one row per codec, best first, and the problems.
+
+    Rows are sorted by size, or by agreement if there is a target size; codecs that reach the target come
+    first.
 
     Args:
-        task: What reads the decoded images.
-        codecs: Classes of codecs, by name.
-        images: (3, H, W) uint8 RGB, by path.
-        wanted: Share of the task's findings to keep.
-        target: Largest mean stream in bytes; None looks for `wanted` instead.
+        task: Task network that reads the decoded images.
+        codecs: Codec classes by name.
+        images: RGB images (3, H, W), uint8, by path.
+        wanted: Minimum share of the task's predictions to keep, in (0, 1].
+        target: Maximum mean stream size in bytes; if None, `wanted` is the target instead.
 
     Raises:
         ArgumentError: If the task finds nothing in any of the images.
@@ -94,14 +97,16 @@ def recommend(
     counts = [int((p.scores >= MIN_SCORE).sum()) if isinstance(p, Detections) else 1 for p in originals]
     if not sum(counts):
         raise ArgumentError(
-            "images", expected=f"some in which {task.name} finds anything at score {MIN_SCORE}", got="none"
+            "images",
+            expected=f"images with detections of {task.name} at {MIN_SCORE} or more",
+            got="none",
         )
     rows, problems = [], []
     for name, kind in codecs.items():
         search = Search(kind.quality_scale, _encoder(kind, task, images), list(images.values()), originals)
         try:
             found = search.for_agreement(wanted) if target is None else search.for_bytes(target)
-        except VCMError as error:  # an image that this codec cannot take
+        except VCMError as error:  # an image that this codec cannot encode
             problems.append(f"{name}: {error}")
         else:
             rows.append(_row(name, search, found, smallest=target is not None))
@@ -109,7 +114,7 @@ def recommend(
     return sorted(rows, key=lambda row: (not row["reached"], rank[0] * row[rank[1]])), problems
 
 
-def _encoder(kind: Any, task: SplitTask, images: Mapping[Path, Tensor]) -> Any:  # noqa: ANN401  a codec's class; a function
+def _encoder(kind: Any, task: SplitTask, images: Mapping[Path, Tensor]) -> Any:  # noqa: ANN401  a codec class
     from vcm.evaluation.systems import predict
 
     codecs: dict[float, Any] = {}
@@ -128,7 +133,7 @@ def _encoder(kind: Any, task: SplitTask, images: Mapping[Path, Tensor]) -> Any: 
 
 
 def _row(name: str, search: Search, found: Measured | None, *, smallest: bool) -> dict[str, Any]:
-    """What was found for a codec; where nothing was, the smallest stream, or the one that keeps most."""
+    """Return the row of a codec; if it misses the target, with its smallest or most faithful stream."""
     tried = search.tried.values()
     by_size, by_share = (
         min(tried, key=lambda measured: measured.num_bytes),
@@ -147,33 +152,33 @@ def _row(name: str, search: Search, found: Measured | None, *, smallest: bool) -
 
 
 def table(rows: Sequence[dict[str, Any]], num_images: int, wanted: float, target: float | None) -> str:
-    """The rows for a person, and a sentence that says what to do."""
-    asked = f"{wanted:.1%} of what it finds" if target is None else f"at most {target:,.0f} bytes an image"
+    """Format the rows as a table with a concluding sentence."""
+    asked = f"target: {wanted:.1%} kept" if target is None else f"target: {target:,.0f} bytes per image"
     lines = [f"{'CODEC':8} {'QUALITY':>14} {'KEPT':>6} {'BYTES':>10}   {num_images} images, {asked}"]
     for row in rows:
         quality = f"{row['scale']} {row['quality']:g}"
-        note = "" if row["reached"] else "   out of reach; the nearest that it has"
+        note = "" if row["reached"] else "   target not reached; this is the closest setting"
         cells = f"{row['codec']:8} {quality:>14} {row['agreement']:>6.1%} {row['bytes']:>10,}{note}"
         lines.append(cells)
     best = rows[0]
     if best["reached"]:
         lines.append(
             f"Recommended: {best['codec']} at {best['scale']} {best['quality']:g}, about {best['bytes']:,} "
-            f"bytes an image, keeps {best['agreement']:.1%}."
+            f"bytes per image, keeps {best['agreement']:.1%}."
         )
     else:
-        reach = f"{max(row['agreement'] for row in rows):.1%} is the most that one keeps"
+        reach = f"the highest share kept is {max(row['agreement'] for row in rows):.1%}"
         if target is not None:
-            reach = f"{min(row['bytes'] for row in rows):,} bytes are the fewest that one takes"
-        lines.append(f"None of these codecs reaches that; {reach} here.")
+            reach = f"the smallest mean size is {min(row['bytes'] for row in rows):,} bytes"
+        lines.append(f"None of these codecs reaches the target; {reach}.")
     return "\n".join(lines)
 
 
 def parse_size(text: str) -> float:
-    """A size such as 40kB or 1.5MiB, in bytes.
+    """Convert a size such as 40kB or 1.5MiB to bytes.
 
     Raises:
-        ArgumentError: If it is none.
+        ArgumentError: If the text is not a positive size with a known unit.
     """
     parts = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
     unit = _UNITS.get(parts[2].lower()) if parts else None
@@ -191,39 +196,40 @@ def _codecs(names: Sequence[str] | None) -> dict[str, Any]:
         if name not in kinds:
             raise ArgumentError("--codec", expected=f"one of {', '.join(kinds)}", got=name)
         if reason := kinds[name].unavailable():
-            raise ArgumentError("--codec", expected="one that can run here", got=f"{name}: {reason}")
+            raise ArgumentError("--codec", expected="a codec that can run here", got=f"{name}: {reason}")
     return {name: kinds[name] for name in chosen}
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vcm recommend",
-        description="Find the codec and quality that keep a share of what a detector or classifier finds in "
-        "your images, in the fewest bytes. Each codec is tried at a few qualities, on real bytes; the "
-        "coarsest that keeps the share is printed. A detection of a score of 0.3 or more is kept if one of "
-        "the same class, of 0.2 or more, overlaps it by half after decoding.",
+        description="Find the codec and quality that keep a given share of a detector's or classifier's "
+        "results on your images in the fewest bytes. Each codec is measured on real streams at a few "
+        "qualities; the coarsest one that keeps the share is printed. A detection with a score of at least "
+        "0.3 counts as kept if, after decoding, one of the same class with a score of at least 0.2 overlaps "
+        "it by half.",
+    )
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMG", help="images, or folders of images")
+    parser.add_argument("--agreement", type=float, metavar="A", help="share to keep, in (0, 1]; default: 0.9")
+    parser.add_argument(
+        "--target-size",
+        metavar="SIZE",
+        help="mean size per image to reach, such as 40kB; replaces --agreement",
     )
     parser.add_argument(
-        "images", nargs="+", type=Path, metavar="IMG", help="images, and folders to search for images"
-    )
-    parser.add_argument("--agreement", type=float, metavar="A", help="share to keep, up to 1; 0.9 by default")
-    parser.add_argument(
-        "--target-size", metavar="SIZE", help="instead: the most an image may take on average, such as 40kB"
-    )
-    parser.add_argument(
-        "--codec", action="append", help=f"may be repeated; {', '.join(DEFAULT_CODECS)} by default"
+        "--codec", action="append", help=f"codec to try; repeatable; default: {', '.join(DEFAULT_CODECS)}"
     )
     parser.add_argument(
         "--for",
         dest="reader",
         default="detection",
         metavar="TASK",
-        help="the reader: detection (yolov3_tiny, by default), classification (mobilenet_v2), or another "
-        "name of `vcm evaluate task=…`",
+        help="task network that reads the images: detection (yolov3_tiny, default), classification "
+        "(mobilenet_v2), or any other name of `vcm evaluate task=…`",
     )
-    parser.add_argument("--limit", type=int, default=24, help="images to try, spread evenly; 24 by default")
-    parser.add_argument("--json", action="store_true", help="print a list of objects, one a codec")
+    parser.add_argument("--limit", type=int, default=24, help="images to try, spread evenly; default: 24")
+    parser.add_argument("--json", action="store_true", help="print a JSON list with one object per codec")
     parser.add_argument(
-        "--device", default="cpu", help="where the network runs: cpu, cuda, or auto; cpu by default"
+        "--device", default="cpu", help="device of the network: cpu, cuda or auto; default: cpu"
     )
     return parser

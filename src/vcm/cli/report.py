@@ -15,38 +15,38 @@ if TYPE_CHECKING:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Write the report and say where it is on standard output; the BD-rates go to standard error."""
+    """Write the report and print its path on standard output and the BD-rates on standard error."""
     parser = argparse.ArgumentParser(
         prog="vcm report",
-        description="Turn what `vcm evaluate` measured into one HTML file, and plots as SVG, PNG and PDF.",
+        description="Turn results of `vcm evaluate` into one HTML file, and plots as SVG, PNG and PDF.",
     )
     parser.add_argument(
         "folders",
         nargs="+",
         type=Path,
         metavar="RUN",
-        help="folder of results (run_dir of vcm evaluate), or a sweep's folder for all runs below it",
+        help="results folder (run_dir of vcm evaluate), or a sweep's folder for all runs below it",
     )
     parser.add_argument(
         "--anchor",
-        help="codec that the others are compared with, by name or title; bpg, or else the first, by default",
+        help="reference codec of the BD-rates, by name or title; default: bpg, or the first if there is none",
     )
-    parser.add_argument("--accuracy", help="accuracy to draw, such as map_50; the task's main one by default")
+    parser.add_argument("--accuracy", help="metric to plot, such as map_50; default: the task's main metric")
     parser.add_argument(
         "--name",
         action="append",
         default=[],
         metavar="RUN=LABEL",
-        help="what the codecs of a run are called, where runs share them; repeatable",
+        help="label for the codecs of a run, to tell runs with the same codecs apart; repeatable",
     )
     parser.add_argument(
-        "--output", type=Path, help="folder for report.html and plots/; the first RUN by default"
+        "--output", type=Path, help="folder for report.html and plots/; default: the first RUN"
     )
     parser.add_argument(
         "--style",
         choices=("screen", "paper"),
         default="screen",
-        help="of the files in plots/; paper: one column of 3.4 inches, 8 point serif",
+        help="style of the files in plots/; paper: one column of 3.4 inches, 8 point serif",
     )
     known = parser.parse_args(arguments)
     names = {}
@@ -65,15 +65,15 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def print_bd_rates(study: Study) -> None:
-    """Every system's BD-rates against the anchor, with intervals and what there is to say of them."""
+    """Print the BD-rates of every system against the anchor, with intervals and notes."""
     from rich.console import Console
     from rich.table import Table
 
     found = study.bd_table(of_rate=True)
     if not found.rows or not found.columns:
         return
-    anchor = printable(study.titles[study.anchor])  # titles may be anyone's, and act on a terminal
-    table = Table(title=f"BD-rate against {anchor}, with 95 % intervals where there are any")
+    anchor = printable(study.titles[study.anchor])  # untrusted titles could contain control characters
+    table = Table(title=f"BD-rate against {anchor}, with 95 % confidence intervals if available")
     for column in ("codec", *found.columns):
         table.add_column(printable(column), justify="left" if column == "codec" else "right")
     for title, cells in found.rows:

@@ -1,4 +1,4 @@
-"""Checks before a training is resumed: lock, checkpoint, settings."""
+"""Checks before a training run is resumed: lock, checkpoint, settings."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ _IRRELEVANT = (
     *("trainer", "callbacks", "logger", "name", "run_dir", "start_from", "objective", "hydra"),
     *("data.num_workers", "data.keep_in_memory", "codec_loop.workers", "module.compile"),
 )
-"""Settings that may change when a run is resumed: how long, on which devices, with how many helpers."""
+"""Settings that may change when a run is resumed: duration, devices, workers, outputs."""
 _FROZEN_WEIGHTS = ("tasks.", "proxy.path", "module.preprocessor.path")
-"""Where weights files are named whose content the module itself compares with the checkpoint."""
+"""Settings that name weights files; the module itself compares their content with the checkpoint."""
 _MAX_CONFIG_BYTES = 4 << 20
 _DAMAGED = (OSError, ValueError, RecursionError, AttributeError, yaml.YAMLError, OmegaConfBaseException)
-"""What reading a configuration raises that is not one."""
+"""Errors raised when a file is not a valid configuration."""
 _MAX_DEPTH = 50
 _NUM_SAMPLED = 64
-"""Files of a folder whose content is compared, besides every file's name and size."""
+"""Number of files of a folder whose content is hashed, in addition to the names and sizes of all files."""
 _DATA_SUFFIXES = frozenset((*IMAGE_SUFFIXES, ".txt", ".json", ".yaml", ".yml"))
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a run's folder, and remove what a killed run left half written there.
+    """Lock a run's folder, and remove partially written files that a killed run left there.
 
     Raises:
-        OutputError: If another process holds it.
+        OutputError: If another process holds the lock.
     """
     try:
         with FileLock(folder / LOCK_FILE, timeout=0):
@@ -68,22 +68,22 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def check_checkpoint(path: Path) -> None:
-    """Make sure that a checkpoint is whole and one that `vcm train` wrote.
+    """Validate a checkpoint of `vcm train`.
 
     Raises:
-        WeightsError: If a checksum of the archive does not fit, or parts of the training's state are missing.
+        WeightsError: If the archive is damaged, or parts of the training state are missing.
     """
     from vcm.nn.checks import load_tensors
 
-    remedy = "Put a copy in its place, or remove it to start again."
+    remedy = "Restore it from a copy, or remove it to start over."
     try:
         with open_regular(path, limit=MAX_WEIGHTS_BYTES) as file:
             content = load_tensors(file)
-    except Exception as error:  # whatever zipfile and torch raise on damaged files
+    except Exception as error:  # zipfile and torch can raise anything on damaged files
         if isinstance(error, UnpicklingError):
             raise WeightsError(
-                f"{path} cannot be resumed: it holds other objects than tensors and plain values. Have the "
-                "module leave them out: save_hyperparameters(ignore=[…])."
+                f"{path} cannot be resumed: it contains objects other than tensors and plain values. Exclude "
+                "them in the module: save_hyperparameters(ignore=[…])."
             ) from error
         reason = printable(str(error).partition("\n")[0])
         raise WeightsError(f"{path} is damaged and cannot be resumed: {reason} {remedy}") from error
@@ -95,18 +95,18 @@ def check_checkpoint(path: Path) -> None:
 
 
 def check_same_settings(composed: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> None:
-    """Refuse to go on with another network, other data or another loss than a run began with.
+    """Refuse to resume a run with another network, dataset or loss.
 
-    Paths are compared by what lies there: the same files in another folder are the same data. A setting that
-    the run did not have, and that nobody gave now, is one that vcm has gained since, at its default.
+    Paths are compared by content: the same files in another folder are the same data. A setting that the
+    saved configuration lacks and that this call does not set is new in vcm and stays at its default.
 
     Args:
-        composed: The configuration now.
-        folder: The run's.
-        overrides: What this call gave, such as "module.learning_rate=1e-4".
+        composed: The present configuration.
+        folder: Folder of the run.
+        overrides: Overrides of this call, such as "module.learning_rate=1e-4".
 
     Raises:
-        ResumeError: If a setting that matters has changed, with both values.
+        ResumeError: If a relevant setting has changed; the message shows both values.
     """
     saved = folder / CONFIG_FILE
     if not saved.exists():
@@ -127,18 +127,18 @@ def check_same_settings(composed: DictConfig, folder: Path, overrides: Sequence[
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise ResumeError(
             f"Cannot resume {folder}: {'; '.join(changed[:3])}{more}. Use a new run_dir or name, restore the "
-            "setting, or remove the folder to start again."
+            "setting, or remove the folder to start over."
         )
     for key, content in contents.items():
         if key in now and before.get(key) == now[key] and content != content_of(now[key]):
             print(
-                f"vcm train: note: {key}={printable(now[key])} has other files than when the run began.",
+                f"vcm train: note: the files of {key}={printable(now[key])} changed since the run began.",
                 file=sys.stderr,
             )
 
 
 def save_settings(composed: DictConfig, folder: Path) -> None:
-    """Keep what the run is made of, for `check_same_settings`."""
+    """Save the settings and the content hashes of a run for `check_same_settings`."""
     write_text(folder / CONFIG_FILE, OmegaConf.to_yaml(composed))
     if not (folder / INPUTS_FILE).exists():
         found = {
@@ -150,16 +150,18 @@ def save_settings(composed: DictConfig, folder: Path) -> None:
 
 
 def is_input(key: str) -> bool:
-    """Whether a setting may name files that a run reads, not ones that it writes."""
+    """Return whether a setting may name files that a run reads, rather than writes."""
     return not key.startswith(_IRRELEVANT) and not key.endswith(".cache")
 
 
 def content_of(value: object) -> str | None:
-    """Hash what lies at a path: a file's bytes; of a folder the names and sizes of its data files, and the
-    bytes of some of them, so that a large data set takes seconds.
+    """Hash the content of a file or folder.
+
+    For a folder, hash the names and sizes of all data files and the content of about 64 of them, so that a
+    large dataset takes seconds.
 
     Returns:
-        SHA-256 in hexadecimal; None if `value` is not the path of a file or folder that can be read.
+        SHA-256 in hexadecimal; None if `value` is not the path of a readable file or folder.
     """
     if not isinstance(value, str) or not value:
         return None
@@ -184,14 +186,14 @@ def content_of(value: object) -> str | None:
 
 
 def _same_content(key: str, new: object, contents: Mapping[str, str]) -> bool:
-    """Whether a changed value names the files that the run began with."""
+    """Return whether a changed path still names the content that the run began with."""
     if key.startswith(_FROZEN_WEIGHTS) and key.endswith((".weights", ".path")):
         return new is None or isinstance(new, str)
     return key in contents and contents[key] == content_of(new)
 
 
 def flat(content: object, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, by dotted keys; lists are values."""
+    """Flatten nested mappings to one with dotted keys. Lists are values."""
     if not isinstance(content, dict) or not content:
         return {prefix: content} if prefix else {}
     found: dict[str, Any] = {}
@@ -204,35 +206,35 @@ def _read_config(path: Path) -> dict[str, Any]:
     """A saved configuration as plain values.
 
     Raises:
-        ResumeError: If it is damaged. Aliases, which could unfold without end, count as damage.
+        ResumeError: If it is damaged. YAML aliases count as damage, because they could expand without end.
     """
     try:
         text = read_text(path, limit=_MAX_CONFIG_BYTES)
         _check_plain(text)
         content = OmegaConf.to_container(OmegaConf.create(text))
         if not isinstance(content, dict) or not content:
-            raise ValueError("it holds no settings")
+            raise ValueError("it contains no settings")
         return {str(key): value for key, value in content.items()}
     except _DAMAGED as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ResumeError(
-            f"{path} is damaged: {reason}. Restore it, or remove the folder {path.parent} to start again."
+            f"{path} is damaged: {reason}. Restore it, or remove the folder {path.parent} to start over."
         ) from error
 
 
 def _check_plain(text: str) -> None:
-    """Raise ValueError for YAML that could unfold or nest without end: vcm writes neither."""
+    """Raise ValueError for YAML with aliases or deep nesting, which vcm never writes."""
     depth = 0
     for event in yaml.parse(text, yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
-            raise ValueError("it has YAML aliases")
+            raise ValueError("it contains YAML aliases")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _MAX_DEPTH:
-            raise ValueError(f"it is nested more than {_MAX_DEPTH} deep")
+            raise ValueError(f"it is nested more than {_MAX_DEPTH} levels deep")
 
 
 def _read_inputs(path: Path) -> dict[str, str]:
-    """The content hashes that a run began with; none where the file is missing or damaged."""
+    """Read the content hashes that a run began with; empty if the file is missing or damaged."""
     try:
         found = json.loads(read_text(path, limit=_MAX_CONFIG_BYTES))
     except (OSError, ValueError, RecursionError):

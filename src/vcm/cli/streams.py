@@ -1,4 +1,4 @@
-"""Standard output and error that may be closed or full."""
+"""Standard output and error streams that survive a closed pipe."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from contextlib import contextmanager, suppress
 
 
 class OutputClosedError(Exception):
-    """Standard output takes no more: the disk behind it is full, say."""
+    """Raised if standard output cannot be written, for example because the disk is full."""
 
 
 class SafeOutput(io.TextIOWrapper):
-    """A text stream that is silent once its reader has gone: what a command does goes on without it.
+    """Text stream that discards its output once the reader has closed the pipe; the command continues.
 
     Args:
-        descriptor: Of the stream, which stays open.
-        strict: Whether any other error is raised, as `OutputClosedError`; else it counts as a reader gone.
+        descriptor: File descriptor of the stream, which is not closed.
+        strict: Whether other errors are raised as `OutputClosedError`; if False, output is discarded as well.
     """
 
     def __init__(self, descriptor: int, *, strict: bool) -> None:
@@ -28,7 +28,7 @@ class SafeOutput(io.TextIOWrapper):
         self._descriptor, self._strict = descriptor, strict
 
     def write(self, text: str, /) -> int:
-        """Write text; without a reader, nothing."""
+        """Write text, or discard it if the pipe is closed."""
         try:
             return super().write(text)
         except OSError as error:
@@ -36,14 +36,14 @@ class SafeOutput(io.TextIOWrapper):
             return len(text)
 
     def flush(self) -> None:
-        """Hand on what is buffered; without a reader, nothing."""
+        """Flush the buffer, or discard it if the pipe is closed."""
         try:
             super().flush()
         except OSError as error:
             self._give_up(error)
 
     def _give_up(self, error: OSError) -> None:
-        """Let what is buffered and what comes later go nowhere."""
+        """Redirect buffered and future output to the null device."""
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self._descriptor)
         os.close(nowhere)
@@ -55,13 +55,14 @@ class SafeOutput(io.TextIOWrapper):
 
 @contextmanager
 def safe_streams() -> Iterator[None]:
-    """Use `SafeOutput` for standard output and error, where these are the process's own."""
-    # A closed descriptor would be given to the next file that is opened, which output would then go into.
+    """Use `SafeOutput` for standard output and error, unless they have been replaced."""
+    # Otherwise the next opened file would get a closed descriptor 0, 1 or 2, and output would go into that
+    # file.
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest that is free
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor
     before = sys.stdout, sys.stderr
     if sys.stdout is None or sys.stdout is sys.__stdout__:
         if sys.stdout is not None:

@@ -1,4 +1,4 @@
-"""Sweeps: job folders, records and plan, under any launcher."""
+"""Sweeps: job folders, records and plans, under any launcher."""
 
 from __future__ import annotations
 
@@ -23,23 +23,24 @@ from vcm.errors import EvaluationError
 from vcm.files import read_text, write_text
 
 MAX_NAME = 64
-"""Longest name of a job's folder before its hash, in characters."""
+"""Maximum length of a job folder's name before its hash, in characters."""
 JOB_FILE = "job.json"
-"""In the folder of a job that has ended."""
+"""Record in the folder of a completed job."""
 PLAN_FILE = "sweep.json"
-"""In the folder of a sweep."""
+"""Plan in the folder of a sweep."""
 _MAX_RECORD_BYTES = 16 << 20
 
 
 def sweep_name(overrides: Sequence[str]) -> str:
-    """Name a job's folder by its overrides: letters, digits and `. _ + -` only.
+    """Return a folder name for a job, from its overrides: letters, digits and `. _ + -` only.
 
-    Different overrides give different names: one that had to be shortened or changed ends in a hash.
+    Different overrides give different names: a name that had to be shortened or changed ends in a hash.
 
     Args:
-        overrides: Such as ["module.weight_scale=2", "seed=1"], which gives "module.weight_scale-2_seed-1".
+        overrides: Overrides of the job; ["module.weight_scale=2", "seed=1"] gives
+            "module.weight_scale-2_seed-1".
     """
-    # "++" is how Hydra is given a "+" of a setting that conf/ has gained: the folder stays the same.
+    # Hydra needs "++" for a "+" setting that conf/ has gained; the folder must stay the same.
     overrides = [re.sub(r"^\++", "+", str(override)) for override in overrides]
     overrides = [re.sub(r"^(\+?)experiment/\w+=", r"\1experiment=", override) for override in overrides]
     parts = [override.lstrip("+").partition("=") for override in overrides]
@@ -56,11 +57,11 @@ def sweep_name(overrides: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class JobResult:
-    """How a job ended.
+    """Result of a job.
 
     Attributes:
-        status: Exit status: 0 done, 1 done with images or labels left out, 2 not done, 130 interrupted.
-        objective: What a sweep may optimize; None if the job has none.
+        status: Exit status: 0 done, 1 done with images or labels skipped, 2 not done, 130 interrupted.
+        objective: Objective for a sweep; None if the job has none.
         outputs: Files in the job's folder that a later run can rely on.
         is_kept: Whether the job left results.
     """
@@ -73,17 +74,17 @@ class JobResult:
 
 @dataclass(frozen=True)
 class JobRecord:
-    """How one job of a sweep ended.
+    """Record of one job of a sweep.
 
     Attributes:
-        number: Its place in the sweep, from 0.
-        overrides: What it was started with.
-        folder: Where its results are.
-        status: Its exit status.
-        error: What went wrong; empty for nothing.
-        objective: What a sweep may optimize.
-        outputs: Files in its folder that a later run can rely on.
-        key: Hash of all settings and of the content of the files they name.
+        number: Index of the job in the sweep, from 0.
+        overrides: Overrides of the job.
+        folder: Folder with the job's results.
+        status: Exit status.
+        error: Error message; empty if there was none.
+        objective: Objective for the sweep; None if the job has none.
+        outputs: Files in the folder that a later run can rely on.
+        key: Hash of all settings and of the content of the files that they name.
     """
 
     number: int
@@ -100,8 +101,8 @@ class JobRecord:
         """Read a record.
 
         Raises:
-            EvaluationError: If it is damaged.
-            FileNotFoundError: If there is none.
+            EvaluationError: If the record is damaged.
+            FileNotFoundError: If there is no record.
         """
         try:
             content = json.loads(read_text(path, limit=_MAX_RECORD_BYTES))
@@ -116,17 +117,17 @@ class JobRecord:
             raise EvaluationError(f"{path} is damaged: {error}. Remove it to run the job again.") from error
 
     def write(self, path: Path) -> None:
-        """Write the record in one move."""
+        """Write the record atomically."""
         write_text(path, json.dumps(asdict(self), indent=1) + "\n")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The jobs that sweeps into one folder were to run.
+    """Planned jobs of the sweeps in one folder.
 
     Attributes:
         command: "train" or "evaluate".
-        jobs: The overrides of each job, by the name of its folder.
+        jobs: Overrides of each job, by folder name.
     """
 
     command: str
@@ -134,7 +135,7 @@ class Plan:
 
     @classmethod
     def read(cls, folder: Path) -> Plan | None:
-        """Read the plan of a sweep's folder; None if there is none or it is damaged."""
+        """Read the plan from a sweep's folder; None if it is missing or damaged."""
         try:
             content = json.loads(read_text(folder / PLAN_FILE, limit=_MAX_RECORD_BYTES))
             jobs = {str(name): list(map(str, overrides)) for name, overrides in content["jobs"].items()}
@@ -144,7 +145,7 @@ class Plan:
 
 
 class SweepFolder(Callback):
-    """Hydra callback that notes a sweep's folder and jobs in the process that starts them.
+    """Hydra callback that records a sweep's folder and its planned jobs.
 
     Args:
         command: "train" or "evaluate".
@@ -156,7 +157,7 @@ class SweepFolder(Callback):
         self.command = command
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ANN401  Hydra's
-        """Note the folder, and add the jobs to the plan there."""
+        """Record the folder, and add the jobs to its plan."""
         del kwargs
         folder = Path(config.hydra.sweep.dir)
         type(self).current = folder
@@ -170,7 +171,7 @@ class SweepFolder(Callback):
 
 
 def planned_jobs(config: DictConfig) -> list[list[str]]:
-    """The overrides of every job that Hydra's own sweeper will start; none under another sweeper."""
+    """Return the overrides of every job that Hydra's basic sweeper will start; empty for other sweepers."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
     target = f"{BasicSweeper.__module__}.{BasicSweeper.__qualname__}"
@@ -183,7 +184,7 @@ def planned_jobs(config: DictConfig) -> list[list[str]]:
 
 
 def job_key(command: str, composed: DictConfig, versions: Mapping[str, str]) -> str:
-    """Hash what a job's result depends on: its settings, the files that they name, and versions.
+    """Hash everything that a job's result depends on: settings, content of the files they name, and versions.
 
     Returns:
         SHA-256 in hexadecimal.
@@ -199,7 +200,7 @@ def job_key(command: str, composed: DictConfig, versions: Mapping[str, str]) -> 
 
 
 def job_record(status: int, error: str = "", *, result: JobResult | None = None, key: str = "") -> JobRecord:
-    """The record of the job that runs in this process."""
+    """Create the record of the job that runs in this process."""
     hydra = HydraConfig.get()
     return JobRecord(
         int(hydra.job.num),
@@ -214,7 +215,7 @@ def job_record(status: int, error: str = "", *, result: JobResult | None = None,
 
 
 def finished_job(folder: Path, key: str) -> JobRecord | None:
-    """The record of a job that was done in a folder with the same settings, and whose outputs are there."""
+    """Return the record of a completed job with the same key whose outputs still exist, else None."""
     try:
         record = JobRecord.read(folder / JOB_FILE)
     except (FileNotFoundError, EvaluationError):
@@ -224,11 +225,11 @@ def finished_job(folder: Path, key: str) -> JobRecord | None:
 
 
 def keep_record(token: str, record: JobRecord) -> None:
-    """Write a job's record where the process that started the sweep finds it.
+    """Write a job's record where the process that started the sweep looks for it.
 
     Args:
-        token: Tells this sweep's records from another's in the same folder.
-        record: Of status 2 while the job runs, so that a killed job counts as failed.
+        token: Identifies this sweep among others in the same folder.
+        record: The record; written with status 2 before the job runs, so that a killed job counts as failed.
     """
     folder = _records(Path(HydraConfig.get().sweep.dir), token)
     folder.mkdir(parents=True, exist_ok=True)
@@ -236,7 +237,7 @@ def keep_record(token: str, record: JobRecord) -> None:
 
 
 def collect_records(token: str) -> list[JobRecord]:
-    """The records of all jobs that were started, in order; removes the files."""
+    """Return the records of all started jobs in order, and remove their files."""
     if SweepFolder.current is None:
         return []
     folder = _records(SweepFolder.current, token)
@@ -246,7 +247,7 @@ def collect_records(token: str) -> list[JobRecord]:
 
 
 def best_record(records: Sequence[JobRecord]) -> JobRecord | None:
-    """The job with the best objective; None unless two or more have one."""
+    """Return the record with the best objective; None if fewer than two records have one."""
     judged = [
         record for record in records if record.objective is not None and math.isfinite(record.objective.cost)
     ]

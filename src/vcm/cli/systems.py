@@ -25,10 +25,16 @@ NPP_TARGET = f"{NPPPreprocessor.__module__}.{NPPPreprocessor.__qualname__}"
 def build(
     name: str, plan: Mapping[str, Any], kind: type | tuple[type, ...] = object, **settings: object
 ) -> Any:  # noqa: ANN401  a `kind`
-    """What the configuration's part called `name` describes.
+    """Instantiate one part of the configuration.
+
+    Args:
+        name: Name of the part in error messages.
+        plan: Settings with a `_target_`.
+        kind: Required type or types of the object.
+        settings: Additional arguments of the target.
 
     Raises:
-        ArgumentError: If it describes something else than a `kind`.
+        ArgumentError: If the object is not of the required type.
     """
     built = instantiate(plan, **settings)
     if not isinstance(built, kind):
@@ -36,7 +42,7 @@ def build(
         package = ".".join(first.__module__.split(".")[:2])
         raise ArgumentError(
             name,
-            expected=f"settings whose _target_ gives a {package}.{first.__name__}",
+            expected=f"settings with a _target_ that creates a {package}.{first.__name__}",
             got=f"_target_={plan.get('_target_')}",
         )
     return built
@@ -49,25 +55,25 @@ def build_systems(
     preprocessors: Sequence[Preprocessor | None],
     task: Task,
 ) -> list[System]:
-    """One system a quality.
+    """Build one system per quality of a curve.
 
     Args:
-        name: The curve's name.
-        plan: The curve.
-        codecs: As `build_codecs` gives them.
-        preprocessors: As `build_preprocessors` gives them.
-        task: The reader.
+        name: Name of the curve.
+        plan: Settings of the curve.
+        codecs: One codec per quality, from `build_codecs`.
+        preprocessors: One per quality, from `build_preprocessors`.
+        task: Task network that reads the decoded images.
 
     Raises:
-        ArgumentError: If the curve's settings do not go together.
-        EvaluationError: If the importance cannot be built.
+        ArgumentError: If settings of the curve cannot be combined.
+        EvaluationError: If the importance, the search or a system cannot be built.
     """
     if isinstance(codecs[0], FeatureCodec):
         for option, unused in (("at_reader", False), ("importance", None), ("effort", 0), ("search", None)):
             if (value := getattr(plan, option)) != unused:
                 raise ArgumentError(
                     f"codecs.{name}.{option}",
-                    expected=f"{str(unused).lower().replace('none', 'null')}: this codec takes no images",
+                    expected=f"{str(unused).lower().replace('none', 'null')}: this codec encodes features",
                     got=value,
                 )
     try:
@@ -94,12 +100,12 @@ def build_systems(
 
 
 def _importance(name: str, plan: CodecPlan, task: Task) -> Importance | None:
-    """How QP offsets are made; on the task's device."""
+    """Build the QP offset settings, on the task's device; None if the curve has none."""
     if plan.importance is None:
         return None
     try:
         importance = Importance(**instantiate(plan.importance))
-    except TypeError as error:  # an option that it does not have
+    except TypeError as error:  # unknown option
         raise EvaluationError(f"codecs.{name}.importance: {error}") from error
     if importance.task is not None:
         importance.task.to(task.device)
@@ -107,10 +113,10 @@ def _importance(name: str, plan: CodecPlan, task: Task) -> Importance | None:
 
 
 def _search(name: str, plan: CodecPlan, task: Task) -> ImageSearch | None:
-    """How pixels are refined; on the task's device."""
+    """Build the pixel refinement settings, on the task's device; None with effort 0."""
     try:
         search = ImageSearch(plan.effort, **instantiate(plan.search or {}))
-    except TypeError as error:  # an option that it does not have
+    except TypeError as error:  # unknown option
         raise EvaluationError(f"codecs.{name}.search: {error}") from error
     if not search.effort:
         return None
@@ -120,15 +126,15 @@ def _search(name: str, plan: CodecPlan, task: Task) -> ImageSearch | None:
 
 
 def build_codecs(name: str, plan: CodecPlan) -> list[Codec | FeatureCodec]:
-    """One codec a quality, all of them checked before anything runs.
+    """Build and check one codec per quality, before anything runs.
 
     Raises:
-        EvaluationError: If an option or quality is not what it may be.
-        ArgumentError: If no quality is given.
+        EvaluationError: If an option or quality is invalid.
+        ArgumentError: If there are no qualities.
         MissingToolError: If the codec cannot run here.
     """
     if not plan.qualities:
-        raise ArgumentError(f"codecs.{name}.qualities", expected="a list of at least one quality", got=[])
+        raise ArgumentError(f"codecs.{name}.qualities", expected="a list with at least one quality", got=[])
     try:
         codecs: list[Codec | FeatureCodec] = [
             build("codec", plan.codec, (Codec, FeatureCodec), quality=quality) for quality in plan.qualities
@@ -147,23 +153,26 @@ def build_codecs(name: str, plan: CodecPlan) -> list[Codec | FeatureCodec]:
 def build_preprocessors(
     name: str, plan: CodecPlan, default: Mapping[str, Any] | None, codecs: Sequence[Codec | FeatureCodec]
 ) -> list[Preprocessor | None]:
-    """What changes the images before each of a curve's codecs.
+    """Build the preprocessors of a curve, one per codec.
 
     Args:
-        name: The curve's name.
-        plan: The curve.
-        default: How to build the preprocessor of curves without one of their own; None for nothing.
-        codecs: One a quality, as `build_codecs` gives them.
+        name: Name of the curve.
+        plan: Settings of the curve.
+        default: Settings of the preprocessor for curves that do not set one; None for no preprocessor.
+        codecs: One codec per quality, from `build_codecs`.
+
+    Returns:
+        One preprocessor per codec; None for images that are encoded unchanged.
 
     Raises:
-        ArgumentError: If the curve's settings do not go together.
-        EvaluationError: If a preprocessor cannot be built, or not for a codec's quality.
+        ArgumentError: If settings of the curve cannot be combined.
+        EvaluationError: If a preprocessor cannot be built, or does not support a codec's quality.
     """
     wanted = default if plan.preprocessor is None else plan.preprocessor
     takes_lmbda = wanted is not None and wanted.get("_target_") == NPP_TARGET
     if plan.preprocessor is not None and isinstance(codecs[0], FeatureCodec):
         raise ArgumentError(
-            f"codecs.{name}.preprocessor", expected="null: this codec takes no images", got=wanted
+            f"codecs.{name}.preprocessor", expected="null, because this codec encodes features", got=wanted
         )
     if plan.lmbda is not None and not (takes_lmbda and len(plan.lmbda) == len(codecs)):
         raise ArgumentError(

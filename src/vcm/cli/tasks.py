@@ -1,4 +1,4 @@
-"""Load task networks by config name."""
+"""Load task networks by their config name."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from vcm.errors import ArgumentError, EvaluationError
 from vcm.tasks import SplitTask
 
 DEFAULTS = {"detection": "yolov3_tiny", "classification": "mobilenet_v2"}
-"""The network that stands for a kind of task."""
+"""Default network of each kind of task."""
 
 
 def load_task(name: str, device: str = "cpu", *, argument: str = "name", **settings: Any) -> SplitTask:  # noqa: ANN401  the task's own arguments
-    """Build the task that conf/task calls by this name, or the default of its kind.
+    """Build a task from conf/task by its name, or the default task of a kind.
 
     Args:
-        name: Such as "yolov3_tiny", or "detection" or "classification".
+        name: Config name such as "yolov3_tiny", or "detection" or "classification".
         device: "cpu", "cuda", … or "auto".
-        argument: What errors call the name.
-        settings: Constructor arguments that differ from the config's, such as `cut="layer1"`.
+        argument: Name of the argument in error messages.
+        settings: Constructor arguments that override the config's, such as `cut="layer1"`.
 
     Raises:
-        ArgumentError: If there is no such task, or a setting is out of its range.
-        EvaluationError: If it cannot be built; where its weights are missing, the message says how to fetch
-            them.
+        ArgumentError: If there is no such task, or no such device.
+        EvaluationError: If the task cannot be built. If its weights are missing, the message says how to
+            download them.
     """
     files = resources.files("vcm.conf").joinpath("task").iterdir()
     plans = [file for file in files if file.name.endswith(".yaml")]
-    # What has a setting without a value cannot be built by its name alone.
+    # Configs with a mandatory setting cannot be built from their name alone.
     names = sorted(file.name.removesuffix(".yaml") for file in plans if "???" not in file.read_text())
     chosen = DEFAULTS.get(name, name)
     if chosen not in names:

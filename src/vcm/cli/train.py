@@ -1,4 +1,4 @@
-"""`vcm train`: compose a configuration, build what it names, train, write the model."""
+"""`vcm train`: compose a configuration, build its parts, train, write the model."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ _EXPECTED_WARNINGS = (
     "Checkpoint directory .* exists and is not empty",
     "You requested to overfit but enabled train dataloader shuffling",
 )
-"""Of Lightning, on what vcm's own configurations ask for."""
+"""Warnings of Lightning that vcm's own configurations trigger on purpose."""
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Train; with `--multirun`, once for every combination."""
+    """Train; with `--multirun`, once per combination."""
     return run_job("train", arguments, _run_once)
 
 
@@ -67,12 +67,12 @@ def _run_once(composed: DictConfig) -> JobResult:
 
 
 def train(composed: DictConfig) -> int:
-    """Build and run the training that a composed configuration describes; goes on where it stopped."""
+    """Build and run the training of a composed configuration; resume from its last checkpoint, if any."""
     config = OmegaConf.merge(OmegaConf.structured(TrainConfig), composed)
     assert isinstance(config, DictConfig)
     keep_freed_memory()
     folder = Path(HydraConfig.get().runtime.output_dir)
-    # Which devices there are, and an advertisement, at every start.
+    # Lightning lists the devices and advertises a product at every start.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     if config.trainer.get("fast_dev_run"):
         return _try_out(config, folder)
@@ -87,7 +87,7 @@ def _train(config: DictConfig, composed: DictConfig, folder: Path, *, is_main: b
     if is_main and resumes:
         check_checkpoint(last)
         check_same_settings(composed, folder, list(HydraConfig.get().overrides.task))
-    # Before `instantiate` puts this machine's folders for ${asset:…}.
+    # Read before `instantiate` resolves ${asset:…} to folders of this machine.
     tasks = json.dumps(OmegaConf.to_container(config.tasks, resolve=False))
     keeper = LastCheckpoint(last, model, tasks=tasks)
     module, data, trainer = _build(config, [MetricsFile(folder / METRICS_FILE, print), keeper], folder)
@@ -96,25 +96,25 @@ def _train(config: DictConfig, composed: DictConfig, folder: Path, *, is_main: b
             "trainer.devices",
             expected="1 with --multirun",
             got=trainer.world_size,
-            remedy="Start one command for each combination.",
+            remedy="Start a separate command for each combination.",
         )
     if trainer.is_global_zero and not resumes:
         save_settings(composed, folder)
     if config.start_from is not None and not resumes:
         _start_from(module, config.start_from)
     if trainer.is_global_zero and "cpu_precision" in _unresolved(config.trainer, "precision"):
-        print(f"precision: {trainer.precision}, for this CPU; trainer.precision=… chooses another")
+        print(f"precision: {trainer.precision}, chosen for this CPU; set trainer.precision=… to change it")
     try:
         _fit(trainer, module, data, last if resumes else None)
-    except SystemExit:  # what Lightning makes of Ctrl-C
-        print(f"\nstopped; the same command goes on from {last}", file=sys.stderr)
+    except SystemExit:  # Lightning raises it on Ctrl-C
+        print(f"\nstopped; run the same command to resume from {last}", file=sys.stderr)
         return 130
     if trainer.is_global_zero:
-        save_settings(composed, folder)  # of a resumed run only now: the module compares weights, too
+        save_settings(composed, folder)  # of a resumed run only now: the module has compared the weights
         if not keeper.trained:
             print(
-                f"nothing left to train: {folder} has done its {trainer.current_epoch} epochs; a larger "
-                "trainer.max_epochs, max_steps or max_time goes on"
+                f"nothing left to train: {folder} has completed its {trainer.current_epoch} epochs; increase "
+                "trainer.max_epochs, max_steps or max_time to continue"
             )
         written = model if hasattr(module, "save_model") else last
         if not written.is_file():
@@ -134,14 +134,14 @@ def _start_from(module: LightningModule, path: str) -> None:
 
 
 def _try_out(config: DictConfig, folder: Path) -> int:
-    """A few batches through everything, from the start, that leave nothing behind."""
+    """Run a few batches of training and validation from the start, without saving anything."""
     module, data, trainer = _build(config, [MetricsFile(None, print)], folder)
     if config.start_from is not None:
         _start_from(module, config.start_from)
     _fit(trainer, module, data, None)
     if trainer.is_global_zero:
         with suppress(OSError):
-            folder.rmdir()  # Hydra made it; of a run it is not empty
+            folder.rmdir()  # Hydra created it; the folder of a real run is not empty and stays
         print("fast_dev_run: training and validation ran; nothing was saved")
     return 0
 
@@ -149,16 +149,17 @@ def _try_out(config: DictConfig, folder: Path) -> int:
 def _build(
     config: DictConfig, callbacks: list[Callback], folder: Path
 ) -> tuple[LightningModule, LightningDataModule, Trainer]:
-    """The module, the data and the trainer, which has the user's callbacks and loggers beside vcm's.
+    """Build the module, the datamodule and the trainer with vcm's and the user's callbacks and loggers.
 
     Raises:
-        ArgumentError: If one of them is something else, or the module cannot train as the trainer says.
+        ArgumentError: If one of them has the wrong type, or the module does not support the trainer's
+            settings.
     """
     seed_everything(config.seed, workers=True, verbose=False)
     data = instantiate(config.data)
     if not isinstance(data, LightningDataModule):
         raise ArgumentError("data", expected="a lightning.LightningDataModule", got=data)
-    # Plain lists and mappings: what a module saves of its arguments must be readable when it is resumed.
+    # Plain lists and mappings, so that the hyperparameters saved by a module can be loaded again.
     converted = {} if "_convert_" in config.module else {"_convert_": "all"}
     module = instantiate(config.module, **converted)
     _check_module(module, config.trainer)
@@ -188,7 +189,7 @@ def _build(
 
 
 def _check_module(module: object, plan: DictConfig) -> None:
-    """Raise ArgumentError unless Lightning can train the module with these settings."""
+    """Raise ArgumentError unless Lightning can train the module with the trainer's settings."""
     if not isinstance(module, LightningModule):
         raise ArgumentError("module", expected="a lightning.LightningModule", got=module)
     missing = [
@@ -198,7 +199,7 @@ def _check_module(module: object, plan: DictConfig) -> None:
     ]
     if missing:
         raise ArgumentError(
-            "module", expected=f"one that defines {' and '.join(missing)}", got=type(module).__name__
+            "module", expected=f"a module that defines {' and '.join(missing)}", got=type(module).__name__
         )
     if not module.automatic_optimization:
         for name, default in (("gradient_clip_val", None), ("accumulate_grad_batches", 1)):
@@ -213,22 +214,22 @@ def _check_module(module: object, plan: DictConfig) -> None:
 
 
 def _unresolved(plan: DictConfig, key: str) -> str:
-    """A value as it stands in the configuration, before interpolation."""
+    """Return a value of the configuration before interpolation."""
     content = OmegaConf.to_container(plan, resolve=False)
     return str(content.get(key)) if isinstance(content, dict) else ""
 
 
 def _user_callbacks(config: DictConfig, *, has_logger: bool) -> list[Callback]:
-    """The callbacks that the group `callbacks` and `trainer.callbacks` (a list, a mapping, or one) name.
+    """Build the callbacks of the group `callbacks` and of `trainer.callbacks` (a list, a mapping, or one).
 
     Raises:
-        ArgumentError: If one of them is no Lightning callback.
+        ArgumentError: If one of them is not a Lightning callback.
     """
     made = []
     for name, part in (config.callbacks or {}).items():
         callback = None if part is None else _instance(f"callbacks.{name}", Callback, part)
         if isinstance(callback, LearningRateMonitor) and not has_logger:
-            print(f"callbacks.{name}: skipped, for there is no logger; logger=csv adds one")
+            print(f"callbacks.{name}: skipped, because there is no logger; add one with logger=csv")
         elif callback is not None:
             made.append(callback)
     wanted = config.trainer.get("callbacks")
@@ -242,12 +243,12 @@ def _user_callbacks(config: DictConfig, *, has_logger: bool) -> list[Callback]:
 
 
 def _instance(name: str, kind: type[T], plan: object) -> T:
-    """Build an object of a kind."""
+    """Instantiate a plan and check that the object is a `kind`."""
     made = instantiate(plan) if isinstance(plan, DictConfig) and "_target_" in plan else plan
     if not isinstance(made, kind):
         raise ArgumentError(
             name,
-            expected=f"{{_target_: …}} that gives a {kind.__module__.rpartition('.')[0]}.{kind.__name__}",
+            expected=f"{{_target_: …}} that creates a {kind.__module__.rpartition('.')[0]}.{kind.__name__}",
             got=made,
         )
     return made
@@ -256,10 +257,10 @@ def _instance(name: str, kind: type[T], plan: object) -> T:
 def _fit(
     trainer: Trainer, module: LightningModule, data: LightningDataModule, checkpoint: Path | None
 ) -> None:
-    """Call `trainer.fit`, with tensors alone from the checkpoint where Lightning offers that (from 2.6 on).
+    """Call `trainer.fit`; load the checkpoint with `weights_only=True` if Lightning can (from 2.6 on).
 
     Raises:
-        ArgumentError: If a callback watches a metric that is never logged.
+        ArgumentError: If EarlyStopping monitors a metric that is never logged.
     """
     options: dict[str, Any] = {"ckpt_path": None if checkpoint is None else str(checkpoint)}
     if "weights_only" in inspect.signature(trainer.fit).parameters:
@@ -275,6 +276,6 @@ def _fit(
         named = ", ".join(sorted(trainer.callback_metrics))
         raise ArgumentError(
             "trainer.callbacks",
-            expected=f"EarlyStopping with a monitor among {named}",
+            expected=f"an EarlyStopping that monitors one of {named}",
             got=str(error).partition("`")[2].partition("`")[0],
         ) from error

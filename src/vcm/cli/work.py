@@ -1,4 +1,4 @@
-"""Work items of bulk processing. Imports no torch."""
+"""Work items of bulk processing. Does not import torch."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from vcm.files import printable
 
 @dataclass(frozen=True)
 class Item:
-    """One file to work on, checked and ready; goes to other processes.
+    """One validated file to process. Picklable.
 
     Attributes:
-        source: The file.
-        target: What is made of it.
-        options: What else the work needs to know.
-        is_shared: Whether the target is written at the end, from what all files gave.
+        source: Input file.
+        target: Output file.
+        options: Further settings of the work.
+        is_shared: Whether the target is written at the end, from the outcomes of all files.
     """
 
     source: Path
@@ -31,15 +31,15 @@ class Item:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one file.
+    """Result of processing one file.
 
     Attributes:
-        item: The file.
-        num_bytes: Of its stream.
-        num_pixels: Of its image.
-        seconds: That the work took.
-        error: What went wrong; empty for nothing.
-        content: What the command collects over all files, as plain JSON values.
+        item: The work item.
+        num_bytes: Size of the stream in bytes.
+        num_pixels: Number of pixels of the image.
+        seconds: Processing time.
+        error: Error message; empty on success.
+        content: Result that the command collects over all files, as plain JSON values.
     """
 
     item: Item
@@ -51,14 +51,14 @@ class Outcome:
 
 
 class Work(Protocol):
-    """What a command does with one file. An instance is pickled before it is first called."""
+    """Callable that processes one file. It must be picklable before its first call."""
 
     def __call__(self, item: Item, on_step: Callable[[int, int], None] | None = None) -> Outcome:
-        """Work on one file; `on_step` is called with the steps done and all of them."""
+        """Process one file; `on_step` receives the steps done and the total."""
 
 
 def tried(work: Work, item: Item, on_step: Callable[[int, int], None] | None = None) -> Outcome:
-    """Work on one file; an error becomes its outcome, for one bad file must not lose the others."""
+    """Process one file and time it. An exception becomes an outcome with an error message."""
     start = time.perf_counter()
     try:
         outcome = work(item, on_step)
@@ -70,7 +70,7 @@ def tried(work: Work, item: Item, on_step: Callable[[int, int], None] | None = N
 
 
 def told(error: Exception, path: Path) -> str:
-    """An error's message without the file's own name before it."""
+    """Return an error's message without the leading file name."""
     if isinstance(error, VCMError):
         return str(error).removeprefix(f"{path}: ").removeprefix(f"{printable(path)}: ")
     return f"{type(error).__name__}: {error}"
