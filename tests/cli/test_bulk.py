@@ -20,7 +20,7 @@ from vcm.cli.main import main
 from vcm.cli.manifest import Manifest
 from vcm.cli.work import Item, Outcome, tried
 from vcm.errors import OutputError
-from vcm.nn.files import read_notes
+from vcm.nn.serialization import read_notes
 
 COUNT = 24
 

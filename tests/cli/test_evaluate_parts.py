@@ -5,10 +5,10 @@ from hydra.errors import InstantiationException, MissingConfigException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vcm.cli.composition import told_error
 from vcm.cli.devices import choose_device
+from vcm.cli.errors import told_error
 from vcm.cli.evaluate import print_results
-from vcm.cli.systems import build
+from vcm.cli.pipelines import build
 from vcm.codecs import Codec
 from vcm.config import EvaluateConfig
 from vcm.errors import ArgumentError

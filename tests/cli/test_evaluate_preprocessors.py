@@ -11,7 +11,7 @@ import torch
 import vcm.conf
 from omegaconf import OmegaConf
 
-from vcm.cli.systems import NPP_TARGET, build_codecs, build_preprocessors
+from vcm.cli.pipelines import NPP_TARGET, build_codecs, build_preprocessors
 from vcm.codecs import SlimmableFeatureCodec
 from vcm.config import CodecPlan
 from vcm.errors import ArgumentError, EvaluationError

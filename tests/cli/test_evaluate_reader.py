@@ -12,7 +12,7 @@ import vcm.conf
 from omegaconf import OmegaConf
 
 from vcm.cli.codecs import installed_codecs
-from vcm.cli.systems import build_codecs, build_systems
+from vcm.cli.pipelines import build_codecs, build_systems
 from vcm.codecs import SlimmableFeatureCodec
 from vcm.config import CodecPlan
 from vcm.errors import ArgumentError, EvaluationError

@@ -17,9 +17,9 @@ from vcm.cli.main import main
 from vcm.config import EvaluateConfig, TrainConfig
 from vcm.data import ImageDataModule
 from vcm.modules.base import NetworkModule
-from vcm.nn.files import read_notes
 from vcm.nn.preprocessor import QuantizationAdaptiveNPP, load_preprocessor, save_preprocessor
 from vcm.nn.proxy import LearnedProxy, save_proxy
+from vcm.nn.serialization import read_notes
 from vcm.tasks import YOLOTask
 
 FOLDER = Path(vcm.conf.__file__).parent / "experiment"

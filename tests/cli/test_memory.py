@@ -9,7 +9,7 @@ import pytest
 SCRIPT = """
 import resource
 import torch
-from vcm.cli.memory import keep_freed_memory
+from vcm.cli.devices import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

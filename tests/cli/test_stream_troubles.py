@@ -9,10 +9,10 @@ import pytest
 import torch
 import yaml
 
-from vcm.cli.files import writing
+from vcm.cli.paths import writing
 from vcm.codecs.learned.container import read_stream
-from vcm.nn.files import read_notes
 from vcm.nn.preprocessor import NPP, save_preprocessor
+from vcm.nn.serialization import read_notes
 from vcm.nn.slimmable import FeatureMap, SlimmableFactorized, save_network
 
 # --- what is left out -----------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from vcm.cli.main import main
 from vcm.codecs import LearnedCodec
-from vcm.nn.files import read_notes
+from vcm.nn.serialization import read_notes
 from vcm.nn.slimmable import load_network
 
 EXPERIMENTS = ["two_task", "two_task_full", "three_task", "baseline"]

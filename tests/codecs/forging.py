@@ -209,7 +209,7 @@ def _use_network(path, image):
     import torch
 
     from vcm.codecs import LearnedCodec, SlimmableFeatureCodec
-    from vcm.nn.padding import pad_to_multiple
+    from vcm.nn.layers import pad_to_multiple
     from vcm.nn.slimmable import load_network
 
     network = load_network(path)

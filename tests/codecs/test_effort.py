@@ -10,7 +10,7 @@ from vcm.codecs.learned.container import read_stream
 from vcm.codecs.learned.effort import Effort
 from vcm.errors import ArgumentError, WeightsError
 from vcm.metrics.distortion import ms_ssim
-from vcm.nn.padding import pad_to_multiple
+from vcm.nn.layers import pad_to_multiple
 from vcm.nn.slimmable import (
     FeatureMap,
     LatentScalable,

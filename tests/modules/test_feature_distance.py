@@ -7,7 +7,7 @@ from lightning import Trainer, seed_everything
 from mean_task import MeanTask
 
 from vcm.errors import ArgumentError
-from vcm.losses.features import relative_errors
+from vcm.losses.outputs import relative_errors
 from vcm.modules import SlimmableModule
 from vcm.nn.slimmable import FeatureMap, SlimmableFactorized
 from vcm.tasks.distance import FeatureDistance

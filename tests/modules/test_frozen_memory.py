@@ -2,9 +2,8 @@
 
 import torch
 
-from vcm.modules.figures import TaskFigures
-from vcm.modules.memory import Memory
-from vcm.nn.slimmable.records import CodecOutput
+from vcm.modules.metrics import Memory, TaskFigures
+from vcm.nn.slimmable.types import CodecOutput
 from vcm.tasks import YOLOTask
 from vcm.tasks.distance import HEADS, FeatureDistance
 from vcm.types import Features

@@ -13,11 +13,11 @@ from resuming import SAFELY
 from vcm.codecs import JPEGCodec
 from vcm.data.datamodule import Batch
 from vcm.errors import ArgumentError, CodecError
-from vcm.losses.straight_through import straight_through
+from vcm.losses.proxy import straight_through
 from vcm.modules import CodecLoop, NPPModule
-from vcm.nn.files import read_notes
 from vcm.nn.preprocessor import NPP, QuantizationAdaptiveNPP, load_preprocessor
 from vcm.nn.proxy import IdentityProxy, JPEGProxy, LearnedProxy
+from vcm.nn.serialization import read_notes
 from vcm.types import BoxTarget, Features, Prepared
 
 PAIRS = [(0.5, 20), (2.0, 60)]

@@ -9,7 +9,7 @@ from resuming import SAFELY
 
 from vcm.errors import ArgumentError
 from vcm.modules import SlimmableModule
-from vcm.modules.progress import MetricsFile
+from vcm.modules.callbacks import MetricsFile
 from vcm.nn.slimmable import (
     FeatureMap,
     LatentScalable,

@@ -15,8 +15,8 @@ from vcm.data import ImageDataModule, ImageFolderDataset
 from vcm.errors import ArgumentError, CodecError, WeightsError
 from vcm.evaluation.records import settings_key
 from vcm.modules import CodecLoop, TaskModule
-from vcm.nn.files import read_notes
 from vcm.nn.preprocessor import NPP, QuantizationAdaptiveNPP, save_preprocessor
+from vcm.nn.serialization import read_notes
 from vcm.tasks import ClassificationTask, YOLOTask, fine_tuned
 from vcm.tasks.fine_tuned import save_fine_tuned
 from vcm.types import BoxTarget

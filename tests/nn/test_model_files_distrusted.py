@@ -12,7 +12,6 @@ from compressai.entropy_models import EntropyBottleneck
 from safetensors.torch import load_file, save_file
 
 from vcm.errors import ArgumentError, WeightsError
-from vcm.nn.checks import load_tensors
 from vcm.nn.entropy import check_tables, update_bottleneck
 from vcm.nn.integer import IntegerHyperSynthesis
 from vcm.nn.preprocessor import NPP, QuantizationAdaptiveNPP, load_preprocessor, save_preprocessor
@@ -25,6 +24,7 @@ from vcm.nn.slimmable import (
     load_network,
     save_network,
 )
+from vcm.nn.weights import load_tensors
 
 SLIMMABLE = (SlimmableFactorized, SlimmableHyperprior, LatentScalable)
 
@@ -136,7 +136,7 @@ def test_shapes_are_compared_before_tensors_are_read(saved, monkeypatch):
     path, load, state, metadata = saved
     name = next(name for name, tensor in state.items() if tensor.ndim == 4)
     save_file({**state, name: state[name].flatten()}, path, metadata)
-    monkeypatch.setattr("vcm.nn.files.check_values", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr("vcm.nn.serialization.check_values", lambda *_: pytest.fail("read"))
     with pytest.raises(WeightsError, match="must be of shape"):
         load(path)
     save_file({**state, "more": torch.zeros(1)}, path, metadata)

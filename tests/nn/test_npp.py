@@ -11,7 +11,6 @@ from torch import nn
 from vcm.data import read_image
 from vcm.errors import ArgumentError, WeightsError
 from vcm.metrics.distortion import psnr
-from vcm.nn.files import read_notes
 from vcm.nn.preprocessor import (
     NPP,
     QuantizationAdaptiveNPP,
@@ -20,6 +19,7 @@ from vcm.nn.preprocessor import (
     load_preprocessor,
     save_preprocessor,
 )
+from vcm.nn.serialization import read_notes
 from vcm.nn.slimmable import SlimmableFactorized, save_network
 
 CHANNELS = (3, 4, 5, 6)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from vcm.errors import WeightsError
-from vcm.nn.files import read_notes
+from vcm.nn.serialization import read_notes
 from vcm.nn.slimmable import (
     FeatureMap,
     LatentScalable,

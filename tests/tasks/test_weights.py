@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vcm.errors import WeightsError
-from vcm.nn.content import state_sha256
+from vcm.nn.weights import state_sha256
 from vcm.tasks.weights import load_weights
 
 

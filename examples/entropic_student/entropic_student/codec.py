@@ -13,9 +13,9 @@ from torch import Tensor
 from entropic_student.network import EntropicStudent
 from vcm.codecs import FeatureCodec
 from vcm.errors import ArgumentError, BitstreamError, WeightsError
-from vcm.nn.content import state_sha256
 from vcm.nn.models import load_model
 from vcm.nn.slimmable import FeatureMap
+from vcm.nn.weights import state_sha256
 from vcm.types import QualityScale, Settings
 
 SIZES, CHECKSUM = struct.Struct(">2s4H"), struct.Struct(">I")

@@ -13,7 +13,7 @@ from compressai.models import CompressionModel
 from torch import Tensor, nn
 
 from vcm.errors import ArgumentError
-from vcm.nn.files import write_model
+from vcm.nn.serialization import write_model
 
 
 class EntropicStudent(CompressionModel):  # type: ignore[misc]  # compressai has no types

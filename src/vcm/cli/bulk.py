@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from vcm.cli.engines import CHUNK, Processes, run_on_ray
-from vcm.cli.files import AlreadyDone, Batch, Input, is_folder
 from vcm.cli.manifest import Manifest
+from vcm.cli.paths import AlreadyDone, Batch, Input, is_folder
 from vcm.cli.work import Item, Outcome, Work, told, tried
 from vcm.errors import ArgumentError, MissingToolError
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vcm.cli.bulk import Bulk, add_bulk_options
-from vcm.cli.files import (
+from vcm.cli.paths import (
     RECONSTRUCTION,
     STREAM_SUFFIX,
     VIEWING,

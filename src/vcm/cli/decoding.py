@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from PIL import Image
 
-from vcm.cli.files import read_stream_file, writing
 from vcm.cli.marks import content_mark, png_info
+from vcm.cli.paths import read_stream_file, writing
 from vcm.cli.work import Item, Outcome
 from vcm.errors import ArgumentError
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from vcm.cli.bulk import Bulk, add_bulk_options
 from vcm.cli.compress import add_output_options
 from vcm.cli.decoding import Decoding, Spool
-from vcm.cli.files import (
+from vcm.cli.marks import bears_mark
+from vcm.cli.paths import (
     RECONSTRUCTION,
     STREAM_SUFFIX,
     AlreadyDone,
@@ -24,7 +25,6 @@ from vcm.cli.files import (
     read_stream_file,
     writing,
 )
-from vcm.cli.marks import bears_mark
 from vcm.cli.work import Item, Outcome
 from vcm.errors import ArgumentError, OutputError
 

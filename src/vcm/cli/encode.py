@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from vcm.cli.bulk import Bulk, add_bulk_options
 from vcm.cli.compress import add_output_options
-from vcm.cli.files import Batch, Input, Outputs, find_inputs, is_newer, names_a_file, writing
 from vcm.cli.overrides import FormerOption
+from vcm.cli.paths import Batch, Input, Outputs, find_inputs, is_newer, names_a_file, writing
 from vcm.cli.preprocess import output_names
 from vcm.cli.work import Item, Outcome
 from vcm.errors import ArgumentError, MissingToolError

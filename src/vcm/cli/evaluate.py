@@ -20,8 +20,8 @@ from rich.table import Table
 from vcm.cli.devices import choose_device
 from vcm.cli.job import run_job
 from vcm.cli.objectives import bd_objective, check_bd_objective
+from vcm.cli.pipelines import build, build_codecs, build_preprocessors, build_systems
 from vcm.cli.sweeps import JobResult
-from vcm.cli.systems import build, build_codecs, build_preprocessors, build_systems
 from vcm.codecs import CodecPool
 from vcm.config import BDRateObjective, EvaluateConfig
 from vcm.data import ImageDataModule

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vcm.cli.files import STREAM_SUFFIX, find_inputs, read_stream_file, shown_task
+from vcm.cli.paths import STREAM_SUFFIX, find_inputs, read_stream_file, shown_task
 from vcm.codecs.learned.container import read_stream
 from vcm.errors import BitstreamError
 from vcm.files import find_files, printable

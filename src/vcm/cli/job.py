@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from vcm.cli.composition import told_error
+from vcm.cli.errors import told_error
 from vcm.cli.options import option_list
 from vcm.cli.overrides import current_overrides, current_settings
 from vcm.cli.sweeps import (

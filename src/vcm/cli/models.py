@@ -11,16 +11,16 @@ from typing import Any
 from torch import Tensor
 
 from vcm import tasks
-from vcm.cli.composition import told_error
 from vcm.cli.devices import choose_device
-from vcm.cli.files import RECONSTRUCTION, VIEWING, shown_task
+from vcm.cli.errors import told_error
+from vcm.cli.paths import RECONSTRUCTION, VIEWING, shown_task
 from vcm.codecs import LearnedCodec, SlimmableFeatureCodec
 from vcm.codecs.base import check_image
 from vcm.codecs.learned.container import FINGERPRINT_BYTES, Header
 from vcm.data.assets import asset_file
 from vcm.errors import ArgumentError, BitstreamError, WeightsError
 from vcm.evaluation.features import check_fit, encode_for, predict_from, search_objective
-from vcm.nn.files import read_json, read_notes
+from vcm.nn.serialization import read_json, read_notes
 from vcm.nn.slimmable import load_network
 from vcm.tasks import SplitTask
 from vcm.types import Prediction

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from vcm.cli.files import STREAM_SUFFIX
+from vcm.cli.paths import STREAM_SUFFIX
 from vcm.data.reading import IMAGE_SUFFIXES
 from vcm.evaluation.boxes import draw_boxes, place_boxes
 from vcm.files import printable

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from vcm.cli.bulk import Bulk, add_bulk_options
 from vcm.cli.compress import add_output_options
-from vcm.cli.files import Batch, Input, Outputs, find_inputs, names_a_file, writing
 from vcm.cli.marks import bears_mark, content_mark, png_info
 from vcm.cli.overrides import FormerOption
+from vcm.cli.paths import Batch, Input, Outputs, find_inputs, names_a_file, writing
 from vcm.cli.work import Item, Outcome
 from vcm.errors import ArgumentError, OutputError
 from vcm.files import MAX_IMAGE_BYTES, read_bytes

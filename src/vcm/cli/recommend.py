@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vcm.cli.files import find_inputs
+from vcm.cli.paths import find_inputs
 from vcm.errors import ArgumentError, CodecError, VCMError
 from vcm.files import printable
 

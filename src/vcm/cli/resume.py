@@ -73,7 +73,7 @@ def check_checkpoint(path: Path) -> None:
     Raises:
         WeightsError: If the archive is damaged, or parts of the training state are missing.
     """
-    from vcm.nn.checks import load_tensors
+    from vcm.nn.weights import load_tensors
 
     remedy = "Restore it from a copy, or remove it to start over."
     try:

@@ -8,8 +8,8 @@ from typing import Any
 from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 
-from vcm.cli.composition import told_error
 from vcm.cli.devices import choose_device
+from vcm.cli.errors import told_error
 from vcm.cli.job import register_resolvers
 from vcm.errors import ArgumentError, EvaluationError
 from vcm.tasks import SplitTask

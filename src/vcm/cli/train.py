@@ -27,15 +27,15 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
+from vcm.cli.devices import keep_freed_memory
 from vcm.cli.job import run_job
-from vcm.cli.memory import keep_freed_memory
 from vcm.cli.objectives import check_metric_objective, metric_objective
 from vcm.cli.resume import check_checkpoint, check_same_settings, locked, save_settings
 from vcm.cli.sweeps import JobResult
 from vcm.config import MetricObjective, TrainConfig
 from vcm.errors import ArgumentError, WeightsError
 from vcm.files import printable
-from vcm.modules.progress import FinalValidation, LastCheckpoint, MetricsFile
+from vcm.modules.callbacks import FinalValidation, LastCheckpoint, MetricsFile
 
 MODEL_FILE = "model.safetensors"
 LAST_CHECKPOINT = "checkpoints/last.ckpt"

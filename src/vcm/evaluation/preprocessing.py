@@ -14,10 +14,10 @@ from torch import Tensor
 from vcm.data.jsonfile import parse_json
 from vcm.deprecation import former_arguments, former_attribute
 from vcm.errors import ArgumentError, WeightsError
-from vcm.nn.content import state_sha256
-from vcm.nn.files import read_notes
 from vcm.nn.preprocessor import NPP, QuantizationAdaptiveNPP, deployed, load_preprocessor
+from vcm.nn.serialization import read_notes
 from vcm.nn.tiling import in_tiles
+from vcm.nn.weights import state_sha256
 from vcm.types import Settings
 from vcm.validation import is_number
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -98,3 +98,25 @@ def _bernoulli_divergence(found: Tensor, true: Tensor) -> Tensor:
     p = true.sigmoid()
     cross = F.binary_cross_entropy_with_logits(found, p, reduction="none")
     return cross - F.binary_cross_entropy_with_logits(true, p, reduction="none")
+
+
+_SMALLEST_POWER = 1e-6
+
+
+def relative_errors(found: Mapping[str, Tensor], true: Mapping[str, Tensor]) -> Tensor:
+    """mean((f̂ − f)²) / mean(f²) of each image, averaged over its feature maps; with a gradient.
+
+    So maps of any scale count alike, and so do images.
+
+    Args:
+        found: f̂ by name, (N, C, h, w) each.
+        true: f, of the same names and shapes.
+
+    Returns:
+        (N,), 0 where they are equal, 1 for features of zeros.
+    """
+    errors = []
+    for name, f in true.items():
+        error = (found[name] - f).pow(2).flatten(1).mean(dim=1)
+        errors.append(error / f.pow(2).flatten(1).mean(dim=1).clamp(min=_SMALLEST_POWER))
+    return torch.stack(errors).mean(dim=0)

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from vcm.data import Batch
 from vcm.errors import ArgumentError
 from vcm.modules.codec_loop import CodecLoop
+from vcm.modules.distributed import RandomState, random_state, restore_random_state
 from vcm.modules.optimization import OptimizedModule, Schedule
-from vcm.modules.randomness import RandomState, random_state, restore_random_state
 from vcm.modules.schedules import LRSchedule, OptimizerFactory, SchedulerFactory
-from vcm.nn.content import state_sha256
+from vcm.nn.weights import state_sha256
 
 
 class NetworkModule(OptimizedModule):

@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from vcm.data import Batch
 from vcm.errors import ArgumentError
-from vcm.modules.processes import average_over_processes
+from vcm.modules.distributed import average_over_processes
 from vcm.modules.schedules import (
     LRSchedule,
     OptimizerFactory,

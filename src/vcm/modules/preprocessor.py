@@ -14,13 +14,12 @@ from torchmetrics import MeanMetric
 
 from vcm.data import Batch
 from vcm.errors import ArgumentError, WeightsError
-from vcm.losses.straight_through import straight_through
+from vcm.losses.proxy import straight_through
 from vcm.modules.base import NetworkModule, crops_of
 from vcm.modules.codec_loop import CodecLoop, check_stands_in
-from vcm.modules.figures import Figures
-from vcm.modules.memory import Memory
+from vcm.modules.distributed import is_repeated
+from vcm.modules.metrics import Figures, Memory
 from vcm.modules.optimization import Schedule
-from vcm.modules.processes import is_repeated
 from vcm.modules.schedules import LRSchedule, OptimizerFactory, SchedulerFactory
 from vcm.modules.supervision import Guide, Supervision, TaskSupervision
 from vcm.nn.preprocessor import NPP, QuantizationAdaptiveNPP, load_preprocessor, save_preprocessor

@@ -14,12 +14,12 @@ from torchmetrics import MeanMetric
 from vcm.data import Batch
 from vcm.deprecation import former_arguments
 from vcm.errors import ArgumentError, WeightsError
-from vcm.losses.imitation import imitation
+from vcm.losses.proxy import imitation
 from vcm.metrics.fidelity import ProxyFidelity
 from vcm.modules.base import NetworkModule, crops_of
 from vcm.modules.codec_loop import CodecLoop, check_stands_in
+from vcm.modules.distributed import is_repeated
 from vcm.modules.optimization import Schedule
-from vcm.modules.processes import is_repeated
 from vcm.modules.schedules import LRSchedule, OptimizerFactory, SchedulerFactory
 from vcm.nn.proxy import LearnedProxy, Proxy, load_proxy, save_proxy
 from vcm.validation import check_between, check_positive

@@ -16,11 +16,11 @@ from vcm.deprecation import former_arguments
 from vcm.errors import ArgumentError, WeightsError
 from vcm.losses.rate_distortion import RateDistortion, rate_distortion, squared_error
 from vcm.modules.base import NetworkModule, crops_of
-from vcm.modules.figures import ImageFigures, TaskFigures, WidthFigures
+from vcm.modules.distributed import is_repeated
+from vcm.modules.metrics import ImageFigures, TaskFigures, WidthFigures
 from vcm.modules.optimization import Schedule
-from vcm.modules.processes import is_repeated
 from vcm.modules.schedules import LRSchedule, OptimizerFactory, SchedulerFactory
-from vcm.nn.padding import pad_to_multiple
+from vcm.nn.layers import pad_to_multiple
 from vcm.nn.slimmable import RECONSTRUCTION, CodecOutput, MultiTaskNetwork, load_network, save_network
 from vcm.tasks import SplitTask
 from vcm.tasks.distance import FeatureDistance

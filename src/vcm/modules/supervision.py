@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vcm.errors import ArgumentError
-from vcm.losses.features import relative_errors
+from vcm.losses.outputs import relative_errors
 from vcm.tasks import SplitTask, check_split_task
 from vcm.tasks.distance import output_error
 from vcm.tasks.pseudo import pseudo_target

@@ -15,10 +15,9 @@ from vcm.deprecation import former_arguments
 from vcm.errors import ArgumentError
 from vcm.modules.base import NetworkModule, crops_of
 from vcm.modules.codec_loop import CodecLoop
-from vcm.modules.figures import Figures
-from vcm.modules.memory import Memory
+from vcm.modules.distributed import is_repeated
+from vcm.modules.metrics import Figures, Memory
 from vcm.modules.optimization import Schedule
-from vcm.modules.processes import is_repeated
 from vcm.modules.schedules import LRSchedule, OptimizerFactory, SchedulerFactory
 from vcm.modules.supervision import Guide, Supervision, TaskSupervision
 from vcm.nn.preprocessor import NPP, QuantizationAdaptiveNPP

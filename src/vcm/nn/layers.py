@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 GDN_START = 0.001
@@ -58,3 +59,9 @@ class _ResidualBlock(nn.Module):
         """Add the branch to (N, C, h, w)."""
         branch: Tensor = self.outer(nn.functional.leaky_relu(self.inner(y)))
         return y + branch
+
+
+def pad_to_multiple(x: Tensor, stride: int) -> Tensor:
+    """Repeat the right and bottom edge of (N, C, H, W) until both sides are multiples of `stride`."""
+    bottom, right = -x.shape[-2] % stride, -x.shape[-1] % stride
+    return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x

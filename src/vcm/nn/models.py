@@ -8,11 +8,11 @@ from torch import nn
 
 from vcm.errors import ArgumentError
 from vcm.nn import preprocessor, proxy, slimmable
-from vcm.nn.files import read_model, read_notes
 from vcm.nn.plugins import network_kind
-from vcm.nn.preprocessor import files as preprocessor_files
-from vcm.nn.proxy import files as proxy_files
-from vcm.nn.slimmable import files as slimmable_files
+from vcm.nn.preprocessor import serialization as preprocessor_files
+from vcm.nn.proxy import serialization as proxy_files
+from vcm.nn.serialization import read_model, read_notes
+from vcm.nn.slimmable import serialization as slimmable_files
 from vcm.types import Settings
 
 _FAMILIES = (

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from vcm.errors import ArgumentError
-from vcm.nn.content import state_sha256
-from vcm.nn.files import read_model, write_model
+from vcm.nn.serialization import read_model, write_model
+from vcm.nn.weights import state_sha256
 from vcm.tasks.split import SplitTask
 from vcm.types import Settings
 

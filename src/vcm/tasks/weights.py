@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from vcm.errors import ArgumentError, WeightsError
 from vcm.files import MAX_WEIGHTS_BYTES, open_regular, printable
-from vcm.nn.checks import check_values, load_tensors
-from vcm.nn.content import state_sha256
+from vcm.nn.weights import check_values, load_tensors, state_sha256
 from vcm.tasks.hashing import stream_sha256
 
 Published = Mapping[str, Callable[[], Mapping[str, Tensor]]]

@@ -14,9 +14,9 @@ from torch import Tensor
 from vcm.categories import COCO_CATEGORIES, read_names
 from vcm.errors import ArgumentError
 from vcm.losses.outputs import yolo_divergence
-from vcm.nn.content import state_sha256
 from vcm.nn.darknet import IMAGE, Darknet, decode_head, parse_cfg, read_cfg, read_weights, yolov3_cfg
 from vcm.nn.darknet.layers import Shortcut
+from vcm.nn.weights import state_sha256
 from vcm.tasks.checks import (
     check_features,
     check_outputs,

@@ -31,8 +31,8 @@ from torch import Tensor
 from vcm.codecs.learned.coder import CodingTable, check_latent, decode_symbols
 from vcm.errors import WeightsError
 from vcm.files import MAX_WEIGHTS_BYTES, open_regular, printable
-from vcm.nn.checks import at_most, check_values, load_tensors
 from vcm.nn.entropy import check_tables, update_bottleneck
+from vcm.nn.weights import at_most, check_values, load_tensors
 
 _FIRST_LAYER = "g_a.0."
 """What every architecture has a weight of, and so what prefixes are found by."""

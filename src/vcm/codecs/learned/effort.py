@@ -103,7 +103,7 @@ class TrainingNote:
         Raises:
             WeightsError: If the note is damaged.
         """
-        from vcm.nn.files import read_json
+        from vcm.nn.serialization import read_json
 
         try:
             note = read_json(network.notes.get("training", "{}"), "the note of training")
@@ -139,7 +139,7 @@ def image_search(
     import torch
     from pytorch_msssim import ms_ssim
 
-    from vcm.nn.padding import pad_to_multiple
+    from vcm.nn.layers import pad_to_multiple
     from vcm.nn.slimmable.search import TILE, Area
 
     check_choice("metric", metric, ("mse", "ms_ssim"))

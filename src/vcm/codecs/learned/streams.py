@@ -17,7 +17,7 @@ from vcm.codecs.learned.coder import (
 )
 from vcm.codecs.learned.container import FINGERPRINT_BYTES, PURPOSES, Header, read_stream, write_stream
 from vcm.errors import BitstreamError
-from vcm.nn.padding import pad_to_multiple
+from vcm.nn.layers import pad_to_multiple
 from vcm.nn.slimmable import RECONSTRUCTION, MultiTaskNetwork, Symbols
 from vcm.nn.slimmable.transforms import LATENT_STRIDE
 from vcm.nn.tiling import in_tiles

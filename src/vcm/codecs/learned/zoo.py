@@ -89,7 +89,7 @@ class CompressAICodec(Codec):
         """
         import torch
 
-        from vcm.nn.padding import pad_to_multiple
+        from vcm.nn.layers import pad_to_multiple
 
         check_image(image)
         size = (image.shape[1], image.shape[2])

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from vcm.errors import ArgumentError
-from vcm.nn.checks import at_most
 from vcm.nn.darknet.cfg import Section
 from vcm.nn.darknet.head import HeadSpec
 from vcm.nn.darknet.layers import YOLO, Convolutional, Layer, Shortcut, build_layer
+from vcm.nn.weights import at_most
 
 MAX_WEIGHTS = 1 << 28
 """Most weights of a network from a cfg; the largest published ones have about 150 million."""

@@ -1,8 +1,8 @@
 """Method B: a neural preprocessor before any standard codec (Lu et al., IEEE TCSVT 2024)."""
 
 from vcm.nn.preprocessor.deployment import deployed
-from vcm.nn.preprocessor.files import build_preprocessor, load_preprocessor, save_preprocessor
 from vcm.nn.preprocessor.network import NPP, QuantizationAdaptiveNPP
+from vcm.nn.preprocessor.serialization import build_preprocessor, load_preprocessor, save_preprocessor
 
 __all__ = [
     "NPP",

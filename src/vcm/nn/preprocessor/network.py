@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from vcm.deprecation import former_arguments, former_attribute
 from vcm.errors import ArgumentError, WeightsError
 from vcm.nn.gains import ChannelGains, as_batch
-from vcm.nn.padding import pad_to_multiple
+from vcm.nn.layers import pad_to_multiple
 from vcm.types import Settings
 from vcm.validation import is_number, is_whole
 

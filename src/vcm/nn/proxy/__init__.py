@@ -1,10 +1,10 @@
 """Differentiable stand-ins for codecs: one interface, images and quality in, images and bpp out."""
 
 from vcm.nn.proxy.base import Proxy, ProxyOutput
-from vcm.nn.proxy.files import build_proxy, load_proxy, save_proxy
 from vcm.nn.proxy.identity import IdentityProxy
 from vcm.nn.proxy.jpeg import JPEGProxy
 from vcm.nn.proxy.learned import LearnedProxy
+from vcm.nn.proxy.serialization import build_proxy, load_proxy, save_proxy
 
 __all__ = [
     "IdentityProxy",

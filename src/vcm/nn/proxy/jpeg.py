@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vcm.errors import ArgumentError
 from vcm.nn.gains import as_batch
-from vcm.nn.padding import pad_to_multiple
+from vcm.nn.layers import pad_to_multiple
 from vcm.nn.proxy.base import Proxy, ProxyOutput
 from vcm.types import Settings
 

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from vcm.errors import ArgumentError
 from vcm.nn.gains import ChannelGains
 from vcm.nn.haar import start_as_haar
-from vcm.nn.layers import GDN_START, downsampling, in_float32, upsampling
-from vcm.nn.padding import pad_to_multiple
+from vcm.nn.layers import GDN_START, downsampling, in_float32, pad_to_multiple, upsampling
 from vcm.nn.proxy.base import Proxy, ProxyOutput
 from vcm.types import Settings
 from vcm.validation import is_number, is_whole

@@ -14,8 +14,8 @@ from vcm.nn.gains import LatentGains
 from vcm.nn.layers import in_float32
 from vcm.nn.slimmable.layers import DenseEncoder
 from vcm.nn.slimmable.network import SMALLEST_LIKELIHOOD, MultiTaskNetwork
-from vcm.nn.slimmable.records import CodecOutput, Symbols
 from vcm.nn.slimmable.transforms import LATENT_STRIDE, Analysis
+from vcm.nn.slimmable.types import CodecOutput, Symbols
 
 Y = "y"
 

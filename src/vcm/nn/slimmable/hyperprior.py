@@ -18,13 +18,13 @@ from vcm.nn.layers import ResidualBlocks, in_float32
 from vcm.nn.slimmable.factorized import channel_rows, medians
 from vcm.nn.slimmable.layers import DenseEncoder, SlimmableConvTranspose2d, identity_convolution
 from vcm.nn.slimmable.network import SMALLEST_LIKELIHOOD, MultiTaskNetwork
-from vcm.nn.slimmable.records import CodecOutput, FeatureMap, Symbols
 from vcm.nn.slimmable.transforms import (
     LATENT_STRIDE,
     Analysis,
     HyperAnalysis,
     HyperSynthesis,
 )
+from vcm.nn.slimmable.types import CodecOutput, FeatureMap, Symbols
 from vcm.types import Settings
 from vcm.validation import is_whole
 

@@ -17,7 +17,6 @@ from vcm.nn.entropy import check_tables, update_bottleneck
 from vcm.nn.gains import LatentGains, check_quality
 from vcm.nn.haar import start_as_haar
 from vcm.nn.slimmable.layers import DenseEncoder, check_widths
-from vcm.nn.slimmable.records import RECONSTRUCTION, CodecOutput, FeatureMap, Symbols, check_tasks
 from vcm.nn.slimmable.tables import TabledNetwork
 from vcm.nn.slimmable.transforms import (
     Analysis,
@@ -25,6 +24,7 @@ from vcm.nn.slimmable.transforms import (
     Synthesis,
     feature_decoder,
 )
+from vcm.nn.slimmable.types import RECONSTRUCTION, CodecOutput, FeatureMap, Symbols, check_tasks
 from vcm.types import Settings
 from vcm.validation import is_whole
 

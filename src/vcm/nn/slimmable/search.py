@@ -11,8 +11,8 @@ from torch.func import functional_call
 
 from vcm.nn.annealing import refine
 from vcm.nn.slimmable.network import MultiTaskNetwork
-from vcm.nn.slimmable.records import Symbols
 from vcm.nn.slimmable.transforms import LATENT_STRIDE
+from vcm.nn.slimmable.types import Symbols
 
 TILE = 32
 """Side of what is searched at a time, in places of the latent: 512 pixels."""

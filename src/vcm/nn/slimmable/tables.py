@@ -13,7 +13,7 @@ from compressai.entropy_models.entropy_models import EntropyModel
 from torch import Tensor, nn
 
 from vcm.errors import ArgumentError
-from vcm.nn.content import content, state_sha256
+from vcm.nn.weights import content, state_sha256
 from vcm.types import Settings
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from vcm.nn.slimmable.layers import (
     SlimmableConvTranspose2d,
     SwitchableGDN,
 )
-from vcm.nn.slimmable.records import FeatureMap
+from vcm.nn.slimmable.types import FeatureMap
 from vcm.validation import is_whole
 
 LATENT_STRIDE = 16

@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 
 from vcm.errors import ArgumentError, VCMError
-from vcm.nn.files import read_model, read_notes, write_model
 from vcm.nn.plugins import network_kind
+from vcm.nn.serialization import read_model, read_notes, write_model
 from vcm.nn.slimmable.factorized import LatentScalable, SlimmableFactorized
 from vcm.nn.slimmable.hyperprior import SlimmableHyperprior
 from vcm.nn.slimmable.network import MultiTaskNetwork
-from vcm.nn.slimmable.records import FeatureMap
+from vcm.nn.slimmable.types import FeatureMap
 from vcm.types import Settings
 
 NETWORKS: dict[str, type[MultiTaskNetwork]] = {

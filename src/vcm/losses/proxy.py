@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vcm.errors import ArgumentError
+
 _SMALLEST_MSE = 1e-5
 """Of a codec's image, about 50 dB: smaller differences are ignored."""
 
@@ -45,3 +47,23 @@ def imitation(
     image = (apart / lost).mean()
     rate = (torch.log(bpp.float()) - torch.log(codec_bpp)).pow(2).mean()
     return Imitation(image + rate_weight * rate, image, rate)
+
+
+def straight_through(value: Tensor, proxy: Tensor) -> Tensor:
+    """The very values of `value`, and the gradient of `proxy`.
+
+    p + stopgrad(c − p) (Lu et al., IEEE TCSVT 2024), written as stopgrad(c) + (p − stopgrad(p)), which rounds
+    nothing: the bracket is exactly 0.
+
+    Args:
+        value: What the real codec made, of any shape.
+        proxy: What the proxy made, of the same shape.
+
+    Raises:
+        ArgumentError: If the shapes differ.
+    """
+    if value.shape != proxy.shape:
+        raise ArgumentError(
+            "value", expected=f"of the proxy's shape {tuple(proxy.shape)}", got=tuple(value.shape)
+        )
+    return value.detach() + (proxy - proxy.detach())

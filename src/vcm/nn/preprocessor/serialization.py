@@ -6,9 +6,9 @@ import reprlib
 from pathlib import Path
 
 from vcm.errors import ArgumentError, VCMError
-from vcm.nn.files import read_model, write_model
 from vcm.nn.plugins import network_kind
 from vcm.nn.preprocessor.network import NPP, QuantizationAdaptiveNPP
+from vcm.nn.serialization import read_model, write_model
 from vcm.types import Settings
 
 NETWORKS: dict[str, type[NPP]] = {kind.__name__: kind for kind in (NPP, QuantizationAdaptiveNPP)}

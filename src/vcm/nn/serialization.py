@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from vcm.errors import ArgumentError, WeightsError
 from vcm.files import MAX_WEIGHTS_BYTES, open_regular, printable, write_bytes
-from vcm.nn.checks import at_most, check_shapes, check_values
-from vcm.nn.content import state_sha256
+from vcm.nn.weights import at_most, check_shapes, check_values, state_sha256
 from vcm.types import Settings
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)

@@ -7,7 +7,7 @@ from typing import Any
 
 from hydra.utils import instantiate
 
-from vcm.cli.composition import told_error
+from vcm.cli.errors import told_error
 from vcm.codecs import Codec, FeatureCodec
 from vcm.config import CodecPlan
 from vcm.errors import ArgumentError, EvaluationError, MissingToolError

@@ -6,12 +6,12 @@ import reprlib
 from pathlib import Path
 
 from vcm.errors import ArgumentError, VCMError, WeightsError
-from vcm.nn.files import read_json, read_model, read_notes, write_model
 from vcm.nn.plugins import network_kind
 from vcm.nn.proxy.base import Proxy
 from vcm.nn.proxy.identity import IdentityProxy
 from vcm.nn.proxy.jpeg import JPEGProxy
 from vcm.nn.proxy.learned import LearnedProxy
+from vcm.nn.serialization import read_json, read_model, read_notes, write_model
 from vcm.types import Settings
 
 NETWORKS: dict[str, type[Proxy]] = {kind.__name__: kind for kind in (LearnedProxy, JPEGProxy, IdentityProxy)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 import zipfile
@@ -167,3 +168,18 @@ def _tensors(network: nn.Module) -> dict[str, Tensor]:
         **dict(network.named_parameters(remove_duplicate=False)),
         **dict(network.named_buffers(remove_duplicate=False)),
     }
+
+
+def state_sha256(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a state dict's names and tensors, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(content(tensor))
+    return digest.hexdigest()
+
+
+def content(tensor: Tensor) -> bytes:
+    """The tensor's elements as they lie in memory, in order."""
+    data: bytes = tensor.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy().tobytes()
+    return data
