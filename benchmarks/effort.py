@@ -37,15 +37,15 @@ from vcm.cli.models import load_model_task
 from vcm.codecs import BPGCodec, LearnedCodec, SlimmableFeatureCodec
 from vcm.data import ImageFolderDataset
 from vcm.data.assets import asset_file
-from vcm.evaluation.encoder import ImageEncoder
-from vcm.evaluation.features import encode_for, predict_from, search_objective
-from vcm.evaluation.reader import Importance, scale_prediction, scale_to_reader
-from vcm.evaluation.search import ImageSearch
+from vcm.encoding.encoder import ImageEncoder
+from vcm.encoding.features import encode_for, predict_from, search_objective
+from vcm.encoding.reader import Importance, scale_prediction, scale_to_reader
+from vcm.encoding.search import ImageSearch
 from vcm.metrics.distortion import ms_ssim, psnr
 from vcm.nn.slimmable import MultiTaskNetwork, load_network
 from vcm.tasks import SplitTask
+from vcm.tasks.base import pseudo_target
 from vcm.tasks.distance import feature_objective, image_distance
-from vcm.tasks.pseudo import pseudo_target
 from vcm.weights import SLIMMABLE_YOLOV3_TINY, shipped
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -30,11 +30,11 @@ from torch import Tensor
 from vcm.codecs import BPGCodec, qp_offsets
 from vcm.data import ImageFolderDataset
 from vcm.data.assets import asset_file
-from vcm.evaluation.reader import scale_prediction, scale_to_reader
+from vcm.encoding.reader import scale_prediction, scale_to_reader
 from vcm.metrics.bd import bd_rate
 from vcm.metrics.detection import DetectionAccuracy
 from vcm.tasks import YOLOTask
-from vcm.tasks.pseudo import pseudo_target
+from vcm.tasks.base import pseudo_target
 from vcm.types import Prediction, Target
 
 QPS = (47, 42, 37, 32, 27)

@@ -50,7 +50,7 @@ def main() -> None:
         weight = f"module.task_weight={TASK_WEIGHT}"
         subprocess.run([vcm, "train", *overrides, f"name={run}", weight, *length], check=True)
         model = f"runs/{run}/model.safetensors"
-        preprocessor = {"_target_": "vcm.evaluation.preprocessing.NPPPreprocessor", "model": model}
+        preprocessor = {"_target_": "vcm.encoding.preprocessing.NPPPreprocessor", "model": model}
         curve = {"codec": codec, "qualities": QUALITIES, "rates": RATES, "preprocessor": preprocessor}
         codecs[name.replace(" ", "_")] = curve
     arguments = [f"task={known.task}", "data=coco_sample", "name=npp_ablations", "codec=[]"]

@@ -22,7 +22,7 @@ from vcm.codecs import BPGCodec
 from vcm.data import ImageFolderDataset
 from vcm.data.assets import asset_file
 from vcm.data.transforms import RandomCrop
-from vcm.evaluation.preprocessing import NPPPreprocessor
+from vcm.encoding.preprocessing import NPPPreprocessor
 from vcm.losses.outputs import relative_errors
 from vcm.metrics.bd import bd_rate
 from vcm.tasks import YOLOTask

@@ -27,7 +27,7 @@ from vcm.codecs import BPGCodec, Codec, JPEGCodec
 from vcm.data import read_image
 from vcm.data.assets import asset_file
 from vcm.data.reading import find_images
-from vcm.evaluation.preprocessing import NPPPreprocessor
+from vcm.encoding.preprocessing import NPPPreprocessor
 from vcm.nn.preprocessor import QuantizationAdaptiveNPP
 
 CHANNELS = ((32, 64, 128, 256), (16, 32, 64, 128), (8, 16, 32, 64))

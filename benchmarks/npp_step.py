@@ -38,7 +38,7 @@ from torch.utils.data import DataLoader
 
 from file_route import file_codec, machine_facts, read_images
 from vcm.cli.devices import keep_freed_memory
-from vcm.cli.job import register_resolvers
+from vcm.cli.options import register_resolvers
 from vcm.codecs import BPGCodec, Codec
 from vcm.codecs.pool import Failure, RoundTrip
 from vcm.data import Batch, ImageDataModule

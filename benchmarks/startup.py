@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vcm.evaluation.provenance import processor_name
+from vcm.provenance import processor_name
 
 RESULTS = Path(__file__).resolve().parent / "results/startup.json"
 AVOIDED = (

@@ -13,7 +13,7 @@ import pytest
         ("vcm.data", "PictureFolderDataset", "ImageFolderDataset"),
         ("vcm.data", "read_picture", "read_image"),
         ("vcm.errors", "PictureError", "ImageError"),
-        ("vcm.evaluation.systems", "PictureSystem", "ImageSystem"),
+        ("vcm.evaluation.pipelines", "PictureSystem", "ImagePipeline"),
     ],
 )
 def test_former_names(module, former, present):
@@ -29,6 +29,6 @@ def test_former_names(module, former, present):
 
 def test_records_of_0_1_keep_their_keys(tmp_path):
     from vcm.codecs import JPEGCodec
-    from vcm.evaluation.systems import ImageSystem
+    from vcm.evaluation.pipelines import ImagePipeline
 
-    assert ImageSystem("jpeg", JPEGCodec(), None).settings()["system"] == "picture"
+    assert ImagePipeline("jpeg", JPEGCodec(), None).settings()["system"] == "picture"

@@ -11,8 +11,8 @@ from PIL import Image
 
 from vcm.cli.main import main
 from vcm.data import read_image
+from vcm.encoding.preprocessing import NPPPreprocessor
 from vcm.errors import ArgumentError
-from vcm.evaluation.preprocessing import NPPPreprocessor
 from vcm.nn.serialization import read_notes
 from vcm.nn.slimmable import SlimmableFactorized, save_network
 from vcm.weights import QA_NPP_BPG, shipped

@@ -16,11 +16,11 @@ class CodecPlan:
         preprocessor: How to build what changes images before this codec; None for the evaluation's.
         lmbda: λ of an NPPPreprocessor for each of the qualities; None for the λ of its training there.
         at_reader: Whether images are scaled to the size at which the task reads them, before all else.
-        importance: Options of `vcm.evaluation.reader.Importance` (alpha, block, clip, task); None for
+        importance: Options of `vcm.encoding.reader.Importance` (alpha, block, clip, task); None for
             equal QPs.
         effort: Steps of a search of each image's pixels before BPG encodes them; 0 for none. Learned codecs
             have an effort of their own.
-        search: Options of `vcm.evaluation.search.ImageSearch` other than the effort (task, weight,
+        search: Options of `vcm.encoding.search.ImageSearch` other than the effort (task, weight,
             feature_share, cache); None for its defaults.
     """
 

@@ -6,13 +6,16 @@ Importing this does not import torch.
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import os
+import re
 import secrets
 import stat
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 MAX_TEXT_BYTES = 256 << 20
 """Largest configuration or record file that is read: 256 MiB."""
@@ -28,6 +31,8 @@ _KINDS = (
     (stat.S_ISBLK, "a block device"),
     (stat.S_ISSOCK, "a socket"),
 )
+MAX_NAME = 120
+"""Longest name of a file or folder, in characters; file systems take 255 bytes."""
 
 
 def open_regular(path: str | Path, *, limit: int) -> BinaryIO:
@@ -174,3 +179,55 @@ def printable(text: object, *, keep: str = "") -> str:
         character if character.isprintable() or character in keep else ascii(character)[1:-1]
         for character in escaped
     )
+
+
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file, as hexadecimal digits.
+
+    Raises:
+        OSError: If it is no regular file of at most 8 GiB.
+    """
+    with open_regular(path, limit=MAX_WEIGHTS_BYTES) as file:
+        return stream_sha256(file)
+
+
+def stream_sha256(file: BinaryIO) -> str:
+    """SHA-256 of what is left to read in an open file, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def read_json(path: str | Path, *, limit: int = MAX_TEXT_BYTES) -> Any:  # noqa: ANN401  any JSON value
+    """Read a JSON file.
+
+    Args:
+        path: A regular file of UTF-8 text, or a link to one.
+        limit: Largest size in bytes.
+
+    Raises:
+        OSError: If the file is missing, unreadable, too large or no regular file.
+        ValueError: If it is not JSON, or nested too deep to be read.
+    """
+    return parse_json(read_text(path, limit=limit))
+
+
+def parse_json(text: str | bytes) -> Any:  # noqa: ANN401  any JSON value
+    """Parse JSON text.
+
+    Raises:
+        ValueError: If it is not JSON, or nested too deep to be read.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+
+
+def file_name(text: str) -> str:
+    """`text` as one file's name: no slashes, and not too long; different texts get different names."""
+    name = re.sub(r"[^A-Za-z0-9._,=+-]+", "_", text)
+    if name == text and 0 < len(name) <= MAX_NAME:
+        return name
+    return f"{name[:MAX_NAME]}-{hashlib.sha256(text.encode(errors='backslashreplace')).hexdigest()[:8]}"

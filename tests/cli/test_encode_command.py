@@ -10,10 +10,10 @@ from vcm.cli.preprocess import scale_to_side
 from vcm.cli.tasks import load_task
 from vcm.codecs import BPGCodec, JPEGCodec, qp_offsets
 from vcm.data import read_image
+from vcm.encoding.preprocessing import NPPPreprocessor
+from vcm.encoding.reader import scale_to_reader
+from vcm.encoding.search import ImageSearch
 from vcm.errors import ArgumentError
-from vcm.evaluation.preprocessing import NPPPreprocessor
-from vcm.evaluation.reader import scale_to_reader
-from vcm.evaluation.search import ImageSearch
 from vcm.nn.preprocessor import NPP, load_preprocessor, save_preprocessor
 from vcm.tasks import YOLOTask
 from vcm.weights import QA_NPP_BPG, shipped

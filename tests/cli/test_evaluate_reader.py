@@ -12,12 +12,12 @@ import vcm.conf
 from omegaconf import OmegaConf
 
 from vcm.cli.codecs import installed_codecs
-from vcm.cli.pipelines import build_codecs, build_systems
+from vcm.cli.pipelines import build_codecs, build_pipelines
 from vcm.codecs import SlimmableFeatureCodec
 from vcm.config import CodecPlan
+from vcm.encoding.reader import Importance
+from vcm.encoding.search import ImageSearch
 from vcm.errors import ArgumentError, EvaluationError
-from vcm.evaluation.reader import Importance
-from vcm.evaluation.search import ImageSearch
 from vcm.tasks import YOLOTask
 
 FOLDER = Path(vcm.conf.__file__).parent / "codec"
@@ -30,7 +30,7 @@ def system(tmp_path, codec="vcm.codecs.BPGCodec", **settings):
     task = YOLOTask("yolov3", None, input_size=64)
     content = {"codec": {"_target_": codec}, "qualities": [37], **settings}
     plan = OmegaConf.merge(OmegaConf.structured(CodecPlan), content)
-    return build_systems("mine", plan, build_codecs("mine", plan), [None], task)[0]
+    return build_pipelines("mine", plan, build_codecs("mine", plan), [None], task)[0]
 
 
 @pytest.mark.parametrize("name", [path.stem for path in GROUPS])
@@ -94,7 +94,7 @@ def test_a_codec_of_features_takes_neither(settings):
     (option,) = settings
     message = rf"codecs\.mine\.{option} must be (false|null|0): this codec takes no images"
     with pytest.raises(ArgumentError, match=message):
-        build_systems("mine", plan, [object.__new__(SlimmableFeatureCodec)], [None], None)
+        build_pipelines("mine", plan, [object.__new__(SlimmableFeatureCodec)], [None], None)
 
 
 def evaluate(folder, *codecs, task="yolov3_tiny"):

@@ -12,8 +12,8 @@ from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from vcm.cli.job import register_resolvers
 from vcm.cli.main import main
+from vcm.cli.options import register_resolvers
 from vcm.config import EvaluateConfig, TrainConfig
 from vcm.data import ImageDataModule
 from vcm.modules.base import NetworkModule

@@ -129,9 +129,7 @@ def test_former_settings_are_renamed_where_vcm_takes_them():
 def test_former_overrides_still_work(command, arguments, key, value, capsys):
     plain = [a for a in arguments if a != "experiment=npp_lambda"]
     if len(plain) < len(arguments):  # of which this test needs the preprocessor alone
-        plain += [
-            "+preprocessor={_target_: vcm.evaluation.preprocessing.NPPPreprocessor, model: m, lmbda: 1}"
-        ]
+        plain += ["+preprocessor={_target_: vcm.encoding.preprocessing.NPPPreprocessor, model: m, lmbda: 1}"]
         plain = plain[::-1]
     with initialize_config_module("vcm.conf", version_base="1.3"):
         composed = compose(command, current_overrides(command, plain))

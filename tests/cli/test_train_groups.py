@@ -13,8 +13,8 @@ from lightning import LightningModule
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from omegaconf import OmegaConf
 
-from vcm.cli.job import register_resolvers
 from vcm.cli.main import main
+from vcm.cli.options import register_resolvers
 from vcm.config import TrainConfig
 from vcm.modules import NPPModule, SlimmableModule
 from vcm.nn.preprocessor import load_preprocessor

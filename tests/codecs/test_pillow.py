@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from vcm.codecs import AVIFCodec, Codec, JPEG2000Codec, JPEGCodec, JPEGXLCodec, WebPCodec
-from vcm.codecs.limits import MAX_PIXELS
+from vcm.codecs.headers import MAX_PIXELS
 from vcm.codecs.pillow import PillowCodec
 from vcm.errors import ArgumentError, BitstreamError, CodecError, MissingToolError
 
@@ -157,7 +157,7 @@ def test_sides_that_the_format_cannot_hold_are_refused(
 @by_name
 def test_a_forged_size_is_refused(kind: type[Codec], monkeypatch: pytest.MonkeyPatch, photo: Photo) -> None:
     data = kind().encode(photo(40, 60))
-    monkeypatch.setattr("vcm.codecs.limits.MAX_PIXELS", 40 * 60 - 1)
+    monkeypatch.setattr("vcm.codecs.headers.MAX_PIXELS", 40 * 60 - 1)
     with pytest.raises(BitstreamError, match="an image must have 1 to 2399 pixels; got 60x40"):
         kind().decode(data)
 

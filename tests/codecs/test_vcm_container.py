@@ -2,8 +2,8 @@ import random
 
 import pytest
 
+from vcm.codecs.headers import MAX_PIXELS
 from vcm.codecs.learned.container import MAGIC, Header, read_stream, write_stream
-from vcm.codecs.limits import MAX_PIXELS
 from vcm.errors import BitstreamError
 
 HEADER = Header("detection", b"\x01\x02\x03\x04", 128, (480, 640), (416, 416), 2.4375)

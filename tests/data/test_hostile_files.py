@@ -9,11 +9,10 @@ import pytest
 from PIL import Image
 
 from vcm.data import ClassFolderDataset, COCODataset, ImageFolderDataset, YOLOFolderDataset, read_image
-from vcm.data.jsonfile import parse_json
 from vcm.data.metadata import read_metadata
 from vcm.data.reading import image_size
 from vcm.errors import DatasetError, ImageError
-from vcm.files import find_files
+from vcm.files import find_files, parse_json
 
 
 def save(path):

@@ -13,7 +13,7 @@ from torch import nn
 from vcm.codecs import CodecPool, JPEGCodec, WebPCodec
 from vcm.data import COCODataset
 from vcm.evaluation.evaluate import Evaluation
-from vcm.evaluation.systems import ImageSystem
+from vcm.evaluation.pipelines import ImagePipeline
 from vcm.metrics.detection import DetectionAccuracy
 from vcm.tasks import SplitTask
 from vcm.types import BoxTarget, Detections, Features, Prepared
@@ -124,7 +124,7 @@ def build(world, pool, tmp_path):
             "webp": [WebPCodec(quality=30)],
         }
         systems = [
-            ImageSystem(name, codec, task, preprocessor=preprocessor)
+            ImagePipeline(name, codec, task, preprocessor=preprocessor)
             for name, versions in codecs.items()
             for codec in versions
         ]

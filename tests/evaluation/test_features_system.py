@@ -8,11 +8,12 @@ import torch
 
 from vcm.codecs import CodecPool, JPEGCodec, LearnedCodec, SlimmableFeatureCodec
 from vcm.codecs.learned.container import read_stream
+from vcm.encoding.features import check_fit
 from vcm.errors import ArgumentError
 from vcm.evaluation.evaluate import Evaluation
-from vcm.evaluation.features import FeatureSystem, check_fit
+from vcm.evaluation.features import FeaturePipeline
+from vcm.evaluation.pipelines import Answer, Fault, ImagePipeline
 from vcm.evaluation.report import build_report
-from vcm.evaluation.systems import Answer, Fault, ImageSystem
 from vcm.nn.slimmable import FeatureMap, SlimmableFactorized
 from vcm.tasks import ClassificationTask, TorchvisionDetectionTask, YOLOTask
 from vcm.types import Detections, Prepared
@@ -95,7 +96,7 @@ def classifier(tmp_path):
 def test_undamaged_features_give_the_tasks_own_predictions(make, tmp_path):
     """Letterboxes, resizing and padding are undone by the tail, from the image's size alone."""
     task, features = make(tmp_path)
-    system = FeatureSystem("features", Lossless(features, task), task)
+    system = FeaturePipeline("features", Lossless(features, task), task)
     images = [(torch.rand(3, *size) * 255).to(torch.uint8) for size in ((60, 90), (120, 64), (1, 300))]
     with CodecPool(workers=2) as pool:
         answers = system.run(images, pool)
@@ -113,9 +114,9 @@ def test_undamaged_features_give_the_tasks_own_predictions(make, tmp_path):
 def test_it_stands_beside_images_in_one_evaluation(world, tmp_path):
     task, model = world.task(), network(FeatureMap(1, 1))
     systems = [
-        ImageSystem("jpeg", JPEGCodec(quality=50), task),
-        ImageSystem("learned", LearnedCodec(model=model), task),
-        FeatureSystem("features", SlimmableFeatureCodec(model=model), task),
+        ImagePipeline("jpeg", JPEGCodec(quality=50), task),
+        ImagePipeline("learned", LearnedCodec(model=model), task),
+        FeaturePipeline("features", SlimmableFeatureCodec(model=model), task),
     ]
     json.dumps([system.settings() for system in systems])
     with CodecPool(workers=2) as pool:
@@ -135,7 +136,7 @@ def test_it_stands_beside_images_in_one_evaluation(world, tmp_path):
 
 def test_a_damaged_stream_is_one_images_fault(world):
     codec = SlimmableFeatureCodec(model=network(FeatureMap(1, 1)))
-    system = FeatureSystem("features", codec, world.task())
+    system = FeaturePipeline("features", codec, world.task())
     plain = codec.encode
     codec.encode = lambda x, size: plain(x, size)[:-1] if size == (40, 50) else plain(x, size)
     images = [(torch.rand(3, height, 50) * 255).to(torch.uint8) for height in (30, 40)]
@@ -153,14 +154,14 @@ def test_a_task_with_other_features_is_told(tmp_path, world):
         with pytest.raises(
             ArgumentError, match=r"task\.cut must be .*got 'layer1 of tiny, with 6 channels at stride 8"
         ):
-            FeatureSystem("features", SlimmableFeatureCodec(model=network(other)), task)
+            FeaturePipeline("features", SlimmableFeatureCodec(model=network(other)), task)
 
 
 def test_inputs_need_not_be_multiples_of_the_stride():
     """A classifier's crop of 100 pixels has 13 places at stride 8."""
     torch.manual_seed(1)
     task = ClassificationTask("mobilenet_v2", None, categories=["a", "b"], resize_size=100, crop_size=100)
-    system = FeatureSystem("features", SlimmableFeatureCodec(model=network(FeatureMap(32, 8))), task)
+    system = FeaturePipeline("features", SlimmableFeatureCodec(model=network(FeatureMap(32, 8))), task)
     image = (torch.rand(3, 90, 120) * 255).to(torch.uint8)
     with CodecPool(workers=1) as pool:
         (answer,) = system.run([image], pool)

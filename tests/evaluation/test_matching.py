@@ -9,8 +9,8 @@ from runs import line, version, write_run
 from vcm.codecs import JPEG2000Codec, JPEGCodec, WebPCodec
 from vcm.errors import ArgumentError
 from vcm.evaluation.matching import is_near, matched_bytes, quality_between
+from vcm.evaluation.pipelines import ImagePipeline
 from vcm.evaluation.report import build_report
-from vcm.evaluation.systems import ImageSystem
 
 WHOLE, ANY = JPEGCodec.quality_scale, JPEG2000Codec.quality_scale
 
@@ -85,12 +85,12 @@ def test_systems_without_other_qualities_stay_as_they_are(world):
             return {}
 
     task = world.task()
-    assert ImageSystem("a", JPEGCodec(quality=5, chroma="444"), task).at(7).codec.chroma == "444"
-    assert ImageSystem("a", JPEGCodec(quality=5), task).scale is JPEGCodec.quality_scale
-    assert ImageSystem("a", Odd(5, "x"), task).scale is None
-    assert ImageSystem("a", JPEGCodec(quality=5), task, preprocessor=Rated()).scale is None
+    assert ImagePipeline("a", JPEGCodec(quality=5, chroma="444"), task).at(7).codec.chroma == "444"
+    assert ImagePipeline("a", JPEGCodec(quality=5), task).scale is JPEGCodec.quality_scale
+    assert ImagePipeline("a", Odd(5, "x"), task).scale is None
+    assert ImagePipeline("a", JPEGCodec(quality=5), task, preprocessor=Rated()).scale is None
     with pytest.raises(ArgumentError):
-        ImageSystem("a", JPEGCodec(quality=5), task).at(500)
+        ImagePipeline("a", JPEGCodec(quality=5), task).at(500)
 
 
 def test_each_image_has_its_own_rate_and_systems_far_from_it_are_left_out(tmp_path):

@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from vcm.codecs import BPGCodec, JPEGCodec, SlimmableFeatureCodec
+from vcm.encoding.encoder import ImageEncoder
+from vcm.encoding.reader import Importance
+from vcm.encoding.search import ImageSearch
 from vcm.errors import ArgumentError
-from vcm.evaluation.encoder import ImageEncoder
 from vcm.evaluation.evaluate import Evaluation
-from vcm.evaluation.features import FeatureSystem
+from vcm.evaluation.features import FeaturePipeline
 from vcm.evaluation.labels import pseudo_labels
-from vcm.evaluation.reader import Importance
-from vcm.evaluation.search import ImageSearch
-from vcm.evaluation.systems import ImageSystem, predict
+from vcm.evaluation.pipelines import ImagePipeline, predict
 from vcm.metrics.detection import DetectionAccuracy
 from vcm.modules.supervision import TaskSupervision
 from vcm.nn.slimmable import FeatureMap, SlimmableFactorized
@@ -49,9 +49,9 @@ def test_it_is_evaluated(world, pool, tmp_path):
     task = Threshold()
     assert task.device == torch.device("cpu")
     systems = [
-        ImageSystem("jpeg", JPEGCodec(quality=1), task),
-        ImageSystem("jpeg", JPEGCodec(quality=95), task),
-        ImageSystem("jpeg_at_reader", JPEGCodec(quality=95), task, at_reader=True),
+        ImagePipeline("jpeg", JPEGCodec(quality=1), task),
+        ImagePipeline("jpeg", JPEGCodec(quality=95), task),
+        ImagePipeline("jpeg_at_reader", JPEGCodec(quality=95), task, at_reader=True),
     ]
     dataset = world.dataset()
     results = Evaluation(
@@ -83,7 +83,7 @@ def test_it_is_evaluated(world, pool, tmp_path):
 )
 def test_a_faulty_task_is_told_before_anything_runs(attributes, said, world, pool, tmp_path):
     faulty = type("Threshold", (Threshold,), attributes)()
-    systems = [ImageSystem("jpeg", JPEGCodec(quality=5), faulty)]
+    systems = [ImagePipeline("jpeg", JPEGCodec(quality=5), faulty)]
     with pytest.raises(ArgumentError, match=said):
         Evaluation("plain", faulty, world.dataset(), systems, folder=tmp_path / "run", pool=pool)
 
@@ -112,7 +112,7 @@ def network():
         lambda task: ImageEncoder(BPGCodec(40), task, search=ImageSearch(1)),
         lambda task: Importance(task=task),
         lambda task: ImageSearch(1, task=task),
-        lambda task: FeatureSystem("features", SlimmableFeatureCodec(model=network()), task),
+        lambda task: FeaturePipeline("features", SlimmableFeatureCodec(model=network()), task),
         lambda task: FeatureDistance(task, None, 0.3),
         lambda task: TaskSupervision(task, "pseudo", 0.3),
     ],

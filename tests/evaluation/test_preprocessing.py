@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from vcm.codecs import BPGCodec, JPEGCodec
+from vcm.encoding import preprocessing
+from vcm.encoding.preprocessing import NPPPreprocessor
 from vcm.errors import ArgumentError, WeightsError
-from vcm.evaluation import preprocessing
-from vcm.evaluation.preprocessing import NPPPreprocessor
-from vcm.evaluation.systems import ImageSystem
+from vcm.evaluation.pipelines import ImagePipeline
 from vcm.nn.preprocessor import NPP, QuantizationAdaptiveNPP, save_preprocessor
 
 PAIRS = [
@@ -198,7 +198,7 @@ def test_settings_tell_networks_and_rates_apart(model):
 def test_titles_tell_curves_apart(model, world):
     npp, task = NPPPreprocessor(model, lmbda=2), world.task()
     titles = {
-        name: ImageSystem(name, codec, task, preprocessor=npp).title
+        name: ImagePipeline(name, codec, task, preprocessor=npp).title
         for name, codec in (
             ("npp_bpg", BPGCodec()), ("bpg", BPGCodec()), ("npp_jpeg", JPEGCodec()), ("mine", JPEGCodec()),
         )
@@ -206,7 +206,7 @@ def test_titles_tell_curves_apart(model, world):
     assert titles == {
         "npp_bpg": "NPP + BPG", "bpg": "NPP + BPG", "npp_jpeg": "NPP + JPEG", "mine": "NPP + JPEG (mine)",
     }  # fmt: skip
-    assert ImageSystem("bpg", BPGCodec(), task).title == "BPG"
+    assert ImagePipeline("bpg", BPGCodec(), task).title == "BPG"
 
 
 def test_a_curve_with_it_beside_one_without(model, build, world, pool, tmp_path):
@@ -214,7 +214,7 @@ def test_a_curve_with_it_beside_one_without(model, build, world, pool, tmp_path)
     codecs = [BPGCodec(quality=quality, preset="ultrafast") for quality in qualities]
     evaluation = build(task=task, codecs={"bpg": codecs}, examples=0)
     evaluation.systems += [
-        ImageSystem("npp_bpg", codec, task, preprocessor=first.at(codec="bpg", quality=codec.quality))
+        ImagePipeline("npp_bpg", codec, task, preprocessor=first.at(codec="bpg", quality=codec.quality))
         for codec in codecs
     ]
     results = evaluation.run()

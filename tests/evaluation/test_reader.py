@@ -1,4 +1,4 @@
-"""Encoders that know their reader: its size, and QPs from importance, in `ImageSystem`."""
+"""Encoders that know their reader: its size, and QPs from importance, in `ImagePipeline`."""
 
 import inspect
 import json
@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from vcm.codecs import BPGCodec, Codec, CodecPool, JPEGCodec, qp_offsets
+from vcm.encoding.reader import Importance, scale_prediction, scale_to_reader
 from vcm.errors import ArgumentError, CodecError
-from vcm.evaluation.reader import Importance, scale_prediction, scale_to_reader
-from vcm.evaluation.systems import Answer, Fault, ImageSystem, predict
+from vcm.evaluation.pipelines import Answer, Fault, ImagePipeline, predict
 from vcm.tasks import ClassificationTask, TorchvisionDetectionTask, YOLOTask
 from vcm.types import ClassScores, Detections
 
@@ -62,7 +62,7 @@ def answers(system, images):
 def test_what_the_reader_reads_is_what_it_would_have_read(yolo, images):
     """Scaled images are not resampled again: but for rounding, the predictions are the originals'."""
     for image, answer in zip(
-        images, answers(ImageSystem("x", Raw(), yolo, at_reader=True), images), strict=True
+        images, answers(ImagePipeline("x", Raw(), yolo, at_reader=True), images), strict=True
     ):
         assert isinstance(answer, Answer), answer
         height, width = image.shape[1:]
@@ -82,7 +82,7 @@ def test_what_the_reader_reads_is_what_it_would_have_read(yolo, images):
 
 
 def test_boxes_come_back_in_the_originals_coordinates(yolo, images):
-    system = ImageSystem("x", Raw(), yolo, at_reader=True)
+    system = ImagePipeline("x", Raw(), yolo, at_reader=True)
     image = images[0]
     (answer,) = answers(system, [image])
     scaled = predict(yolo, scale_to_reader(image, yolo))
@@ -131,12 +131,12 @@ def test_classifiers_read_at_the_resized_size_before_the_crop(images):
         )
     assert all(
         isinstance(answer, Answer)
-        for answer in answers(ImageSystem("x", JPEGCodec(50), task, at_reader=True), images)
+        for answer in answers(ImagePipeline("x", JPEGCodec(50), task, at_reader=True), images)
     )
 
 
 def test_a_codec_that_takes_no_smaller_image_says_so(yolo, images):
-    found = answers(ImageSystem("x", Raw(shortest=80), yolo, at_reader=True), images[:3])
+    found = answers(ImagePipeline("x", Raw(shortest=80), yolo, at_reader=True), images[:3])
     assert str(found[0]) == (
         "encode of the image scaled to 72x96 failed: CodecError: sides must be at least 80 pixels."
     )
@@ -157,7 +157,7 @@ def test_a_preprocessor_comes_after_scaling(yolo, images):
             return {}
 
     darker = Darker()
-    system = ImageSystem("darker_raw_at_reader", Raw(), yolo, preprocessor=darker, at_reader=True)
+    system = ImagePipeline("darker_raw_at_reader", Raw(), yolo, preprocessor=darker, at_reader=True)
     (answer,) = answers(system, images[:1])
     assert darker.seen == ((72, 96),)
     assert answer.image.max() < 128
@@ -168,7 +168,7 @@ def test_a_preprocessor_comes_after_scaling(yolo, images):
 def test_importance_decides_the_qps(at_reader, yolo, images):
     codec = BPGCodec(37, preset="fast")
     importance = Importance(alpha=2.0, block=16, clip=7)
-    system = ImageSystem("bpg", codec, yolo, at_reader=at_reader, importance=importance)
+    system = ImagePipeline("bpg", codec, yolo, at_reader=at_reader, importance=importance)
     for image, answer in zip(images, answers(system, images), strict=True):
         assert isinstance(answer, Answer), answer
         coded = scale_to_reader(image, yolo) if at_reader else image
@@ -184,7 +184,7 @@ def test_importance_of_another_task(yolo, images):
     torch.manual_seed(2)
     other = YOLOTask("yolov3", None, input_size=64)
     codec = BPGCodec(37, preset="fast")
-    system = ImageSystem("bpg", codec, yolo, importance=Importance(other, alpha=3.0))
+    system = ImagePipeline("bpg", codec, yolo, importance=Importance(other, alpha=3.0))
     (answer,) = answers(system, images[:1])
     offsets = qp_offsets(other.importance(images[0].float() / 255), alpha=3.0)
     assert answer.num_bytes == len(codec.encode(images[0], offsets))
@@ -193,11 +193,11 @@ def test_importance_of_another_task(yolo, images):
 
 def test_settings_of_systems_without_them_are_as_before(yolo):
     codec = BPGCodec(37)
-    assert ImageSystem("bpg", codec, yolo).settings() == {
+    assert ImagePipeline("bpg", codec, yolo).settings() == {
         "system": "picture", "preprocessor": None, "codec": codec.settings(),
     }  # fmt: skip
     systems = [
-        ImageSystem("bpg", codec, yolo, at_reader=at_reader, importance=importance)
+        ImagePipeline("bpg", codec, yolo, at_reader=at_reader, importance=importance)
         for at_reader in (False, True)
         for importance in (
             None,
@@ -215,7 +215,7 @@ def test_titles_and_other_qualities(yolo):
     codec = BPGCodec(37)
 
     def system(name, **options):
-        return ImageSystem(name, codec, yolo, **options)
+        return ImagePipeline(name, codec, yolo, **options)
 
     assert system("bpg_at_reader", at_reader=True).title == "BPG at the reader's size"
     assert system("bpg_importance", importance=Importance()).title == "BPG, importance QP"
@@ -231,7 +231,7 @@ def test_titles_and_other_qualities(yolo):
 @pytest.mark.parametrize("codec", [JPEGCodec(50), BPGCodec(chroma="444", lossless=True)])
 def test_importance_needs_a_codec_with_qp_offsets(codec, yolo):
     with pytest.raises(ArgumentError, match="importance must be null with a codec that takes no QP offsets"):
-        ImageSystem("x", codec, yolo, importance=Importance())
+        ImagePipeline("x", codec, yolo, importance=Importance())
 
 
 def test_defaults_are_those_of_offsets():
@@ -255,5 +255,5 @@ def test_importance_out_of_range(options, message):
 
 def test_a_reader_size_beyond_the_image_is_refused(yolo, images, monkeypatch):
     monkeypatch.setattr(yolo, "reader_size", lambda height, width: (height + 1, width))
-    (fault,) = answers(ImageSystem("x", Raw(), yolo, at_reader=True), images[:1])
+    (fault,) = answers(ImagePipeline("x", Raw(), yolo, at_reader=True), images[:1])
     assert "reader_size must be from (1, 1) to the image's (150, 200) pixels; got (151, 200)" in str(fault)

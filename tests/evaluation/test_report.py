@@ -15,10 +15,10 @@ from vcm.codecs import AVIFCodec, CodecPool, JPEGCodec, WebPCodec
 from vcm.errors import ArgumentError, EvaluationError
 from vcm.evaluation.curves import Axis, Curve, axes_of, compare, curves
 from vcm.evaluation.evaluate import Evaluation
+from vcm.evaluation.pipelines import ImagePipeline
 from vcm.evaluation.report import build_report
 from vcm.evaluation.report.plots import draw
 from vcm.evaluation.results import Results
-from vcm.evaluation.systems import ImageSystem
 
 CHROMIUM = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
@@ -51,7 +51,9 @@ PROBE = """<script>addEventListener("load", () => {
 def evaluate(world, folder, codecs, **options):
     task = options.pop("task", None) or world.task()
     with CodecPool(workers=1) as pool:
-        systems = [ImageSystem(name, codec, task) for name, versions in codecs.items() for codec in versions]
+        systems = [
+            ImagePipeline(name, codec, task) for name, versions in codecs.items() for codec in versions
+        ]
         return Evaluation(NAME, task, world.dataset(), systems, folder=folder, pool=pool, **options).run()
 
 

@@ -10,11 +10,11 @@ from runs import line, write_run
 from vcm.codecs import BPGCodec, JPEGCodec, WebPCodec
 from vcm.data import ImageFolderDataset
 from vcm.errors import EvaluationError
-from vcm.evaluation.boxes import place_boxes
 from vcm.evaluation.evaluate import Evaluation
+from vcm.evaluation.pipelines import ImagePipeline
 from vcm.evaluation.report import build_report
 from vcm.evaluation.results import Results
-from vcm.evaluation.systems import ImageSystem
+from vcm.tasks.drawing import place_boxes
 from vcm.types import Detections
 
 
@@ -173,7 +173,7 @@ def test_results_are_read_from_a_path_as_text(tmp_path):
 
 
 def test_system_that_sends_no_image_is_shown_over_the_original(build, world, pool, tmp_path):
-    class Features(ImageSystem):
+    class Features(ImagePipeline):
         def run(self, images, pool):
             return [replace(answer, image=None) for answer in super().run(images, pool)]
 
@@ -183,7 +183,7 @@ def test_system_that_sends_no_image_is_shown_over_the_original(build, world, poo
     task = world.task()
     systems = [
         Features("features", JPEGCodec(quality=30), task),
-        ImageSystem("jpeg", JPEGCodec(quality=30), task),
+        ImagePipeline("jpeg", JPEGCodec(quality=30), task),
     ]
     folder = tmp_path / "run"
     Evaluation("test", task, world.dataset(), systems, folder=folder, pool=pool, examples=1).run()

@@ -28,7 +28,7 @@ def test_settings_that_matter_are_named(build, world):
 
 
 def test_records_of_the_first_version_are_used(build, monkeypatch):
-    from vcm.evaluation import provenance
+    from vcm import provenance
 
     build(codecs={"jpeg": [JPEGCodec(quality=80)]}).run()
     real = provenance.version
@@ -39,7 +39,7 @@ def test_records_of_the_first_version_are_used(build, monkeypatch):
 
 
 def test_another_version_of_a_deciding_package_makes_records_stale(build, monkeypatch):
-    from vcm.evaluation import provenance
+    from vcm import provenance
 
     build(codecs={"jpeg": [JPEGCodec(quality=80)]}).run()
     real = provenance.version

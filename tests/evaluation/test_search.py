@@ -9,13 +9,13 @@ import torch.nn.functional as F
 
 from vcm.codecs import BPGCodec, CodecPool, JPEGCodec, qp_offsets
 from vcm.data import read_image
+from vcm.encoding import refinement as module
+from vcm.encoding.encoder import ImageEncoder
+from vcm.encoding.reader import Importance, scale_to_reader
+from vcm.encoding.refinement import quantization_steps
+from vcm.encoding.search import ImageSearch
 from vcm.errors import ArgumentError, WeightsError
-from vcm.evaluation import refinement as module
-from vcm.evaluation.encoder import ImageEncoder
-from vcm.evaluation.reader import Importance, scale_to_reader
-from vcm.evaluation.refinement import quantization_steps
-from vcm.evaluation.search import ImageSearch
-from vcm.evaluation.systems import Answer, ImageSystem
+from vcm.evaluation.pipelines import Answer, ImagePipeline
 from vcm.tasks import ClassificationTask, YOLOTask
 from vcm.tasks.distance import image_distance
 
@@ -197,8 +197,8 @@ def test_a_system_sends_what_the_search_found_and_counts_its_seconds(yolo, image
     search, importance = ImageSearch(3), Importance(alpha=1.0)
     codec = BPGCodec(40)
     options = {"at_reader": True, "importance": importance}
-    plain = ImageSystem("bpg", codec, yolo, **options)
-    system = ImageSystem("bpg_importance_at_reader_effort3", codec, yolo, search=search, **options)
+    plain = ImagePipeline("bpg", codec, yolo, **options)
+    system = ImagePipeline("bpg_importance_at_reader_effort3", codec, yolo, search=search, **options)
     assert system.title == "BPG at the reader's size, importance QP, effort 3"
     with CodecPool(workers=1) as pool:
         (first,), (found,) = plain.run([image], pool), system.run([image], pool)
@@ -245,7 +245,7 @@ def test_other_codecs_are_refused(yolo, image, codec):
     with pytest.raises(ArgumentError, match="effort must be 0 with another codec"):
         ImageSearch(1).run(image, image, codec, yolo)
     with pytest.raises(ArgumentError, match="effort"):
-        ImageSystem("x", codec, yolo, search=ImageSearch(1))
+        ImagePipeline("x", codec, yolo, search=ImageSearch(1))
 
 
 @pytest.mark.parametrize("colour", [(29, 147, 147), (193, 9, 185), (38, 232, 244), (65, 231, 169)])

@@ -24,7 +24,7 @@ _START_S = 3.0
 """Approximate time to start worker processes and load the networks in them, in seconds."""
 _TRIED = 3
 """Images timed in this process before workers start; the first time includes loading the networks."""
-_PRELOAD = ("vcm.cli.models", "vcm.evaluation.preprocessing", "vcm.data.reading", "PIL.Image")
+_PRELOAD = ("vcm.cli.models", "vcm.encoding.preprocessing", "vcm.data.reading", "PIL.Image")
 """Modules that the fork server imports before it forks workers."""
 
 

@@ -18,11 +18,11 @@ from vcm.weights import QA_NPP_BPG, shipped
 
 if TYPE_CHECKING:
     from vcm.codecs import Codec
-    from vcm.evaluation.encoder import ImageEncoder
-    from vcm.evaluation.preprocessing import NPPPreprocessor
-    from vcm.evaluation.reader import Importance
-    from vcm.evaluation.refinement import OnStep
-    from vcm.evaluation.search import ImageSearch
+    from vcm.encoding.encoder import ImageEncoder
+    from vcm.encoding.preprocessing import NPPPreprocessor
+    from vcm.encoding.reader import Importance
+    from vcm.encoding.refinement import OnStep
+    from vcm.encoding.search import ImageSearch
     from vcm.tasks import SplitTask
 
 
@@ -109,7 +109,7 @@ class Encoding:
 
     def prepare(self) -> ImageEncoder:
         """Load the networks and build the encoder."""
-        from vcm.evaluation.encoder import ImageEncoder
+        from vcm.encoding.encoder import ImageEncoder
 
         known = self._known
         codec = self.check()
@@ -163,7 +163,7 @@ def _codec(name: str, quality: float | None, preset: str | None) -> Codec:
 
 def _check_for_is_used(known: argparse.Namespace, codec: Codec) -> None:
     """Raise ArgumentError if --for or --no-importance has no effect."""
-    from vcm.evaluation.reader import takes_offsets
+    from vcm.encoding.reader import takes_offsets
 
     if known.reader is None:
         if known.no_importance:
@@ -180,7 +180,7 @@ def _check_for_is_used(known: argparse.Namespace, codec: Codec) -> None:
 
 def _importance(known: argparse.Namespace, codec: Codec) -> Importance | None:
     """Return the QP offset settings, or None without --for, with --no-importance, or for other codecs."""
-    from vcm.evaluation.reader import Importance, takes_offsets
+    from vcm.encoding.reader import Importance, takes_offsets
 
     given = {name: getattr(known, name) for name in ("alpha", "block", "clip")}
     given = {name: value for name, value in given.items() if value is not None}
@@ -197,7 +197,7 @@ def _importance(known: argparse.Namespace, codec: Codec) -> Importance | None:
 
 def _search(known: argparse.Namespace, codec: Codec) -> ImageSearch | None:
     """Return the pixel refinement settings; None with --effort 0."""
-    from vcm.evaluation.search import ImageSearch, check_searchable
+    from vcm.encoding.search import ImageSearch, check_searchable
 
     search = ImageSearch(known.effort)
     if not search.effort:
@@ -216,7 +216,7 @@ def _preprocessor(known: argparse.Namespace, codec: Codec) -> NPPPreprocessor | 
                 raise ArgumentError(option, expected="given with --npp", got=value)
         return None
     from vcm.cli.devices import choose_device
-    from vcm.evaluation.preprocessing import NPPPreprocessor
+    from vcm.encoding.preprocessing import NPPPreprocessor
 
     device = str(choose_device(known.device))
     path, lmbda = known.model or shipped(QA_NPP_BPG), known.lmbda

@@ -90,7 +90,7 @@ def _begin_worker() -> None:
     warnings.simplefilter("ignore")  # the parent has already shown them
     import torch
 
-    from vcm.evaluation.sharing import follow_parent
+    from vcm.codecs.program import follow_parent
 
     follow_parent()
     torch.set_num_threads(1)

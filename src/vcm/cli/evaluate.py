@@ -20,7 +20,7 @@ from rich.table import Table
 from vcm.cli.devices import choose_device
 from vcm.cli.job import run_job
 from vcm.cli.objectives import bd_objective, check_bd_objective
-from vcm.cli.pipelines import build, build_codecs, build_preprocessors, build_systems
+from vcm.cli.pipelines import build, build_codecs, build_pipelines, build_preprocessors
 from vcm.cli.sweeps import JobResult
 from vcm.codecs import CodecPool
 from vcm.config import BDRateObjective, EvaluateConfig
@@ -28,10 +28,10 @@ from vcm.data import ImageDataModule
 from vcm.data.datasets import ImageDataset
 from vcm.errors import ArgumentError
 from vcm.evaluation.evaluate import Evaluation
-from vcm.evaluation.provenance import deciding_versions
 from vcm.evaluation.results import RESULTS_JSON, Results
 from vcm.evaluation.sharing import Sharers
 from vcm.files import printable
+from vcm.provenance import deciding_versions
 from vcm.tasks import Task
 
 MAX_CHANGED = 5
@@ -166,7 +166,7 @@ def build_evaluation(
     systems = [
         system
         for name, plan in config.codecs.items()
-        for system in build_systems(name, plan, codecs[name], preprocessors[name], task)
+        for system in build_pipelines(name, plan, codecs[name], preprocessors[name], task)
     ]
     return Evaluation(
         config.name,

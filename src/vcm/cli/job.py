@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from vcm.cli.errors import told_error
-from vcm.cli.options import option_list
+from vcm.cli.options import register_resolvers
 from vcm.cli.overrides import current_overrides, current_settings
 from vcm.cli.sweeps import (
     JOB_FILE,
@@ -32,12 +32,8 @@ from vcm.cli.sweeps import (
     keep_record,
     sweep_name,
 )
-from vcm.data.assets import asset_file
 from vcm.errors import VCMError
-from vcm.evaluation.names import file_name
 from vcm.files import printable
-from vcm.nn.hardware import cpu_has_bf16
-from vcm.weights import shipped
 
 _INTERRUPTED = 130
 
@@ -80,6 +76,7 @@ def run_job(
         return None
 
     register_resolvers()
+    OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
     # Earlier versions needed a "+" for trainer settings that conf/ now has; Hydra would reject it there.
     try:
         arguments = current_overrides(command, arguments)
@@ -199,20 +196,3 @@ def _overrides(record: JobRecord) -> str:
 
 def _print_error(command: str, cause: str) -> None:
     print(f"vcm {command}: error: {printable(cause, keep=chr(10))}", file=sys.stderr)
-
-
-def register_resolvers() -> None:
-    """Register the OmegaConf resolvers ${asset:name,file}, ${file_name:text}, ${sweep_name:…},
-    ${shipped:name}, ${option_list:command} and ${cpu_precision:}.
-    """
-    OmegaConf.register_new_resolver("asset", lambda name, file: str(asset_file(name, file)), replace=True)
-    OmegaConf.register_new_resolver("option_list", option_list, replace=True)
-    OmegaConf.register_new_resolver("file_name", file_name, replace=True)
-    OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
-    OmegaConf.register_new_resolver("cpu_precision", cpu_precision, replace=True)
-    OmegaConf.register_new_resolver("shipped", lambda name: str(shipped(name)), replace=True)
-
-
-def cpu_precision() -> str:
-    """Return the training precision for this CPU: "bf16-mixed" with bfloat16 instructions, else "32-true"."""
-    return "bf16-mixed" if cpu_has_bf16() else "32-true"

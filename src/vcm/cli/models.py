@@ -18,8 +18,8 @@ from vcm.codecs import LearnedCodec, SlimmableFeatureCodec
 from vcm.codecs.base import check_image
 from vcm.codecs.learned.container import FINGERPRINT_BYTES, Header
 from vcm.data.assets import asset_file
+from vcm.encoding.features import check_fit, encode_for, predict_from, search_objective
 from vcm.errors import ArgumentError, BitstreamError, WeightsError
-from vcm.evaluation.features import check_fit, encode_for, predict_from, search_objective
 from vcm.nn.serialization import read_json, read_notes
 from vcm.nn.slimmable import load_network
 from vcm.tasks import SplitTask

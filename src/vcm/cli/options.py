@@ -7,6 +7,12 @@ from typing import TYPE_CHECKING
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
+from omegaconf import OmegaConf
+
+from vcm.data.assets import asset_file
+from vcm.files import file_name
+from vcm.nn.hardware import cpu_has_bf16
+from vcm.weights import shipped
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -69,3 +75,19 @@ def _own_options(folder: Traversable) -> list[str]:
         elif entry.is_dir():
             names += [f"{entry.name}/{name}" for name in _own_options(entry)]
     return sorted(names)
+
+
+def register_resolvers() -> None:
+    """Register the OmegaConf resolvers ${asset:name,file}, ${file_name:text},
+    ${shipped:name}, ${option_list:command} and ${cpu_precision:}.
+    """
+    OmegaConf.register_new_resolver("asset", lambda name, file: str(asset_file(name, file)), replace=True)
+    OmegaConf.register_new_resolver("option_list", option_list, replace=True)
+    OmegaConf.register_new_resolver("file_name", file_name, replace=True)
+    OmegaConf.register_new_resolver("cpu_precision", cpu_precision, replace=True)
+    OmegaConf.register_new_resolver("shipped", lambda name: str(shipped(name)), replace=True)
+
+
+def cpu_precision() -> str:
+    """Return the training precision for this CPU: "bf16-mixed" with bfloat16 instructions, else "32-true"."""
+    return "bf16-mixed" if cpu_has_bf16() else "32-true"

@@ -10,13 +10,13 @@ from hydra.utils import instantiate
 from vcm.cli.errors import told_error
 from vcm.codecs import Codec, FeatureCodec
 from vcm.config import CodecPlan
+from vcm.encoding.encoder import Preprocessor
+from vcm.encoding.preprocessing import NPPPreprocessor
+from vcm.encoding.reader import Importance
+from vcm.encoding.search import ImageSearch
 from vcm.errors import ArgumentError, EvaluationError, MissingToolError
-from vcm.evaluation.encoder import Preprocessor
-from vcm.evaluation.features import FeatureSystem
-from vcm.evaluation.preprocessing import NPPPreprocessor
-from vcm.evaluation.reader import Importance
-from vcm.evaluation.search import ImageSearch
-from vcm.evaluation.systems import ImageSystem, System
+from vcm.evaluation.features import FeaturePipeline
+from vcm.evaluation.pipelines import ImagePipeline, Pipeline
 from vcm.tasks import Task
 
 NPP_TARGET = f"{NPPPreprocessor.__module__}.{NPPPreprocessor.__qualname__}"
@@ -48,13 +48,13 @@ def build(
     return built
 
 
-def build_systems(
+def build_pipelines(
     name: str,
     plan: CodecPlan,
     codecs: Sequence[Codec | FeatureCodec],
     preprocessors: Sequence[Preprocessor | None],
     task: Task,
-) -> list[System]:
+) -> list[Pipeline]:
     """Build one system per quality of a curve.
 
     Args:
@@ -79,9 +79,9 @@ def build_systems(
     try:
         importance, search = _importance(name, plan, task), _search(name, plan, task)
         return [
-            FeatureSystem(name, codec, task)
+            FeaturePipeline(name, codec, task)
             if isinstance(codec, FeatureCodec)
-            else ImageSystem(
+            else ImagePipeline(
                 name,
                 codec,
                 task,

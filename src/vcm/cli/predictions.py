@@ -11,8 +11,8 @@ from PIL import Image
 
 from vcm.cli.paths import STREAM_SUFFIX
 from vcm.data.reading import IMAGE_SUFFIXES
-from vcm.evaluation.boxes import draw_boxes, place_boxes
 from vcm.files import printable
+from vcm.tasks.drawing import draw_boxes, place_boxes
 from vcm.types import ClassScores, Detections
 
 NUM_CLASSES = 5

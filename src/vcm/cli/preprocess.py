@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vcm.data.metadata import Metadata
-    from vcm.evaluation.preprocessing import NPPPreprocessor
-    from vcm.evaluation.refinement import OnStep
+    from vcm.encoding.preprocessing import NPPPreprocessor
+    from vcm.encoding.refinement import OnStep
     from vcm.tasks import SplitTask
 
 FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -158,7 +158,7 @@ def _reader(name: str | None, size: int | None, device: str) -> SplitTask | None
 
 def _scaled(image: Tensor, size: int | None, task: SplitTask | None) -> Tensor:
     """The image at a longest side, or at a task's reader size; as it is where neither is given."""
-    from vcm.evaluation.reader import scale_to_reader
+    from vcm.encoding.reader import scale_to_reader
 
     if size is not None:
         return scale_to_side(image, size)
@@ -170,7 +170,7 @@ def _refinement(
 ) -> Callable[[Tensor, Tensor, OnStep | None], Tensor] | None:
     """What refines an image from its filtered version; None with --effort 0."""
     from vcm.codecs import BPGCodec
-    from vcm.evaluation.search import ImageSearch
+    from vcm.encoding.search import ImageSearch
 
     search = ImageSearch(effort)
     if not search.effort:
@@ -204,7 +204,7 @@ def _preprocessor(known: argparse.Namespace) -> tuple[NPPPreprocessor | None, Pa
     """The filter and its file; None twice for `--model none`."""
     from vcm.cli.devices import choose_device
     from vcm.codecs import BPGCodec
-    from vcm.evaluation.preprocessing import NPPPreprocessor
+    from vcm.encoding.preprocessing import NPPPreprocessor
 
     if known.quality is not None:
         BPGCodec.quality_scale.check(known.quality)

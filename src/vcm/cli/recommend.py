@@ -88,8 +88,8 @@ def recommend(
     """
     import torch
 
+    from vcm.evaluation.pipelines import predict
     from vcm.evaluation.recommend import MIN_SCORE, Search
-    from vcm.evaluation.systems import predict
     from vcm.types import Detections
 
     torch.set_num_threads(1)
@@ -115,7 +115,7 @@ def recommend(
 
 
 def _encoder(kind: Any, task: SplitTask, images: Mapping[Path, Tensor]) -> Any:  # noqa: ANN401  a codec class
-    from vcm.evaluation.systems import predict
+    from vcm.evaluation.pipelines import predict
 
     codecs: dict[float, Any] = {}
 

@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 
 from vcm.cli.devices import choose_device
 from vcm.cli.errors import told_error
-from vcm.cli.job import register_resolvers
+from vcm.cli.options import register_resolvers
 from vcm.errors import ArgumentError, EvaluationError
 from vcm.tasks import SplitTask
 

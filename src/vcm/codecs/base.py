@@ -6,7 +6,7 @@ import inspect
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
-from vcm.codecs.limits import MAX_PIXELS
+from vcm.codecs.headers import MAX_PIXELS
 from vcm.errors import ArgumentError, BitstreamError
 from vcm.types import QualityScale, Settings
 

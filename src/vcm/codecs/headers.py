@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from vcm.errors import BitstreamError
+
 
 def jpeg_size(data: bytes) -> tuple[int, int] | None:
     """Width and height from a Huffman-coded JPEG's frame header; None where there is none before the scan."""
@@ -33,3 +35,17 @@ def webp_size(data: bytes) -> tuple[int, int] | None:
     if kind == b"VP8 ":
         return int.from_bytes(body[6:8], "little") & 0x3FFF, int.from_bytes(body[8:10], "little") & 0x3FFF
     return None
+
+
+MAX_PIXELS = 1 << 26
+"""Width × height, 67 megapixels: a few forged bytes must not ask for gigabytes of memory."""
+
+
+def check_pixels(title: str, width: int, height: int) -> None:
+    """Check a size that a stream states, before anything is allocated for it.
+
+    Raises:
+        BitstreamError: If a side is 0, or there are more than `MAX_PIXELS` pixels.
+    """
+    if not 0 < width * height <= MAX_PIXELS:
+        raise BitstreamError(f"{title}: an image must have 1 to {MAX_PIXELS} pixels; got {width}x{height}.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from vcm.codecs.limits import check_pixels
+from vcm.codecs.headers import check_pixels
 from vcm.codecs.pillow import PillowCodec
 from vcm.errors import BitstreamError
 from vcm.types import QualityScale

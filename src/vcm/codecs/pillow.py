@@ -7,8 +7,7 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vcm.codecs.base import ArrayCodec
-from vcm.codecs.headers import jpeg_size, webp_size
-from vcm.codecs.limits import check_pixels
+from vcm.codecs.headers import check_pixels, jpeg_size, webp_size
 from vcm.errors import ArgumentError, BitstreamError, CodecError, MissingToolError
 from vcm.types import QualityScale
 from vcm.validation import check_choice, check_whole

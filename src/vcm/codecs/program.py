@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Sequence
+from multiprocessing import parent_process
 from typing import IO
 
 from vcm.errors import CodecError
@@ -141,3 +142,16 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     """
     _kill_session(process)
     process.wait()
+
+
+def follow_parent() -> None:
+    """Leave Ctrl-C to the parent process, and exit when the parent ends; for worker processes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+
+    def end_with_parent() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()

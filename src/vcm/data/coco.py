@@ -15,11 +15,10 @@ import torch
 
 from vcm.data.boxes import BoxReader, whole_number
 from vcm.data.datasets import ImageDataset, check_folder, check_limit
-from vcm.data.jsonfile import parse_json
 from vcm.data.reading import Header, find_images, read_header, relative_id
 from vcm.data.sizes import Annotated, Placement, Size, describe, extent_of, place, stored_orientation
 from vcm.errors import ArgumentError, DatasetError, ImageError
-from vcm.files import printable, read_bytes
+from vcm.files import parse_json, printable, read_bytes
 from vcm.types import BoxTarget, Settings
 
 MAX_ANNOTATION_BYTES = 2 << 30

@@ -22,9 +22,8 @@ from vcm.evaluation.labels import (
     pseudo_labels,
     true_labels,
 )
-from vcm.evaluation.names import point_name
-from vcm.evaluation.points import Point, accuracy_of, measure, of_all, shared_images
-from vcm.evaluation.provenance import deciding_versions, now, provenance
+from vcm.evaluation.pipelines import Pipeline
+from vcm.evaluation.points import Point, accuracy_of, measure, of_all, point_name, shared_images
 from vcm.evaluation.recording import Progress, Recorder, Share
 from vcm.evaluation.records import RecordFile, prediction_from_json, unwritable
 from vcm.evaluation.results import (
@@ -38,7 +37,7 @@ from vcm.evaluation.results import (
     write_json,
 )
 from vcm.evaluation.sharing import Sharers
-from vcm.evaluation.systems import System
+from vcm.provenance import deciding_versions, now, provenance
 from vcm.tasks import Task
 from vcm.types import Settings
 from vcm.validation import is_whole
@@ -62,7 +61,7 @@ class Evaluation:
         name: str,
         task: Task,
         dataset: ImageDataset,
-        systems: Sequence[System],
+        systems: Sequence[Pipeline],
         *,
         folder: str | Path,
         pool: CodecPool,
@@ -200,7 +199,7 @@ class Evaluation:
         results: Results,
         originals: RecordFile,
         files: Sequence[RecordFile],
-        between: Mapping[str, Sequence[tuple[System, RecordFile]]],
+        between: Mapping[str, Sequence[tuple[Pipeline, RecordFile]]],
         started: str,
     ) -> None:
         """Write everything beside the records; results.json last, so that where it is, the others fit it."""

@@ -10,11 +10,11 @@ from PIL import Image
 from torch import Tensor
 
 from vcm.evaluation.folders import make_folder
-from vcm.evaluation.names import file_name, point_name
+from vcm.evaluation.pipelines import Pipeline
+from vcm.evaluation.points import point_name
 from vcm.evaluation.records import Record, RecordFile, prediction_from_json
 from vcm.evaluation.results import write_json
-from vcm.evaluation.systems import System
-from vcm.files import replacing
+from vcm.files import file_name, replacing
 from vcm.types import Detections
 
 ORIGINALS = "originals"
@@ -61,7 +61,7 @@ def write_examples(
     folder: Path,
     examples: Sequence[str],
     files: Mapping[str, RecordFile],
-    between: Mapping[str, Sequence[tuple[System, RecordFile]]],
+    between: Mapping[str, Sequence[tuple[Pipeline, RecordFile]]],
 ) -> None:
     """Write what the report says of each version of each example.
 

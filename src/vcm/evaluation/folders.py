@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from vcm.data.jsonfile import read_json
+from vcm.files import read_json
 
 
 def path_inside(folder: Path, name: str | Path) -> Path:

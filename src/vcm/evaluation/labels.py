@@ -10,7 +10,7 @@ import torch
 
 from vcm.categories import match_categories
 from vcm.errors import ArgumentError, EvaluationError
-from vcm.tasks.pseudo import pseudo_target
+from vcm.tasks.base import pseudo_target
 from vcm.types import BoxTarget, Detections, Prediction, Target
 from vcm.validation import check_between
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from vcm.evaluation.bootstrap import Draws, Resamples, intervals_of, resample
 from vcm.evaluation.labels import LabelKind, LabelSet
+from vcm.evaluation.pipelines import Pipeline
 from vcm.evaluation.records import Record, prediction_from_json
-from vcm.evaluation.systems import System
 from vcm.metrics.distortion import Distortion
 from vcm.metrics.rate import Rate
 from vcm.tasks import Task
@@ -164,7 +164,7 @@ def accuracy_of(
 
 
 def measure(
-    system: System,
+    system: Pipeline,
     records: Mapping[str, Record],
     image_ids: Sequence[str],
     labels: LabelSet,
@@ -218,3 +218,8 @@ def _distortions(records: Sequence[Record]) -> dict[str, float | None]:
 def none_for_nan(values: Mapping[str, float]) -> dict[str, float | None]:
     """The same values with None where a figure is not defined."""
     return {name: None if math.isnan(value) else value for name, value in values.items()}
+
+
+def point_name(system: str, quality: float) -> str:
+    """Name of an operating point, such as "bpg-37"; different qualities get different names."""
+    return f"{system}-{quality:.15g}"

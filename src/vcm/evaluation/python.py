@@ -12,16 +12,16 @@ from vcm.codecs import Codec, CodecPool, FeatureCodec
 from vcm.data import ImageDataset, ImageFolderDataset
 from vcm.errors import ArgumentError
 from vcm.evaluation.evaluate import Evaluation
-from vcm.evaluation.features import FeatureSystem
+from vcm.evaluation.features import FeaturePipeline
 from vcm.evaluation.labels import LabelKind
+from vcm.evaluation.pipelines import ImagePipeline, Pipeline
 from vcm.evaluation.recording import Progress
 from vcm.evaluation.results import Results
-from vcm.evaluation.systems import ImageSystem, System
 from vcm.tasks import Task
 
 
 def evaluate(
-    codecs: Mapping[str, Sequence[Codec | FeatureCodec | System]],
+    codecs: Mapping[str, Sequence[Codec | FeatureCodec | Pipeline]],
     task: Task,
     data: ImageDataset | str | Path,
     *,
@@ -42,8 +42,8 @@ def evaluate(
     ```
 
     Args:
-        codecs: For each curve its name and its operating points; a `System` stands for itself, with whatever
-            comes before its codec.
+        codecs: Operating points of each curve, by its name: codecs, or a `Pipeline` for a codec with steps
+            before it.
         task: The reader.
         data: A dataset, or a folder of images without labels.
         folder: Keeps records and results, so that a second call measures only what is new, and `vcm report`
@@ -83,12 +83,12 @@ def evaluate(
         return evaluation.run(progress)
 
 
-def _system(name: str, codec: object, task: Task) -> System:
-    if isinstance(codec, System):
+def _system(name: str, codec: object, task: Task) -> Pipeline:
+    if isinstance(codec, Pipeline):
         return codec
     if isinstance(codec, FeatureCodec):
-        return FeatureSystem(name, codec, task)
+        return FeaturePipeline(name, codec, task)
     if not isinstance(codec, Codec):
         expected = "codecs (vcm.codecs.Codec or FeatureCodec) or systems"
         raise ArgumentError(f"codecs.{name}", expected=expected, got=codec)
-    return ImageSystem(name, codec, task)
+    return ImagePipeline(name, codec, task)

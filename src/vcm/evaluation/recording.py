@@ -17,9 +17,9 @@ from vcm.data.datasets import ImageDataset
 from vcm.errors import ImageError, VCMError
 from vcm.evaluation.examples import ORIGINALS, choose_examples, example_path, keep_example
 from vcm.evaluation.matching import is_near, matched_bytes, quality_between
-from vcm.evaluation.names import point_name
+from vcm.evaluation.pipelines import Answer, Fault, Pipeline, attempt, predict
+from vcm.evaluation.points import point_name
 from vcm.evaluation.records import Record, RecordFile, prediction_to_json
-from vcm.evaluation.systems import Answer, Fault, System, attempt, predict
 from vcm.metrics.distortion import ms_ssim, psnr
 from vcm.tasks import Task
 from vcm.types import Settings
@@ -93,7 +93,7 @@ class Recorder:
             file.append(records, [])
         return file
 
-    def is_complete(self, systems: Sequence[System]) -> bool:
+    def is_complete(self, systems: Sequence[Pipeline]) -> bool:
         """Whether there are good records of everything; takes over those that killed processes have left."""
         points = [(ORIGINALS, {"system": ORIGINALS})]
         points += [(point_name(system.name, system.quality), system.settings()) for system in systems]
@@ -159,11 +159,11 @@ class Recorder:
 
     def record_between(
         self,
-        systems: Sequence[System],
+        systems: Sequence[Pipeline],
         files: Sequence[RecordFile],
         originals: RecordFile,
         examples: Sequence[str],
-    ) -> dict[str, list[tuple[System, RecordFile]]]:
+    ) -> dict[str, list[tuple[Pipeline, RecordFile]]]:
         """Encode examples at qualities between, where a system has no stream at about the common rate.
 
         Args:
@@ -175,7 +175,7 @@ class Recorder:
         Returns:
             By image id, systems at other qualities, with records of that image at about the rate.
         """
-        found: dict[str, list[tuple[System, RecordFile]]] = {}
+        found: dict[str, list[tuple[Pipeline, RecordFile]]] = {}
         for image_id in examples:
             known: dict[str, dict[float, int]] = {}
             for system, file in zip(systems, files, strict=True):
@@ -189,8 +189,8 @@ class Recorder:
         return found
 
     def _record_near(
-        self, system: System, known: dict[float, int], target: int, originals: RecordFile, image_id: str
-    ) -> tuple[System, RecordFile] | None:
+        self, system: Pipeline, known: dict[float, int], target: int, originals: RecordFile, image_id: str
+    ) -> tuple[Pipeline, RecordFile] | None:
         """A system at a quality between its own whose stream of an image is near `target`, if need be."""
         scale = system.scale
         for _ in range(MAX_STEPS):
@@ -213,7 +213,7 @@ class Recorder:
         return None
 
     def record_system(
-        self, system: System, originals: RecordFile, examples: Sequence[str], *, only: str | None = None
+        self, system: Pipeline, originals: RecordFile, examples: Sequence[str], *, only: str | None = None
     ) -> RecordFile:
         """Run a system on every image that the task could read and see; keep the example images.
 

@@ -18,11 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vcm.data.jsonfile import parse_json
 from vcm.errors import EvaluationError
 from vcm.evaluation.folders import appending, check_own
-from vcm.evaluation.names import file_name
-from vcm.files import open_regular, printable, write_text
+from vcm.files import file_name, open_regular, parse_json, printable, write_text
 from vcm.types import ClassScores, Detections, Prediction, Settings
 from vcm.validation import is_number, is_whole
 

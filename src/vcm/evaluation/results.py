@@ -16,8 +16,7 @@ from vcm.errors import ArgumentError, EvaluationError
 from vcm.evaluation.bootstrap import Resamples
 from vcm.evaluation.folders import read_json_inside
 from vcm.evaluation.labels import LABEL_KINDS
-from vcm.evaluation.names import point_name
-from vcm.evaluation.points import Point, expect, finite, numbers_by_name
+from vcm.evaluation.points import Point, expect, finite, numbers_by_name, point_name
 from vcm.evaluation.records import canonical_json, strict_numbers
 from vcm.files import printable
 from vcm.types import Settings

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
+from vcm.codecs.program import follow_parent
 from vcm.errors import EvaluationError, VCMError
 from vcm.evaluation.recording import Progress, Share
 
@@ -104,19 +102,6 @@ def _died(number: int) -> EvaluationError:
         f"process {number} of the evaluation died: it was killed, or memory ran out. The same command goes "
         "on where it stopped; choose fewer devices if memory is short."
     )
-
-
-def follow_parent() -> None:
-    """In a worker process: leave Ctrl-C to the parent, and end when it ends, however it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = parent_process()
-
-    def end_with_parent() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def _record_share(build: Callable[[int], Evaluation], share: Share, connection: Connection) -> None:

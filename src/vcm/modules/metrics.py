@@ -18,8 +18,8 @@ from vcm.losses.rate_distortion import rate_distortion
 from vcm.metrics.distortion import ms_ssim, psnr
 from vcm.nn.layers import pad_to_multiple
 from vcm.nn.slimmable import RECONSTRUCTION, MultiTaskNetwork
+from vcm.tasks.base import pseudo_target
 from vcm.tasks.distance import FeatureDistance, Reference
-from vcm.tasks.pseudo import pseudo_target
 from vcm.types import Features, Prediction, Prepared
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from vcm.errors import ArgumentError
 from vcm.losses.outputs import relative_errors
 from vcm.tasks import SplitTask, check_split_task
+from vcm.tasks.base import pseudo_target
 from vcm.tasks.distance import output_error
-from vcm.tasks.pseudo import pseudo_target
 from vcm.types import Target
 from vcm.validation import check_between
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vcm.errors import ArgumentError
-from vcm.types import Prediction, Settings
+from vcm.types import BoxTarget, ClassScores, ClassTarget, Prediction, Settings, Target
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -142,3 +142,22 @@ class Task(nn.Module, ABC):
         self.requires_grad_(False)
         self.train(False)
         self.to(memory_format=torch.channels_last)
+
+
+def pseudo_target(prediction: Prediction, min_score: float) -> Target:
+    """A task's prediction on an original, as a target (Fischer et al., arXiv 2205.06519).
+
+    Args:
+        prediction: Of one original image.
+        min_score: Boxes below this score are not taken as objects, in [0, 1].
+    """
+    if isinstance(prediction, ClassScores):
+        return ClassTarget(int(prediction.logits.argmax()))
+    kept = prediction.scores >= min_score
+    boxes = prediction.boxes[kept]
+    return BoxTarget(
+        boxes=boxes,
+        labels=prediction.labels[kept],
+        is_crowd=torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device),
+        area=(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]),
+    )

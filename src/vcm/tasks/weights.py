@@ -11,9 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from vcm.errors import ArgumentError, WeightsError
-from vcm.files import MAX_WEIGHTS_BYTES, open_regular, printable
+from vcm.files import MAX_WEIGHTS_BYTES, open_regular, printable, stream_sha256
 from vcm.nn.weights import check_values, load_tensors, state_sha256
-from vcm.tasks.hashing import stream_sha256
 
 Published = Mapping[str, Callable[[], Mapping[str, Tensor]]]
 """Names of published weights, each with what gets their state dict."""

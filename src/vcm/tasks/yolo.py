@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vcm.categories import COCO_CATEGORIES, read_names
 from vcm.errors import ArgumentError
+from vcm.files import file_sha256
 from vcm.losses.outputs import yolo_divergence
 from vcm.nn.darknet import IMAGE, Darknet, decode_head, parse_cfg, read_cfg, read_weights, yolov3_cfg
 from vcm.nn.darknet.layers import Shortcut
@@ -25,7 +26,6 @@ from vcm.tasks.checks import (
     image_list,
     trainable_boxes,
 )
-from vcm.tasks.hashing import file_sha256
 from vcm.tasks.letterbox import Letterbox
 from vcm.tasks.split import SplitTask
 from vcm.types import BoxTarget, Detections, Features, Prediction, Prepared, Settings, Target

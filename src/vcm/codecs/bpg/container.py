@@ -9,7 +9,7 @@ from typing import Any
 from vcm.codecs.bpg.bits import read_ue7, write_ue7
 from vcm.codecs.bpg.colour import ColourSpace
 from vcm.codecs.bpg.sps import CodingParameters
-from vcm.codecs.limits import check_pixels
+from vcm.codecs.headers import check_pixels
 from vcm.errors import BitstreamError
 
 MAGIC = b"BPG\xfb"

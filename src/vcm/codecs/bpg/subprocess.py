@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 from vcm.codecs.base import ArrayCodec
 from vcm.codecs.bpg.codec import CHROMA_FORMATS, QP_SCALE
 from vcm.codecs.bpg.container import read_file
-from vcm.codecs.limits import check_pixels
+from vcm.codecs.headers import check_pixels
 from vcm.codecs.program import ProgramRunner
 from vcm.errors import ArgumentError, BitstreamError, CodecError, MissingToolError
 from vcm.files import MAX_IMAGE_BYTES, read_bytes

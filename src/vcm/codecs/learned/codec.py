@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from vcm.codecs.base import Codec, check_image
 from vcm.codecs.features import FeatureCodec
-from vcm.codecs.limits import MAX_PIXELS
+from vcm.codecs.headers import MAX_PIXELS
 from vcm.errors import ArgumentError
 from vcm.types import QualityScale, Settings
 from vcm.validation import check_choice

@@ -24,7 +24,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vcm.codecs.limits import MAX_PIXELS
+from vcm.codecs.headers import MAX_PIXELS
 from vcm.errors import BitstreamError
 from vcm.types import QUALITY_STEPS
 

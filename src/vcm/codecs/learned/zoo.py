@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from vcm.codecs.base import Codec, check_image
+from vcm.codecs.headers import MAX_PIXELS
 from vcm.codecs.learned.codec import MODEL_SCALE, check_bytes
 from vcm.codecs.learned.container import FINGERPRINT_BYTES, PURPOSES, Header, read_stream, write_stream
-from vcm.codecs.limits import MAX_PIXELS
 from vcm.errors import ArgumentError, BitstreamError
 from vcm.types import QualityScale, Settings
 from vcm.validation import check_choice

@@ -10,9 +10,8 @@ from typing import Any
 import platformdirs
 
 from vcm.data.assets.catalog import Asset, find_asset
-from vcm.data.jsonfile import read_json
 from vcm.errors import AssetError
-from vcm.files import MAX_WEIGHTS_BYTES, open_regular, printable
+from vcm.files import MAX_WEIGHTS_BYTES, open_regular, printable, read_json
 
 MARKER = "asset.json"
 """Written last: an asset's folder without it is not whole."""

@@ -13,12 +13,11 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from vcm.errors import EvaluationError
 from vcm.evaluation.curves import Axis, Curve, accuracy_title
 from vcm.evaluation.folders import make_folder, read_json_inside
-from vcm.evaluation.names import file_name
 from vcm.evaluation.report.examples import example_views
 from vcm.evaluation.report.plots import Style, as_pdf, as_png, as_svg, draw
 from vcm.evaluation.report.study import Study, read_study
 from vcm.evaluation.results import PROVENANCE_JSON, Results, damaged, write_text
-from vcm.files import write_bytes
+from vcm.files import file_name, write_bytes
 
 REPORT_HTML = "report.html"
 MAX_LISTED = 50

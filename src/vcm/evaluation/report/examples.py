@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from vcm.evaluation.boxes import LETTER_PX, Box, Count, place_boxes
 from vcm.evaluation.folders import path_inside
 from vcm.evaluation.report.sources import Source
 from vcm.evaluation.report.versions import Version, at_one_rate, read_versions
 from vcm.evaluation.results import Results
 from vcm.files import MAX_IMAGE_BYTES, open_regular
+from vcm.tasks.drawing import LETTER_PX, Box, Count, place_boxes
 from vcm.types import Detections
 
 WEBP_QUALITY = 90

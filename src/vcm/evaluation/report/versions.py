@@ -11,8 +11,7 @@ from typing import Any
 from vcm.evaluation.examples import EXAMPLES_JSON, ORIGINALS
 from vcm.evaluation.folders import read_json_inside
 from vcm.evaluation.matching import is_near, matched_bytes
-from vcm.evaluation.names import point_name
-from vcm.evaluation.points import expect, finite
+from vcm.evaluation.points import expect, finite, point_name
 from vcm.evaluation.records import MAX_WHOLE, prediction_from_json
 from vcm.evaluation.report.sources import Source
 from vcm.evaluation.results import DAMAGE, Results

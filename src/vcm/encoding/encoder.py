@@ -9,10 +9,10 @@ from torch import Tensor
 
 from vcm.codecs import Codec
 from vcm.codecs.base import check_image
+from vcm.encoding.reader import Importance, WithOffsets, check_takes_offsets, scale_to_reader
+from vcm.encoding.refinement import OnStep
+from vcm.encoding.search import ImageSearch, check_searchable
 from vcm.errors import ArgumentError
-from vcm.evaluation.reader import Importance, WithOffsets, check_takes_offsets, scale_to_reader
-from vcm.evaluation.refinement import OnStep
-from vcm.evaluation.search import ImageSearch, check_searchable
 from vcm.tasks import Task, check_split_task
 from vcm.types import Settings
 

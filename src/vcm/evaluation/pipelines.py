@@ -14,10 +14,10 @@ from torch import Tensor
 
 from vcm.codecs import Codec, CodecPool, Failure, RoundTrip
 from vcm.deprecation import former_names
+from vcm.encoding.encoder import ImageEncoder, Preprocessor, ToEncode
+from vcm.encoding.reader import Importance, resample_pixels, scale_prediction
+from vcm.encoding.search import ImageSearch
 from vcm.errors import ArgumentError
-from vcm.evaluation.encoder import ImageEncoder, Preprocessor, ToEncode
-from vcm.evaluation.reader import Importance, resample_pixels, scale_prediction
-from vcm.evaluation.search import ImageSearch
 from vcm.tasks import Task
 from vcm.types import ClassScores, Detections, Prediction, QualityScale, Settings
 
@@ -73,7 +73,7 @@ class Timed(Generic[Result]):
     seconds: float
 
 
-class System(ABC):
+class Pipeline(ABC):
     """An operating point: images in, bytes and predictions out.
 
     Attributes:
@@ -102,7 +102,7 @@ class System(ABC):
         """Scale of the qualities that `at` takes; None where it takes none."""
         return None
 
-    def at(self, quality: float) -> System:
+    def at(self, quality: float) -> Pipeline:
         """The same system at another quality of its scale.
 
         Raises:
@@ -113,7 +113,7 @@ class System(ABC):
         )
 
 
-class ImageSystem(System):
+class ImagePipeline(Pipeline):
     """(Reader's size) → (preprocessor) → (search) → codec → bytes → codec → task.
 
     ```
@@ -173,7 +173,7 @@ class ImageSystem(System):
         self.title = title if is_plain else f"{title} ({name})"
 
     def run(self, images: Sequence[Tensor], pool: CodecPool) -> list[Answer | Fault]:
-        """See `System.run`."""
+        """See `Pipeline.run`."""
         prepared = pool.map(partial(attempt, "preprocess", self.encoder.prepare), images)
         ready = [step.value for step in prepared if isinstance(step, Timed)]
         coded = iter(pool.round_trip([item.codec for item in ready], [item.image for item in ready]))
@@ -202,18 +202,18 @@ class ImageSystem(System):
 
     @property
     def scale(self) -> QualityScale | None:
-        """See `System.scale`; None also where the preprocessor depends on the quality."""
+        """See `Pipeline.scale`; None also where the preprocessor depends on the quality."""
         depends = getattr(self.encoder.preprocessor, "rate", None) is not None
         arguments = list(inspect.signature(type(self.codec).__init__).parameters)[1:]
         is_known = "quality" in arguments and all(hasattr(self.codec, name) for name in arguments)
         return self.codec.quality_scale if is_known and not depends else None
 
-    def at(self, quality: float) -> ImageSystem:
-        """See `System.at`."""
+    def at(self, quality: float) -> ImagePipeline:
+        """See `Pipeline.at`."""
         arguments = list(inspect.signature(type(self.codec).__init__).parameters)[1:]
         changed = {**{name: getattr(self.codec, name) for name in arguments}, "quality": quality}
         codec = type(self.codec)(**changed)
-        return ImageSystem(
+        return ImagePipeline(
             self.name,
             codec,
             self.task,
@@ -224,7 +224,7 @@ class ImageSystem(System):
         )
 
     def settings(self) -> Settings:
-        """See `System.settings`; what is not used is left out, so that earlier records keep their keys."""
+        """See `Pipeline.settings`; what is not used is left out, so that earlier records keep their keys."""
         encoder = self.encoder
         settings: Settings = {
             "system": "picture",  # the name of 0.1, part of its records' keys
@@ -240,7 +240,7 @@ class ImageSystem(System):
         return settings
 
 
-__getattr__ = former_names(__name__, {"PictureSystem": "ImageSystem"})
+__getattr__ = former_names(__name__, {"PictureSystem": "ImagePipeline"})
 
 
 def predict(task: Task, image: Tensor) -> Prediction:

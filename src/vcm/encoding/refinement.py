@@ -42,7 +42,7 @@ def _learning_rate(effort: int) -> float:
 
 
 class Refinement:
-    """One image's search; see `vcm.evaluation.search.ImageSearch`.
+    """One image's search; see `vcm.encoding.search.ImageSearch`.
 
     Args:
         task: Whose features and outputs are kept.

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vcm.data.jsonfile import parse_json
 from vcm.deprecation import former_arguments, former_attribute
 from vcm.errors import ArgumentError, WeightsError
+from vcm.files import parse_json
 from vcm.nn.preprocessor import NPP, QuantizationAdaptiveNPP, deployed, load_preprocessor
 from vcm.nn.serialization import read_notes
 from vcm.nn.tiling import in_tiles

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from vcm.codecs import BPGCodec, Codec
 from vcm.codecs.bpg.offsets import checked_offsets
+from vcm.encoding.refinement import OnStep, Refinement
 from vcm.errors import ArgumentError, WeightsError
-from vcm.evaluation.provenance import deciding_versions
-from vcm.evaluation.refinement import OnStep, Refinement
 from vcm.files import read_bytes, write_bytes
+from vcm.provenance import deciding_versions
 from vcm.tasks import SplitTask, Task, check_split_task
 from vcm.types import Settings
 from vcm.validation import check_whole, is_number
