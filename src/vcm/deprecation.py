@@ -30,6 +30,23 @@ def former_names(module: str, names: Mapping[str, str], *, stacklevel: int = 2) 
     return get
 
 
+def former_modules(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
+    """Make a package's `__getattr__` that gives a moved module at its former place, as `_target_` uses it.
+
+    Args:
+        package: The package's `__name__`.
+        modules: Present dotted names by former ones within the package.
+    """
+
+    def get(name: str) -> Any:  # noqa: ANN401  a module
+        if name not in modules:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        warn_renamed(f"{package}.{name}", modules[name])
+        return import_module(modules[name])
+
+    return get
+
+
 def warn_renamed(former: str, present: str, *, stacklevel: int = 2) -> None:
     """Warn that a name of vcm 0.1 was used.
 

@@ -52,10 +52,10 @@ def test_each_argument_becomes_what_hydra_knows(given, expected, capsys):
     assert current_overrides("train", [given]) == [expected]
     note = capsys.readouterr().err
     if expected in ("data=images", "module.drawing=per_image"):
-        assert note == f"vcm train: note: {given} is called {expected} now.\n"
+        assert note == f"vcm train: note: {given} was renamed to {expected}.\n"
     else:
         assert note == (
-            "vcm train: note: loop is called codec_loop now.\n" if "codec_loop" in expected else ""
+            "vcm train: note: loop was renamed to codec_loop.\n" if "codec_loop" in expected else ""
         )
 
 

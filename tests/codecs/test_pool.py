@@ -16,15 +16,15 @@ import pytest
 import torch
 from torch import Tensor
 
+import vcm.codecs
 from vcm.codecs import (
     BPGCodec,
     Codec,
     CodecPool,
-    Decoded,
-    Encoded,
     Failure,
     JPEGCodec,
     RoundTrip,
+    Timed,
     raise_failures,
 )
 from vcm.errors import ArgumentError, BitstreamError, CodecError
@@ -94,19 +94,28 @@ def test_encoding_and_decoding_apart_equal_the_codec(photo: Photo) -> None:
     images = [photo(40, 30 + index, index) for index in range(6)]
     with CodecPool(workers=2) as pool:
         encoded = raise_failures(pool.encode(codec, images))
-        decoded = pool.decode(codec, [*(outcome.data for outcome in encoded), b"no JPEG"])
+        decoded = pool.decode(codec, [*(outcome.value for outcome in encoded), b"no JPEG"])
         trips = raise_failures(pool.round_trip(codec, images))
     for image, stream, result, trip in zip(images, encoded, decoded, trips, strict=False):
-        assert isinstance(stream, Encoded)
-        assert isinstance(result, Decoded)
-        assert stream.data == codec.encode(image) == trip.data
-        assert torch.equal(result.image, codec.decode(stream.data))
-        assert torch.equal(result.image, trip.image)
+        assert isinstance(stream, Timed)
+        assert isinstance(result, Timed)
+        assert stream.value == codec.encode(image) == trip.data
+        assert torch.equal(result.value, codec.decode(stream.value))
+        assert torch.equal(result.value, trip.image)
         assert trip.num_bits == 8 * len(trip.data)
-        assert min(stream.encode_s, result.decode_s, trip.encode_s, trip.decode_s) > 0
+        assert min(stream.seconds, result.seconds, trip.encode_s, trip.decode_s) > 0
     assert isinstance(decoded[-1], Failure)
     assert isinstance(decoded[-1].error, BitstreamError)
     assert decoded[-1].index == 6
+
+
+def test_former_names_of_outcomes_still_work(photo: Photo) -> None:
+    with CodecPool(workers=1) as pool:
+        (encoded,) = raise_failures(pool.encode(JPEGCodec(quality=40), [photo(16, 16, 0)]))
+    with pytest.warns(DeprecationWarning, match=r"Timed\.data is deprecated. Use Timed\.value"):
+        assert encoded.data == encoded.value
+    with pytest.warns(DeprecationWarning, match=r"vcm\.codecs\.Encoded is deprecated"):
+        assert vcm.codecs.Encoded is Timed
 
 
 def test_times_are_each_images_own() -> None:

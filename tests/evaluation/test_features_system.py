@@ -6,13 +6,13 @@ import json
 import pytest
 import torch
 
-from vcm.codecs import CodecPool, JPEGCodec, LearnedCodec, SlimmableFeatureCodec
+from vcm.codecs import CodecPool, Failure, JPEGCodec, LearnedCodec, SlimmableFeatureCodec
 from vcm.codecs.learned.container import read_stream
 from vcm.encoding.features import check_fit
 from vcm.errors import ArgumentError
 from vcm.evaluation.evaluate import Evaluation
 from vcm.evaluation.features import FeaturePipeline
-from vcm.evaluation.pipelines import Answer, Fault, ImagePipeline
+from vcm.evaluation.pipelines import Answer, ImagePipeline
 from vcm.evaluation.report import build_report
 from vcm.nn.slimmable import FeatureMap, SlimmableFactorized
 from vcm.tasks import ClassificationTask, TorchvisionDetectionTask, YOLOTask
@@ -143,7 +143,7 @@ def test_a_damaged_stream_is_one_images_fault(world):
     with CodecPool(workers=1) as pool:
         good, bad = system.run(images, pool)
     assert isinstance(good, Answer)
-    assert isinstance(bad, Fault)
+    assert isinstance(bad, Failure)
     assert "decode failed: BitstreamError: the stream is cut short" in str(bad)
 
 

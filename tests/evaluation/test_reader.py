@@ -7,10 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vcm.codecs import BPGCodec, Codec, CodecPool, JPEGCodec, qp_offsets
+from vcm.codecs import BPGCodec, Codec, CodecPool, Failure, JPEGCodec, qp_offsets
 from vcm.encoding.reader import Importance, scale_prediction, scale_to_reader
 from vcm.errors import ArgumentError, CodecError
-from vcm.evaluation.pipelines import Answer, Fault, ImagePipeline, predict
+from vcm.evaluation.pipelines import Answer, ImagePipeline, predict
 from vcm.tasks import ClassificationTask, TorchvisionDetectionTask, YOLOTask
 from vcm.types import ClassScores, Detections
 
@@ -140,7 +140,7 @@ def test_a_codec_that_takes_no_smaller_image_says_so(yolo, images):
     assert str(found[0]) == (
         "encode of the image scaled to 72x96 failed: CodecError: sides must be at least 80 pixels."
     )
-    assert isinstance(found[1], Fault)
+    assert isinstance(found[1], Failure)
     assert isinstance(found[2], Answer)  # as large as the reader's size
 
 

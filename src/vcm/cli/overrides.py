@@ -37,6 +37,10 @@ FORMER_SETTINGS: Mapping[str, Mapping[str, str]] = {
     "NPPPreprocessor": {"rate": "lmbda"},
 }
 """Present names of settings by former ones, by the class of vcm that takes them."""
+FORMER_TARGETS: Mapping[str, str] = {
+    "vcm.evaluation.preprocessing.NPPPreprocessor": "vcm.encoding.preprocessing.NPPPreprocessor"
+}
+"""Present `_target_`s of classes that moved."""
 _FORMER_CURVE_SETTINGS = {"rates": "lmbda"}
 """The same for the curves of an evaluation."""
 _FORMER_KEY = re.compile(
@@ -84,6 +88,9 @@ def _with_current_names(value: Any, place: str, moved: list[str]) -> Any:  # noq
     prefix = f"{place}." if place else ""
     found = {key: _with_current_names(part, f"{prefix}{key}", moved) for key, part in value.items()}
     target = str(found.get("_target_", ""))
+    if target in FORMER_TARGETS:
+        found["_target_"] = target = FORMER_TARGETS[target]
+        moved.append(f"the _target_ of {place} was renamed to {target}")
     names = FORMER_SETTINGS.get(target.rpartition(".")[2], {}) if target.startswith("vcm.") else {}
     if re.fullmatch(r"codecs\.\w+", place):
         names = {**names, **_FORMER_CURVE_SETTINGS}

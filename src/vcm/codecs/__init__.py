@@ -12,7 +12,8 @@ from vcm.codecs.features import FeatureCodec
 from vcm.codecs.jpegxl import JPEGXLCodec
 from vcm.codecs.learned import CompressAICodec, LearnedCodec, SlimmableFeatureCodec
 from vcm.codecs.pillow import AVIFCodec, JPEG2000Codec, JPEGCodec, WebPCodec
-from vcm.codecs.pool import CodecPool, Decoded, Encoded, Failure, RoundTrip, raise_failures
+from vcm.codecs.pool import CodecPool, Failure, RoundTrip, Timed, raise_failures
+from vcm.deprecation import former_names
 
 __all__ = [
     "AVIFCodec",
@@ -22,8 +23,6 @@ __all__ = [
     "Codec",
     "CodecPool",
     "CompressAICodec",
-    "Decoded",
-    "Encoded",
     "Failure",
     "FeatureCodec",
     "JPEG2000Codec",
@@ -32,7 +31,10 @@ __all__ = [
     "LearnedCodec",
     "RoundTrip",
     "SlimmableFeatureCodec",
+    "Timed",
     "WebPCodec",
     "qp_offsets",
     "raise_failures",
 ]
+
+__getattr__ = former_names(__name__, {"Encoded": "Timed", "Decoded": "Timed"})

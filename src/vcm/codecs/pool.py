@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from vcm.codecs.base import Codec
+from vcm.deprecation import former_attribute, former_names
 from vcm.errors import ArgumentError, CodecError
 from vcm.validation import check_whole
 
@@ -21,41 +22,37 @@ MAX_WORKERS = 1024
 _INTERRUPT_AGAIN_S = 0.05  # a program may start just after the others were told to end
 
 
-@dataclass(frozen=True, eq=False)
-class Encoded:
-    """One image's bytes.
-
-    Attributes:
-        data: The stream.
-        encode_s: Seconds that `encode` took, by the clock.
-    """
-
-    data: bytes
-    encode_s: float
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, eq=False)
-class Decoded:
-    """One stream's image.
+class Timed(Generic[Result]):
+    """The result of a step and its wall-clock time.
 
     Attributes:
-        image: (3, H, W) uint8 RGB.
-        decode_s: Seconds that `decode` took, by the clock.
+        value: The result.
+        seconds: Duration of the step.
     """
 
-    image: Tensor
-    decode_s: float
+    value: Result
+    seconds: float
+
+    data = former_attribute("data", "value")
+    image = former_attribute("image", "value")
+    encode_s = former_attribute("encode_s", "seconds")
+    decode_s = former_attribute("decode_s", "seconds")
 
 
 @dataclass(frozen=True, eq=False)
 class RoundTrip:
-    """One image's bytes, and what comes back from them.
+    """An image's bitstream and the image decoded from it.
 
     Attributes:
-        data: The stream.
+        data: The bitstream.
         image: (3, H, W) uint8 RGB, decoded.
-        encode_s: Seconds that `encode` took, by the clock.
-        decode_s: Seconds that `decode` took, by the clock.
+        encode_s: Wall-clock seconds of `encode`.
+        decode_s: Wall-clock seconds of `decode`.
     """
 
     data: bytes
@@ -65,28 +62,29 @@ class RoundTrip:
 
     @property
     def num_bits(self) -> int:
-        """Bits of the stream, container header and all."""
+        """Number of bits of the bitstream, with its container."""
         return 8 * len(self.data)
 
 
 @dataclass(frozen=True, eq=False)
 class Failure:
-    """What went wrong with one image.
+    """A step that failed on one image.
 
     Attributes:
-        index: Its place in the batch, from 0.
-        stage: Whether encoding or decoding failed.
-        error: What was raised, with its traceback.
+        stage: The step, such as "encode" or "decode".
+        error: The exception, with its traceback.
+        index: Position of the image in its batch, from 0.
+        scaled: (height, width) to which the image was scaled before; None if it was not.
     """
 
-    index: int
-    stage: Literal["encode", "decode"]
+    stage: str
     error: Exception
+    index: int = 0
+    scaled: tuple[int, int] | None = None
 
-
-Value = TypeVar("Value", Encoded, Decoded, RoundTrip)
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+    def __str__(self) -> str:
+        scaled = "" if self.scaled is None else f" of the image scaled to {self.scaled[0]}x{self.scaled[1]}"
+        return f"{self.stage}{scaled} failed: {type(self.error).__name__}: {self.error}"
 
 
 class CodecPool:
@@ -125,35 +123,35 @@ class CodecPool:
         """End the threads; the pool can then no longer be used."""
         self._executor.shutdown(cancel_futures=True)
 
-    def encode(self, codec: Codec, images: Sequence[Tensor]) -> list[Encoded | Failure]:
-        """Encode each image.
+    def encode(self, codec: Codec, images: Sequence[Tensor]) -> list[Timed[bytes] | Failure]:
+        """Encode images.
 
         Args:
             codec: Used from several threads at once.
             images: (3, H, W) uint8 RGB each, of any sizes.
+
+        Returns:
+            A bitstream or a failure for each image.
         """
 
-        def work(index: int, image: Tensor) -> Encoded | Failure:
-            try:
-                return _encode(codec, image)
-            except Exception as error:
-                return Failure(index, "encode", error)
+        def work(index: int, image: Tensor) -> Timed[bytes] | Failure:
+            return attempt("encode", codec.encode, image, index)
 
         return self._run([codec], work, images)
 
-    def decode(self, codec: Codec, streams: Sequence[bytes]) -> list[Decoded | Failure]:
-        """Decode each stream.
+    def decode(self, codec: Codec, streams: Sequence[bytes]) -> list[Timed[Tensor] | Failure]:
+        """Decode bitstreams.
 
         Args:
             codec: Used from several threads at once.
-            streams: What `codec.encode` gave.
+            streams: Bitstreams from `codec.encode`.
+
+        Returns:
+            A (3, H, W) uint8 RGB image or a failure for each bitstream.
         """
 
-        def work(index: int, data: bytes) -> Decoded | Failure:
-            try:
-                return _decode(codec, data)
-            except Exception as error:
-                return Failure(index, "decode", error)
+        def work(index: int, data: bytes) -> Timed[Tensor] | Failure:
+            return attempt("decode", codec.decode, data, index)
 
         return self._run([codec], work, streams)
 
@@ -173,18 +171,18 @@ class CodecPool:
             )
 
         def work(index: int, image: Tensor) -> RoundTrip | Failure:
-            stage: Literal["encode", "decode"] = "encode"
             codec = codecs[index]
-            try:
-                encoded = _encode(codec, image)
-                stage = "decode"
-                decoded = _decode(codec, encoded.data)
-                if decoded.image.shape != image.shape:
-                    sizes = f"{tuple(decoded.image.shape)} came back from {tuple(image.shape)}"
-                    raise CodecError(f"{codec.title}: the decoder gave another size: {sizes}.")
-            except Exception as error:
-                return Failure(index, stage, error)
-            return RoundTrip(encoded.data, decoded.image, encoded.encode_s, decoded.decode_s)
+            encoded = attempt("encode", codec.encode, image, index)
+            if isinstance(encoded, Failure):
+                return encoded
+            decoded = attempt("decode", codec.decode, encoded.value, index)
+            if isinstance(decoded, Failure):
+                return decoded
+            if decoded.value.shape != image.shape:
+                sizes = f"{tuple(decoded.value.shape)} instead of {tuple(image.shape)}"
+                error = CodecError(f"{codec.title}: the decoder gave another size: {sizes}.")
+                return Failure("decode", error, index)
+            return RoundTrip(encoded.value, decoded.value, encoded.seconds, decoded.seconds)
 
         return self._run(codecs, work, images)
 
@@ -195,10 +193,10 @@ class CodecPool:
     def _run(
         self,
         codecs: Sequence[Codec],
-        work: Callable[[int, Item], Value | Failure],
+        work: Callable[[int, Item], Result | Failure],
         items: Sequence[Item],
-    ) -> list[Value | Failure]:
-        futures: list[Future[Value | Failure]] = []
+    ) -> list[Result | Failure]:
+        futures: list[Future[Result | Failure]] = []
         try:
             for index, item in enumerate(items):
                 futures.append(self._executor.submit(work, index, item))
@@ -212,26 +210,33 @@ class CodecPool:
             raise
 
 
-def _encode(codec: Codec, image: Tensor) -> Encoded:
+def attempt(
+    stage: str, function: Callable[[Item], Result], item: Item, index: int = 0
+) -> Timed[Result] | Failure:
+    """Call a function and time it; an exception becomes a `Failure`.
+
+    Args:
+        stage: Name of the step, for a failure.
+        function: The step.
+        item: Its argument.
+        index: Position of the item in its batch, for a failure.
+    """
     start = time.perf_counter()
-    data = codec.encode(image)
-    return Encoded(data, time.perf_counter() - start)
+    try:
+        result = function(item)
+    except Exception as error:
+        return Failure(stage, error, index)
+    return Timed(result, time.perf_counter() - start)
 
 
-def _decode(codec: Codec, data: bytes) -> Decoded:
-    start = time.perf_counter()
-    image = codec.decode(data)
-    return Decoded(image, time.perf_counter() - start)
-
-
-def raise_failures(outcomes: Sequence[Value | Failure]) -> list[Value]:
+def raise_failures(outcomes: Sequence[Result | Failure]) -> list[Result]:
     """Return the outcomes if none of them is a failure.
 
     Raises:
         CodecError: For the first failure, naming its place in the batch; the failure's own error is its
             cause.
     """
-    values: list[Value] = []
+    values: list[Result] = []
     for outcome in outcomes:
         if isinstance(outcome, Failure):
             raise CodecError(
@@ -240,3 +245,6 @@ def raise_failures(outcomes: Sequence[Value | Failure]) -> list[Value]:
             ) from outcome.error
         values.append(outcome)
     return values
+
+
+__getattr__ = former_names(__name__, {"Encoded": "Timed", "Decoded": "Timed"})

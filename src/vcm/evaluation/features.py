@@ -7,9 +7,10 @@ from functools import partial
 
 from torch import Tensor
 
-from vcm.codecs import CodecPool, FeatureCodec
+from vcm.codecs import CodecPool, Failure, FeatureCodec
+from vcm.codecs.pool import attempt
 from vcm.encoding.features import check_fit, encode_for, predict_from, search_objective
-from vcm.evaluation.pipelines import Answer, Fault, Pipeline, attempt
+from vcm.evaluation.pipelines import Answer, Pipeline
 from vcm.tasks import Task, check_split_task
 from vcm.types import Settings
 
@@ -46,7 +47,7 @@ class FeaturePipeline(Pipeline):
             names.append(f"{codec.name}_effort{codec.effort}")
         self.title = title if name in names else f"{title} ({name})"
 
-    def run(self, images: Sequence[Tensor], pool: CodecPool) -> list[Answer | Fault]:
+    def run(self, images: Sequence[Tensor], pool: CodecPool) -> list[Answer | Failure]:
         """See `Pipeline.run`."""
         return pool.map(self._answer, images)
 
@@ -54,15 +55,15 @@ class FeaturePipeline(Pipeline):
         """See `Pipeline.settings`."""
         return {"system": "features", "codec": self.codec.settings()}
 
-    def _answer(self, image: Tensor) -> Answer | Fault:
+    def _answer(self, image: Tensor) -> Answer | Failure:
         encoded = attempt("encode", partial(encode_for, self.task, self.codec), image)
-        if isinstance(encoded, Fault):
+        if isinstance(encoded, Failure):
             return encoded
         decoded = attempt("decode", self.codec.decode, encoded.value)
-        if isinstance(decoded, Fault):
+        if isinstance(decoded, Failure):
             return decoded
         predicted = attempt("predict", partial(predict_from, self.task), decoded.value)
-        if isinstance(predicted, Fault):
+        if isinstance(predicted, Failure):
             return predicted
         return Answer(
             num_bytes=len(encoded.value),

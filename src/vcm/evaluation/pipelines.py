@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import inspect
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from torch import Tensor
 
-from vcm.codecs import Codec, CodecPool, Failure, RoundTrip
+from vcm.codecs import Codec, CodecPool, Failure, RoundTrip, Timed
+from vcm.codecs.pool import attempt
 from vcm.deprecation import former_names
 from vcm.encoding.encoder import ImageEncoder, Preprocessor, ToEncode
 from vcm.encoding.reader import Importance, resample_pixels, scale_prediction
@@ -46,33 +46,6 @@ class Answer:
     predict_s: float
 
 
-@dataclass(frozen=True, eq=False)
-class Fault:
-    """Why an image has no answer.
-
-    Attributes:
-        stage: What failed: "preprocess", "encode", "decode" or "predict".
-        error: What was raised.
-        scaled: (height, width) to which the image was scaled before; None where it was not.
-    """
-
-    stage: str
-    error: Exception
-    scaled: tuple[int, int] | None = None
-
-    def __str__(self) -> str:
-        scaled = "" if self.scaled is None else f" of the image scaled to {self.scaled[0]}x{self.scaled[1]}"
-        return f"{self.stage}{scaled} failed: {type(self.error).__name__}: {self.error}"
-
-
-@dataclass(frozen=True, eq=False)
-class Timed(Generic[Result]):
-    """What a step gave, and the seconds it took by the clock."""
-
-    value: Result
-    seconds: float
-
-
 class Pipeline(ABC):
     """An operating point: images in, bytes and predictions out.
 
@@ -87,7 +60,7 @@ class Pipeline(ABC):
     quality: float
 
     @abstractmethod
-    def run(self, images: Sequence[Tensor], pool: CodecPool) -> list[Answer | Fault]:
+    def run(self, images: Sequence[Tensor], pool: CodecPool) -> list[Answer | Failure]:
         """One answer or fault an image, in order; work may go to the pool's threads.
 
         An image's answer does not depend on the others in `images`.
@@ -172,25 +145,27 @@ class ImagePipeline(Pipeline):
         is_plain = name in [plain + ending for plain in plain_names for ending in endings]
         self.title = title if is_plain else f"{title} ({name})"
 
-    def run(self, images: Sequence[Tensor], pool: CodecPool) -> list[Answer | Fault]:
+    def run(self, images: Sequence[Tensor], pool: CodecPool) -> list[Answer | Failure]:
         """See `Pipeline.run`."""
         prepared = pool.map(partial(attempt, "preprocess", self.encoder.prepare), images)
         ready = [step.value for step in prepared if isinstance(step, Timed)]
         coded = iter(pool.round_trip([item.codec for item in ready], [item.image for item in ready]))
-        outcomes = [(step, None if isinstance(step, Fault) else next(coded)) for step in prepared]
+        outcomes = [(step, None if isinstance(step, Failure) else next(coded)) for step in prepared]
         return pool.map(lambda pair: self._answer(*pair), outcomes)
 
-    def _answer(self, step: Timed[ToEncode] | Fault, outcome: RoundTrip | Failure | None) -> Answer | Fault:
+    def _answer(
+        self, step: Timed[ToEncode] | Failure, outcome: RoundTrip | Failure | None
+    ) -> Answer | Failure:
         """What the task finds in a decoded image; the fault where an earlier step failed."""
-        if isinstance(step, Fault):
+        if isinstance(step, Failure):
             return step
         scaled, size = step.value.scaled, step.value.size
         if not isinstance(outcome, RoundTrip):
             assert outcome is not None, "what was prepared was encoded"
-            return Fault(outcome.stage, outcome.error, scaled)
+            return replace(outcome, scaled=scaled)
         predicted = attempt("predict", partial(predict, self.task), outcome.image)
-        if isinstance(predicted, Fault):
-            return Fault(predicted.stage, predicted.error, scaled)
+        if isinstance(predicted, Failure):
+            return replace(predicted, scaled=scaled)
         return Answer(
             num_bytes=len(outcome.data),
             image=resample_pixels(outcome.image, size, self.task),
@@ -252,13 +227,3 @@ def predict(task: Task, image: Tensor) -> Prediction:
     raise ArgumentError(
         f"{type(task).__name__}.predict", expected=f"one {kind.__name__} for each image", got=found
     )
-
-
-def attempt(stage: str, function: Callable[[Item], Result], item: Item) -> Timed[Result] | Fault:
-    """What the function gives for an image or stream and the seconds it took, or what it raised."""
-    start = time.perf_counter()
-    try:
-        result = function(item)
-    except Exception as error:  # one bad image must not lose the others
-        return Fault(stage, error)
-    return Timed(result, time.perf_counter() - start)

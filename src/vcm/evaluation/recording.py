@@ -12,12 +12,13 @@ from typing import Any
 
 from torch import Tensor
 
-from vcm.codecs import CodecPool
+from vcm.codecs import CodecPool, Failure
+from vcm.codecs.pool import attempt
 from vcm.data.datasets import ImageDataset
 from vcm.errors import ImageError, VCMError
 from vcm.evaluation.examples import ORIGINALS, choose_examples, example_path, keep_example
 from vcm.evaluation.matching import is_near, matched_bytes, quality_between
-from vcm.evaluation.pipelines import Answer, Fault, Pipeline, attempt, predict
+from vcm.evaluation.pipelines import Answer, Pipeline, predict
 from vcm.evaluation.points import point_name
 from vcm.evaluation.records import Record, RecordFile, prediction_to_json
 from vcm.metrics.distortion import ms_ssim, psnr
@@ -143,7 +144,7 @@ class Recorder:
             return Record(image_id, error=image)
         height, width = image.shape[1:]
         prediction = attempt("predict", partial(predict, self.task), image)
-        if isinstance(prediction, Fault):
+        if isinstance(prediction, Failure):
             return Record(image_id, error=str(prediction))
         return Record(image_id, height, width, prediction=prediction_to_json(prediction.value))
 
@@ -287,7 +288,7 @@ def _is_good(record: Record | None) -> bool:
     return record is not None and not record.error
 
 
-def _record(image_id: str, image: Tensor | str, answer: Answer | Fault | None) -> Record:
+def _record(image_id: str, image: Tensor | str, answer: Answer | Failure | None) -> Record:
     """One image's record; `image` is text where the image could not be read, and then has no answer."""
     if not isinstance(image, Tensor):
         return Record(image_id, error=image)
