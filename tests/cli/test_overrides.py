@@ -52,10 +52,10 @@ def test_each_argument_becomes_what_hydra_knows(given, expected, capsys):
     assert current_overrides("train", [given]) == [expected]
     note = capsys.readouterr().err
     if expected in ("data=images", "module.drawing=per_image"):
-        assert note == f"vcm train: note: {given} is called {expected} now.\n"
+        assert note == f"vcm train: note: {given} was renamed to {expected}.\n"
     else:
         assert note == (
-            "vcm train: note: loop is called codec_loop now.\n" if "codec_loop" in expected else ""
+            "vcm train: note: loop was renamed to codec_loop.\n" if "codec_loop" in expected else ""
         )
 
 
@@ -128,11 +128,11 @@ def test_experiments_in_both_places_cannot_be_one_sweep(tmp_path, monkeypatch, c
     [
         (
             "defaults: [/experiment/npp/small]",
-            "/experiment/npp/small is called /experiment/train/npp/small now",
+            "/experiment/npp/small was renamed to /experiment/train/npp/small",
         ),
-        ("defaults: [override /loop: jpeg]", "loop is called codec_loop now"),
-        ("loop: {workers: 1}", "There is no setting loop: loop is called codec_loop now"),
-        ("name: ${loop}", "loop is called codec_loop now"),
+        ("defaults: [override /loop: jpeg]", "loop was renamed to codec_loop"),
+        ("loop: {workers: 1}", "There is no setting loop: loop was renamed to codec_loop"),
+        ("name: ${loop}", "loop was renamed to codec_loop"),
     ],
 )
 def test_former_names_in_a_config_are_told(config, said, tmp_path, monkeypatch, capsys):
@@ -151,7 +151,7 @@ def test_former_names_in_a_config_are_told(config, said, tmp_path, monkeypatch, 
         (["evaluate", "curve=webp"], "A curve needs a name: +curve@codecs.NAME="),
         (["evaluate", "+curve=webp"], "A curve needs a name: +curve@codecs.NAME="),
         (["train", "experiment/evaluate=demo"], "experiment/evaluate belongs to vcm evaluate"),
-        (["train", "module.loop=null"], "There is no setting module.loop: loop is called codec_loop now"),
+        (["train", "module.loop=null"], "There is no setting module.loop: loop was renamed to codec_loop"),
     ],
 )
 def test_other_forms_are_told(arguments, said, tmp_path, monkeypatch, capsys):

@@ -113,7 +113,7 @@ def test_inputs_and_files_that_are_there_stay(preprocess, tmp_path, write_image)
     before = [photo.read_bytes() for photo in photos]
     status, out, err = preprocess(*photos, "--overwrite")
     assert status == 1
-    assert "a.png is read by this command" in err
+    assert "a.png is an input of this command" in err
     assert out.startswith("2 files, ")  # b.jpg.png, and b.webp.png
     assert [photo.read_bytes() for photo in photos] == before
     mine = write_image(tmp_path / "b.png")

@@ -42,7 +42,7 @@ def test_a_target_size_is_kept(recommend):
     assert (status, row["reached"], row["bytes"] <= 12000) == (0, True, True)
     status, out, _ = recommend("--codec", "jpeg", "--target-size", "1kB")
     assert status == 1
-    assert "out of reach" in out
+    assert "target not reached" in out
     rows = json.loads(recommend("--codec", "jpeg", "--target-size", "1kB", "--json")[1])
     assert [row["quality"] for row in rows] == [1]  # the smallest that there is
     assert f"{rows[0]['bytes']:,} bytes are the fewest that one takes here" in out

@@ -74,7 +74,7 @@ def test_lightnings_own_checkpoints_can_be_had_too(training):
         ("+trainer.callbacks=3", "trainer.callbacks must be a list of {_target_: …}; got 3"),
         (
             "+trainer.callbacks=[{_target_: pathlib.Path}]",
-            "that gives a lightning.pytorch.callbacks.Callback; got PosixPath",
+            "that creates a lightning.pytorch.callbacks.Callback; got PosixPath",
         ),
         (
             "+trainer.callbacks=[{_target_: lightning.pytorch.callbacks.LearningRateMonitor}]",

@@ -246,8 +246,8 @@ def test_every_scheduler_is_stepped(name, kind, request):
         ("optimizer={_target_: builtins.dict, _partial_: true}", "optimizer must be one that"),
         ("optimizer={_target_: torch.optim.Adam, _partial_: true, beta: 1}", "unexpected keyword argument"),
         ("optimizer={_target_: builtins.int}", "optimizer must be null or a class or _partial_"),
-        ("logger={x: {_target_: pathlib.Path}}", "logger.x must be {_target_: …} that gives a lightning."),
-        ("callbacks={x: {_target_: pathlib.Path}}", "callbacks.x must be {_target_: …} that gives a light"),
+        ("logger={x: {_target_: pathlib.Path}}", "logger.x must be {_target_: …} that creates a lightning."),
+        ("callbacks={x: {_target_: pathlib.Path}}", "callbacks.x must be {_target_: …} that creates a light"),
     ],
 )
 def test_what_is_no_optimizer_scheduler_logger_or_callback_is_told(npp, given, message, capsys):

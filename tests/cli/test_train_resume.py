@@ -114,7 +114,7 @@ def test_changed_images_at_the_same_path_are_noted(training, told):
     Path("train/7.png").unlink()
     status, said = told(longer(training))
     assert status == 0
-    assert "note: data.train.root=train has other files than when the run began" in said
+    assert "note: the files of data.train.root=train changed since the run began" in said
 
 
 def test_every_changed_setting_is_named(training, told):

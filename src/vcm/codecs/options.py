@@ -1,4 +1,4 @@
-"""Checks of constructor arguments that several codecs share."""
+"""Validation of constructor arguments."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def check_choice(argument: str, value: T, choices: Collection[T]) -> T:
     """Return `value` if it is one of `choices`.
 
     Raises:
-        ArgumentError: If it is not, or is of another type.
+        ArgumentError: If it is not, or has another type.
     """
     if not any(value is choice or (type(value) is type(choice) and value == choice) for choice in choices):
         raise ArgumentError(argument, expected="one of " + ", ".join(map(repr, choices)), got=value)
@@ -23,7 +23,7 @@ def check_choice(argument: str, value: T, choices: Collection[T]) -> T:
 
 
 def check_whole(argument: str, value: int, low: int, high: int) -> int:
-    """Return `value` if it is a whole number from `low` to `high`.
+    """Return `value` if it is an integer in [low, high].
 
     Raises:
         ArgumentError: If it is not.

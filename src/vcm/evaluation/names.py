@@ -1,4 +1,4 @@
-"""Names of operating points and of their files."""
+"""Names of operating points and their files."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import hashlib
 import re
 
 MAX_NAME = 120
-"""Longest name of a file or folder, in characters; file systems take 255 bytes."""
+"""Maximum length of a file or folder name, in characters; file systems allow 255 bytes."""
 
 
 def point_name(system: str, quality: float) -> str:
-    """Name of an operating point, such as "bpg-37"; different qualities get different names."""
+    """Return the name of an operating point, such as "bpg-37". Different qualities give different names."""
     return f"{system}-{quality:.15g}"
 
 
 def file_name(text: str) -> str:
-    """`text` as one file's name: no slashes, and not too long; different texts get different names."""
+    """Convert text to a valid file name of limited length. Different texts give different names."""
     name = re.sub(r"[^A-Za-z0-9._,=+-]+", "_", text)
     if name == text and 0 < len(name) <= MAX_NAME:
         return name
