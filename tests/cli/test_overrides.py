@@ -89,7 +89,7 @@ def test_an_experiment_of_a_users_own_is_found_in_either_place(
     assert main(["evaluate", *option, *arguments]) == 0
     assert Path("runs/mine/results.json").is_file()
     notes = capsys.readouterr().err
-    moved = "experiments belong into configs/experiment/evaluate now; mine is in configs/experiment."
+    moved = "experiments now belong in configs/experiment/evaluate; found mine in configs/experiment."
     assert (moved in notes) == (place == "experiment")
 
 
@@ -120,7 +120,7 @@ def test_experiments_in_both_places_cannot_be_one_sweep(tmp_path, monkeypatch, c
     (tmp_path / "cfg/experiment/old.yaml").write_text(EXPERIMENT)
     for value in ("old,demo", "choice(old,demo)"):
         assert main(["evaluate", "--multirun", "-cdcfg", f"experiment={value}"]) == 2
-        assert "Move old.yaml there from cfg/experiment" in capsys.readouterr().err
+        assert "Move old.yaml from cfg/experiment" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def test_inputs_and_files_that_are_there_stay(preprocess, tmp_path, write_image)
     os.utime(mine, ns=(0, 0))  # older than the image
     status, _, err = preprocess(photos[1])
     assert status == 1
-    assert "b.png exists already; --overwrite replaces it" in err
+    assert "b.png exists already. Use --overwrite to replace it" in err
 
 
 def test_preprocessing_again_goes_on_where_it_was_stopped(preprocess, photos, tmp_path, files_below):

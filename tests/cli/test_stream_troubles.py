@@ -233,7 +233,7 @@ def test_a_hostile_note_of_tasks_unfolds_and_reads_nothing(
     model = write_model(tmp_path, "laughs.safetensors", detection=note)
     status, _, err = vcm("compress", write_image(tmp_path / "p.png"), "--for", "detection", use=model)
     assert status == 2
-    assert "its note of tasks must be values, and ${asset:NAME,FILE}" in err
+    assert "tasks must be plain values or ${asset:NAME,FILE}" in err
     assert "hunter2" not in err
 
 
@@ -346,7 +346,7 @@ def test_wrong_settings(vcm, model, tmp_path, command, write_image):
     assert "device must be" in err
     if command == "compress":
         status, _, err = vcm(command, photo, "--for", "segmentation")
-        assert "a width for: detection, classification, viewing; got 'segmentation'" in err
+        assert ": detection, classification, viewing; got 'segmentation'" in err
     else:
         status, _, err = vcm(command, photo, "--min-score", 3)
         assert status == 2
@@ -366,8 +366,8 @@ def test_a_image_is_not_named_json(vcm, tmp_path, write_image):
 @pytest.mark.parametrize(
     ("plan", "message"),
     [
-        (None, "does not say which network its width for detection serves"),
-        ({"_target_": "os.system", "command": "true"}, "not vcm's own"),
+        (None, "does not record the network of its task 'detection'"),
+        ({"_target_": "os.system", "command": "true"}, "not a class of vcm"),
         ({"_target_": "vcm.tasks.YOLOTask", "cfg": "none.cfg"}, "none.cfg"),
         ({"_target_": "vcm.tasks.YOLOTask", "cfg": "${asset:nothing,a}"}, "no asset 'nothing'"),
         ({"_target_": "vcm.tasks.YOLOTask", "cfg": "yolov3", "colour": 1}, "colour"),
@@ -399,7 +399,7 @@ def test_a_damaged_note(vcm, tmp_path, write_image):
     photo = write_image(tmp_path / "a.png")
     status, _, err = vcm("compress", photo, "--for", "detection", use=tmp_path / "m.safetensors")
     assert status == 2
-    assert "its note of tasks must be a JSON object" in err
+    assert "tasks must be a JSON object" in err
     assert read_notes(tmp_path / "m.safetensors") == {"tasks": "{", "made": "today"}
 
 
@@ -452,7 +452,7 @@ def test_a_folder_that_takes_no_files(vcm, tmp_path, monkeypatch, write_image):
     monkeypatch.setattr(os, "access", lambda *_: False)
     status, _, err = vcm("compress", photo, "--for", "viewing", "-o", tmp_path / "new")
     assert status == 1
-    assert f"no files can be made in {tmp_path}" in err
+    assert f"the folder {tmp_path} is not writable" in err
     assert not (tmp_path / "new").exists()
 
 

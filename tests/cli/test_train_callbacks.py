@@ -56,7 +56,7 @@ def test_early_stopping_on_what_is_not_measured_is_told(training, capsys):
     stopping = f"+trainer.callbacks=[{{_target_: {STOPPING}, monitor: val/nothing}}]"
     assert main([*training, stopping]) == 2
     said = capsys.readouterr().err
-    assert "trainer.callbacks must be EarlyStopping with a monitor among train/" in said
+    assert "trainer.callbacks must be an EarlyStopping that monitors one of train/" in said
     assert "val/loss" in said
     assert "got 'val/nothing'" in said
     assert "Traceback" not in said

@@ -79,7 +79,7 @@ def test_a_model_notes_its_tasks_without_folders_of_this_machine(training):
         ),
         (["data.val.root=it's=1"], """'data.val.root="it'"'"'s=1"'"""),
         (["experiment=slimable/two_task_small"], "Did you mean slimmable/two_task_small?"),
-        (["data.val.root=k=1"], """quotes for the shell: 'data.val.root="k=1"'"""),
+        (["data.val.root=k=1"], """again for the shell: 'data.val.root="k=1"'"""),
         (
             ["experiment=npp/small", "proxy=null"],
             "A config group cannot be null. Use GROUP=OPTION",

@@ -107,7 +107,7 @@ def test_the_best_checkpoint_is_that_of_the_lowest_loss_across_a_resumed_run(npp
 def test_learning_rates_without_a_logger_are_skipped_with_a_line(training, capsys):
     assert main([*training, "callbacks=[lr_monitor,model_checkpoint]"]) == 0
     assert (FOLDER / "checkpoints/best.ckpt").exists()
-    assert "callbacks.lr_monitor: skipped, for there is no logger; logger=csv" in capsys.readouterr().out
+    assert "callbacks.lr_monitor: skipped, because there is no logger; add one with logger=csv" in capsys.readouterr().out
 
 
 def test_early_stopping_by_name(training):

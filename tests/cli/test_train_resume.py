@@ -52,7 +52,7 @@ def test_a_run_with_nothing_left_to_do_says_so_and_names_a_model_that_is_there(t
     status, said = told(training)
     assert status == 0
     assert "nothing left to train: " in said
-    assert "small has done its 1 epochs; a larger trainer.max_epochs" in said
+    assert "small has completed its 1 epochs; increase trainer.max_epochs" in said
     assert load_network(FOLDER / "model.safetensors").weights_sha256() == before
 
 
