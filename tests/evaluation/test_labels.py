@@ -98,5 +98,5 @@ def test_threshold_out_of_range(threshold):
 @pytest.mark.parametrize("kinds", [[], ["gold"], ["truth", "truth"], ["truth", "gold"]])
 def test_kinds_of_labels(kinds):
     check_label_kinds(["pseudo", "truth"])
-    with pytest.raises(ArgumentError, match="labels must be a list of truth, pseudo or both"):
+    with pytest.raises(ArgumentError, match="labels must be a list of truth, pseudo, or both"):
         check_label_kinds(kinds)

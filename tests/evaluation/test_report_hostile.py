@@ -165,7 +165,7 @@ WRONG = [
 @pytest.mark.parametrize(("name", "value"), WRONG)
 def test_results_of_wrong_types_are_one_sentence(tmp_path, name, value):
     run = write_run(tmp_path / "run", **{"points": line("a"), name: value})
-    with pytest.raises(EvaluationError, match=r"results\.json is damaged \(.+\); Run `vcm evaluate` again"):
+    with pytest.raises(EvaluationError, match=r"results\.json is damaged \(.+\)\. Run `vcm evaluate` again"):
         Results.read(run)
 
 
