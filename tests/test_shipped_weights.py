@@ -98,7 +98,7 @@ def test_a_stream_of_another_model_is_told(tmp_path, capsys):
     command = ["compress", str(tmp_path / "photo.png"), "--for", "viewing"]
     assert main([*command, "--model", str(tmp_path / "own.safetensors")]) == 0
     assert main(["decompress", str(tmp_path / "photo.png.vcm")]) == 1
-    assert "the stream is of another model" in capsys.readouterr().err
+    assert "the stream is with another model" in capsys.readouterr().err
 
 
 def test_a_photo_becomes_boxes(tmp_path, asset_path, monkeypatch):

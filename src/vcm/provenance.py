@@ -1,4 +1,4 @@
-"""Provenance: versions, machine, settings, time."""
+"""Provenance of results: versions, machine, time."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ PACKAGES = (
 )  # fmt: skip
 
 DECIDING_PACKAGES = ("vcm", "torch", "torchvision", "pillow", "timm", "pytorch-msssim")
-"""Those that read images, run tasks or measure: another version of one makes records stale."""
+"""Packages that read images, run tasks or compute metrics: another version of one makes records stale."""
 
 RECORDS_SINCE = "0.1.0"
-"""First version of vcm whose records mean the same; raised when images are read or measured differently."""
+"""First vcm version with equivalent records; raise it when images are read or measured differently."""
 
 
 def deciding_versions() -> dict[str, str]:
-    """Versions that records depend on; vcm's own is the first that made such records."""
+    """Return the versions that records depend on; that of vcm is `RECORDS_SINCE`."""
     found = package_versions()
     return {
         name: RECORDS_SINCE if name == "vcm" else found[name] for name in DECIDING_PACKAGES if name in found
@@ -33,12 +33,12 @@ def deciding_versions() -> dict[str, str]:
 
 
 def now() -> str:
-    """The time in UTC, in ISO 8601, to the second."""
+    """Return the present UTC time in ISO 8601 format, to the second."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def provenance(device: torch.device, workers: int) -> dict[str, Any]:
-    """Versions, machine and threads, as plain JSON values."""
+    """Return command, versions, machine and threads as plain JSON values."""
     return {
         "command": sys.argv,
         "python": platform.python_version(),
@@ -53,7 +53,7 @@ def provenance(device: torch.device, workers: int) -> dict[str, Any]:
 
 
 def package_versions() -> dict[str, str]:
-    """Installed versions of what takes part in an evaluation."""
+    """Return the installed versions of the packages used in an evaluation."""
     versions = {}
     for package in PACKAGES:
         try:
@@ -64,7 +64,7 @@ def package_versions() -> dict[str, str]:
 
 
 def processor_name() -> str:
-    """The processor's model, where the system tells it."""
+    """Return the processor model, as far as the system reports it."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

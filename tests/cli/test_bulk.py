@@ -298,7 +298,7 @@ def in_session(session):
     [
         (["--workers", "0"], "--workers must be a whole number from 1 to 1024; got 0"),
         (["--workers", "2000"], "--workers must be"),
-        (["--manifest", "many/00.png"], "is not a manifest of vcm"),
+        (["--manifest", "many/00.png"], "is not a vcm manifest"),
         (["--manifest", "many"], "many cannot be read"),
     ],
 )

@@ -113,14 +113,14 @@ def test_a_job_is_run_again_when_its_settings_or_results_change(folder):
     arguments = ("--multirun", "codec=[jpeg]", "codecs.jpeg.qualities=[50]", *SWEEP[3:7], "run_dir=one")
     assert sweep(*arguments).returncode == 0
     (job,) = folder.glob(f"one/*/{JOB_FILE}")
-    assert "was done before" in sweep(*arguments).stdout
+    assert "is already done" in sweep(*arguments).stdout
     (job.parent / "results.json").unlink()
     again = sweep(*arguments)
-    assert "was done before" not in again.stdout
+    assert "is already done" not in again.stdout
     assert (job.parent / "results.json").is_file()
     record = json.loads(job.read_text())
     job.write_text(json.dumps({**record, "key": "0" * 64}))
-    assert "was done before" not in sweep(*arguments).stdout
+    assert "is already done" not in sweep(*arguments).stdout
 
 
 def test_optuna_minimizes_a_bd_rate_and_names_the_best(folder):
@@ -146,7 +146,7 @@ def test_optuna_minimizes_a_bd_rate_and_names_the_best(folder):
         in (done.stdout)
     )
     again = sweep(*arguments)
-    assert again.stdout.count("was done before") == 6
+    assert again.stdout.count("is already done") == 6
 
 
 @pytest.mark.parametrize(

@@ -69,4 +69,4 @@ def test_fetch_needs_a_name_it_knows(capsys):
 
 def test_report_without_results(capsys, tmp_path):
     assert main(["report", str(tmp_path)]) == 2
-    assert "holds no results" in capsys.readouterr().err
+    assert "contains no results" in capsys.readouterr().err

@@ -74,7 +74,7 @@ def test_plain_files_are_the_codecs_own(encode, image, tmp_path):
     assert f"{len(stream):,} bytes, {8 * len(stream) / pixels[0].numel():.4f} bpp" in out
     status, _, err = encode(image, *FAST)
     assert status == 1
-    assert "exists already; --overwrite replaces it" in err
+    assert "exists already. Use --overwrite to replace it" in err
     assert encode(image, "--codec", "jpeg", "--quality", 30, "-o", tmp_path / "out.jpg")[0] == 0
     assert (tmp_path / "out.jpg").read_bytes() == JPEGCodec(30).encode(pixels)
 
@@ -110,7 +110,7 @@ def test_for_a_detector(encode, image, detector, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--at-reader"], "--at-reader must be with --for TASK"),
+        (["--at-reader"], "--at-reader must be given with --for TASK"),
         (["--codec", "bgp"], "--codec must be one of avif, bpg,"),
         (["--codec", "learned"], "use `vcm compress`"),
         (["--quality", "52"], "quality must be"),
@@ -239,15 +239,18 @@ def test_npp_takes_its_rate_from_the_quality_or_as_given(encode, image, tmp_path
     [
         (["--effort", 3], "--effort must be 0 without --for TASK"),
         (["--effort", -1, "--for", "detection"], "effort must be a whole number from 0 to 10000; got -1"),
-        (["--effort", 3, "--for", "detection", "--codec", "jpeg"], "effort must be 0 with another codec"),
+        (
+            ["--effort", 3, "--for", "detection", "--codec", "jpeg"],
+            "effort must be 0, because the search supports only BPGCodec",
+        ),
         (["--lmbda", 3], "--lmbda must be given with --npp"),
         (["--model", "m.safetensors"], "--model must be given with --npp"),
         (
             ["--npp", "--codec", "jpeg"],
             "--lmbda must be set, because qa_npp_bpg_detection.safetensors",
         ),
-        (["--for", "detection", "--codec", "jpeg"], "--for must be given with --at-reader for jpeg"),
-        (["--for", "detection", "--no-importance"], "--for must be given with --at-reader for bpg"),
+        (["--for", "detection", "--codec", "jpeg"], "--for must be given with --at-reader, since jpeg"),
+        (["--for", "detection", "--no-importance"], "--for must be given with --at-reader, since bpg"),
         (["--no-importance"], "--no-importance must be given with --for TASK"),
         (["--for", "fine_tuned"], "--for must be one of detection, classification"),
     ],
@@ -310,5 +313,5 @@ def test_a_stream_that_is_there_may_be_of_another_effort(encode, image, tmp_path
     assert "1 already done" in out
     status, _, err = encode(*options, "--effort", 1, command="compress")
     assert status == 1
-    assert "exists already; --overwrite replaces it" in err
+    assert "exists already. Use --overwrite to replace it" in err
     assert encode(*options, "--effort", 1, "--overwrite", command="compress")[0] == 0

@@ -50,7 +50,7 @@ def test_run_folder_that_hydra_cannot_make_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file") as raised:
         (tmp_path / "file/run").mkdir(parents=True)
-    assert told_error(raised.value).endswith("choose another run_dir.")
+    assert told_error(raised.value).endswith("Choose another run_dir.")
     assert told_error(ValueError("a bug")) is None
 
 

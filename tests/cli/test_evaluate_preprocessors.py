@@ -117,7 +117,7 @@ def test_a_codec_of_features_takes_none(curve):
     plan = OmegaConf.structured(CodecPlan(codec={}, qualities=[1]))
     assert build_preprocessors("features", plan, {"_target_": "no.where"}, codecs) == [None]
     plan.preprocessor = {"_target_": NPP_TARGET}
-    with pytest.raises(ArgumentError, match="this codec takes no images"):
+    with pytest.raises(ArgumentError, match="this codec encodes features"):
         build_preprocessors("features", plan, None, codecs)
 
 

@@ -92,7 +92,7 @@ def test_what_does_not_fit_is_told(settings, message, tmp_path):
 def test_a_codec_of_features_takes_neither(settings):
     plan = OmegaConf.structured(CodecPlan(codec={}, qualities=[1], **settings))
     (option,) = settings
-    message = rf"codecs\.mine\.{option} must be (false|null|0): this codec takes no images"
+    message = rf"codecs\.mine\.{option} must be (false|null|0): this codec encodes features"
     with pytest.raises(ArgumentError, match=message):
         build_pipelines("mine", plan, [object.__new__(SlimmableFeatureCodec)], [None], None)
 

@@ -154,7 +154,7 @@ def test_an_experiment_of_a_users_own_is_found_in_either_place(
     assert main(["evaluate", *option, *arguments]) == 0
     assert Path("runs/mine/results.json").is_file()
     notes = capsys.readouterr().err
-    moved = "experiments belong into configs/experiment/evaluate now; mine is in configs/experiment."
+    moved = "experiments now belong in configs/experiment/evaluate; found mine in configs/experiment."
     assert (moved in notes) == (place == "experiment")
 
 
@@ -185,7 +185,7 @@ def test_experiments_in_both_places_cannot_be_one_sweep(tmp_path, monkeypatch, c
     (tmp_path / "cfg/experiment/old.yaml").write_text(EXPERIMENT)
     for value in ("old,demo", "choice(old,demo)"):
         assert main(["evaluate", "--multirun", "-cdcfg", f"experiment={value}"]) == 2
-        assert "Move old.yaml there from cfg/experiment" in capsys.readouterr().err
+        assert "Move old.yaml from cfg/experiment" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -193,11 +193,11 @@ def test_experiments_in_both_places_cannot_be_one_sweep(tmp_path, monkeypatch, c
     [
         (
             "defaults: [/experiment/npp/small]",
-            "/experiment/npp/small is called /experiment/train/npp/small now",
+            "/experiment/npp/small was renamed to /experiment/train/npp/small",
         ),
-        ("defaults: [override /loop: jpeg]", "loop is called codec_loop now"),
-        ("loop: {workers: 1}", "There is no setting loop: loop is called codec_loop now"),
-        ("name: ${loop}", "loop is called codec_loop now"),
+        ("defaults: [override /loop: jpeg]", "loop was renamed to codec_loop"),
+        ("loop: {workers: 1}", "There is no setting loop: loop was renamed to codec_loop"),
+        ("name: ${loop}", "loop was renamed to codec_loop"),
     ],
 )
 def test_former_names_in_a_config_are_told(config, said, tmp_path, monkeypatch, capsys):
@@ -216,7 +216,7 @@ def test_former_names_in_a_config_are_told(config, said, tmp_path, monkeypatch, 
         (["evaluate", "curve=webp"], "A curve needs a name: +curve@codecs.NAME="),
         (["evaluate", "+curve=webp"], "A curve needs a name: +curve@codecs.NAME="),
         (["train", "experiment/evaluate=demo"], "experiment/evaluate belongs to vcm evaluate"),
-        (["train", "module.loop=null"], "There is no setting module.loop: loop is called codec_loop now"),
+        (["train", "module.loop=null"], "There is no setting module.loop: loop was renamed to codec_loop"),
     ],
 )
 def test_other_forms_are_told(arguments, said, tmp_path, monkeypatch, capsys):

@@ -113,14 +113,14 @@ def test_inputs_and_files_that_are_there_stay(preprocess, tmp_path, write_image)
     before = [photo.read_bytes() for photo in photos]
     status, out, err = preprocess(*photos, "--overwrite")
     assert status == 1
-    assert "a.png is read by this command" in err
+    assert "a.png is an input of this command" in err
     assert out.startswith("2 files, ")  # b.jpg.png, and b.webp.png
     assert [photo.read_bytes() for photo in photos] == before
     mine = write_image(tmp_path / "b.png")
     os.utime(mine, ns=(0, 0))  # older than the image
     status, _, err = preprocess(photos[1])
     assert status == 1
-    assert "b.png exists already; --overwrite replaces it" in err
+    assert "b.png exists already. Use --overwrite to replace it" in err
 
 
 def test_preprocessing_again_goes_on_where_it_was_stopped(preprocess, photos, tmp_path, files_below):

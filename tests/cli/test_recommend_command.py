@@ -42,19 +42,19 @@ def test_a_target_size_is_kept(recommend):
     assert (status, row["reached"], row["bytes"] <= 12000) == (0, True, True)
     status, out, _ = recommend("--codec", "jpeg", "--target-size", "1kB")
     assert status == 1
-    assert "out of reach" in out
+    assert "target not reached" in out
     rows = json.loads(recommend("--codec", "jpeg", "--target-size", "1kB", "--json")[1])
     assert [row["quality"] for row in rows] == [1]  # the smallest that there is
-    assert f"{rows[0]['bytes']:,} bytes are the fewest that one takes here" in out
+    assert f"the smallest mean size is {rows[0]['bytes']:,} bytes" in out
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--agreement", "0"], "--agreement must be a share above 0, up to 1, such as 0.9; got 0.0"),
-        (["--agreement", "1.5"], "--agreement must be a share above 0"),
+        (["--agreement", "0"], "--agreement must be a share in (0, 1], such as 0.9; got 0.0"),
+        (["--agreement", "1.5"], "--agreement must be a share in (0, 1]"),
         (["--target-size", "big"], "--target-size must be a size such as 40kB"),
-        (["--target-size", "1kB", "--agreement", "0.5"], "--target-size must be given without --agreement"),
+        (["--target-size", "1kB", "--agreement", "0.5"], "--target-size must be used without --agreement"),
         (["--codec", "learned"], "--codec must be one of"),
         (["--for", "nothing"], "--for must be one of detection, classification"),
         (["--limit", "0"], "--limit must be a whole number from 1"),
@@ -70,7 +70,7 @@ def test_wrong_arguments_are_told(recommend, arguments, message):
 def test_images_in_which_nothing_is_found_are_told(recommend, write_image, tmp_path):
     status, _, err = recommend(images=[write_image(tmp_path / "noise.png", 64, 64)])
     assert status == 2
-    assert "images must be some in which yolov3-tiny finds anything at score 0.3; got 'none'" in err
+    assert "images must be images with detections of yolov3-tiny at 0.3 or more; got 'none'" in err
 
 
 def test_an_image_that_one_codec_cannot_take_leaves_the_others(recommend, coco_images, tmp_path):

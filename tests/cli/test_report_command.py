@@ -127,7 +127,7 @@ def test_a_sweeps_folder_stands_for_its_runs(run, report, tmp_path):
     assert status == 0
     assert '<th scope="row">LEARNED (two)</th>' in html
     (tmp_path / "empty").mkdir()
-    assert "holds no results" in report(tmp_path / "empty")[2]
+    assert "contains no results" in report(tmp_path / "empty")[2]
 
 
 def test_titles_do_not_act_on_the_terminal(run, report):

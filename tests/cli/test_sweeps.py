@@ -62,7 +62,7 @@ def test_all_done_is_status_0_and_again_runs_nothing(training):
         done = sweep(training, "seed=1,2")
         assert done.returncode == 0, done.stderr
         assert "failed" not in done.stderr
-    assert done.stdout.count("was done before") == 2
+    assert done.stdout.count("is already done") == 2
 
 
 @pytest.mark.parametrize(

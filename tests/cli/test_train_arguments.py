@@ -65,7 +65,7 @@ def test_a_module_of_a_users_own_resumes(kind, tmp_path, monkeypatch, write_imag
         assert status == 0, error
     else:
         assert status == 2
-        assert "holds other objects than tensors and plain values" in error
+        assert "contains objects other than tensors and plain values" in error
         assert "damaged" not in error
         assert "\x1b" not in error
     assert Path("runs/own/checkpoints/last.ckpt").is_file()

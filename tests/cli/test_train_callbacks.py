@@ -56,7 +56,7 @@ def test_early_stopping_on_what_is_not_measured_is_told(training, capsys):
     stopping = f"+trainer.callbacks=[{{_target_: {STOPPING}, monitor: val/nothing}}]"
     assert main([*training, stopping]) == 2
     said = capsys.readouterr().err
-    assert "trainer.callbacks must be EarlyStopping with a monitor among train/" in said
+    assert "trainer.callbacks must be an EarlyStopping that monitors one of train/" in said
     assert "val/loss" in said
     assert "got 'val/nothing'" in said
     assert "Traceback" not in said
@@ -74,7 +74,7 @@ def test_lightnings_own_checkpoints_can_be_had_too(training):
         ("+trainer.callbacks=3", "trainer.callbacks must be a list of {_target_: …}; got 3"),
         (
             "+trainer.callbacks=[{_target_: pathlib.Path}]",
-            "that gives a lightning.pytorch.callbacks.Callback; got PosixPath",
+            "that creates a lightning.pytorch.callbacks.Callback; got PosixPath",
         ),
         (
             "+trainer.callbacks=[{_target_: lightning.pytorch.callbacks.LearningRateMonitor}]",

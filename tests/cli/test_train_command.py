@@ -79,7 +79,7 @@ def test_a_model_notes_its_tasks_without_folders_of_this_machine(training):
         ),
         (["data.val.root=it's=1"], """'data.val.root="it'"'"'s=1"'"""),
         (["experiment=slimable/two_task_small"], "Did you mean slimmable/two_task_small?"),
-        (["data.val.root=k=1"], """quotes for the shell: 'data.val.root="k=1"'"""),
+        (["data.val.root=k=1"], """again for the shell: 'data.val.root="k=1"'"""),
         (
             ["experiment=npp/small", "proxy=null"],
             "A config group cannot be null. Use GROUP=OPTION",
@@ -139,7 +139,7 @@ def test_a_stopped_run_goes_on(training, tmp_path, number):
     _, said = process.communicate(timeout=60)
     if number == signal.SIGINT:
         assert process.returncode == 130
-        assert f"stopped; the same command goes on from {metrics.parent}/checkpoints/last.ckpt" in said
+        assert f"stopped; run the same command to resume from {metrics.parent}/checkpoints/last.ckpt" in said
     epochs = [json.loads(line)["epoch"] for line in metrics.read_text().splitlines()]
     assert main([*training[:-2], f"trainer.max_epochs={epochs[-1] + 2}", "name=small"]) == 0
     after = [json.loads(line)["epoch"] for line in metrics.read_text().splitlines()]

@@ -107,7 +107,10 @@ def test_the_best_checkpoint_is_that_of_the_lowest_loss_across_a_resumed_run(npp
 def test_learning_rates_without_a_logger_are_skipped_with_a_line(training, capsys):
     assert main([*training, "callbacks=[lr_monitor,model_checkpoint]"]) == 0
     assert (FOLDER / "checkpoints/best.ckpt").exists()
-    assert "callbacks.lr_monitor: skipped, for there is no logger; logger=csv" in capsys.readouterr().out
+    assert (
+        "callbacks.lr_monitor: skipped, because there is no logger; add one with logger=csv"
+        in capsys.readouterr().out
+    )
 
 
 def test_early_stopping_by_name(training):
@@ -246,8 +249,8 @@ def test_every_scheduler_is_stepped(name, kind, request):
         ("optimizer={_target_: builtins.dict, _partial_: true}", "optimizer must be one that"),
         ("optimizer={_target_: torch.optim.Adam, _partial_: true, beta: 1}", "unexpected keyword argument"),
         ("optimizer={_target_: builtins.int}", "optimizer must be null or a class or _partial_"),
-        ("logger={x: {_target_: pathlib.Path}}", "logger.x must be {_target_: …} that gives a lightning."),
-        ("callbacks={x: {_target_: pathlib.Path}}", "callbacks.x must be {_target_: …} that gives a light"),
+        ("logger={x: {_target_: pathlib.Path}}", "logger.x must be {_target_: …} that creates a lightning."),
+        ("callbacks={x: {_target_: pathlib.Path}}", "callbacks.x must be {_target_: …} that creates a light"),
     ],
 )
 def test_what_is_no_optimizer_scheduler_logger_or_callback_is_told(npp, given, message, capsys):

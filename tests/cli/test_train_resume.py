@@ -52,7 +52,7 @@ def test_a_run_with_nothing_left_to_do_says_so_and_names_a_model_that_is_there(t
     status, said = told(training)
     assert status == 0
     assert "nothing left to train: " in said
-    assert "small has done its 1 epochs; a larger trainer.max_epochs" in said
+    assert "small has completed its 1 epochs; increase trainer.max_epochs" in said
     assert load_network(FOLDER / "model.safetensors").weights_sha256() == before
 
 
@@ -114,7 +114,7 @@ def test_changed_images_at_the_same_path_are_noted(training, told):
     Path("train/7.png").unlink()
     status, said = told(longer(training))
     assert status == 0
-    assert "note: data.train.root=train has other files than when the run began" in said
+    assert "note: the files of data.train.root=train changed since the run began" in said
 
 
 def test_every_changed_setting_is_named(training, told):

@@ -76,7 +76,7 @@ def test_a_few_bytes_that_claim_a_large_picture_are_refused_unread(
         length, position = read_ue7(stream, position)
     sizes = write_ue7(8192) * 2 + write_ue7(length if has_length else 0)
     monkeypatch.setattr("vcm.codecs.bpg.hevc._run_decoder", lambda _: pytest.fail("decoded"))
-    with pytest.raises(BitstreamError, match="cannot hold a picture of 8192x8192"):
+    with pytest.raises(BitstreamError, match="cannot contain an image of 8192x8192"):
         BPGCodec().decode_array(stream[:6] + sizes + stream[position:])
 
 

@@ -108,7 +108,7 @@ def test_the_longest_sides(size: tuple[int, int]) -> None:
     rgb = np.zeros((*size, 3), np.uint8)
     codec = BPGCodec(40, preset="ultrafast")
     assert codec.decode_array(codec.encode_array(rgb)).shape == rgb.shape
-    with pytest.raises(ArgumentError, match="at most 16384 pixels a side"):
+    with pytest.raises(ArgumentError, match="at most 16384 pixels per side"):
         codec.encode_array(np.zeros((1, 16385, 3), np.uint8))
 
 

@@ -140,7 +140,7 @@ def test_coding_parameters_out_of_range_are_refused(change: dict[str, object]) -
         (5, 4, "CMYK"),
         (6, 0, "pixels"),
         (6, 0x80, "0x80"),
-        (9, 0, "header needs"),
+        (9, 0, "header is cut short"),
     ],
 )
 def test_header_fields_out_of_range_are_refused(position: int, value: int, message: str) -> None:

@@ -120,7 +120,7 @@ def test_maps_that_do_not_fit_are_refused(offsets, block, message, photo):
 
 def test_lossless_refuses_a_map(photo):
     codec = BPGCodec(chroma="444", lossless=True, preset="fast")
-    with pytest.raises(ArgumentError, match="offsets must be None with lossless=True"):
+    with pytest.raises(ArgumentError, match="offsets must be None, because lossless=True"):
         codec.encode(photo(64, 96), np.ones((2, 3), int))
 
 
@@ -182,7 +182,7 @@ def test_more_importance_has_a_lower_qp_and_odd_maps_pass():
         ({"clip": 52}, "clip must be a whole number from 0 to 51; got 52"),
         ({"block": 8}, "block must be one of 16, 32, 64; got 8"),
         ({"importance": torch.ones(3, 4, 4)}, r"importance must be a tensor \(H, W\)"),
-        ({"importance": -torch.ones(4, 4)}, "importance must be finite and not negative"),
+        ({"importance": -torch.ones(4, 4)}, "importance must be finite and nonnegative"),
         ({"importance": torch.full((4, 4), float("inf"))}, "importance must be finite"),
     ],
 )

@@ -208,11 +208,11 @@ def is_running(pid: int) -> bool:
     ("script", "message"),
     [
         ("echo 'cannot open file' >&2; exit 1", "failed with exit status 1: cannot open file"),
-        ("exit 7", r"failed with exit status 7: \(nothing on its standard error\)"),
+        ("exit 7", r"failed with exit status 7: \(nothing on standard error\)"),
         ("kill -SEGV $$", "failed with exit status -11"),
         ("exit 0", "wrote no output"),
         ('while [ "$1" != -o ]; do shift; done; : > "$2"', "wrote no output"),
-        ('while [ "$1" != -o ]; do shift; done; echo nonsense > "$2"', "something else than a BPG file"),
+        ('while [ "$1" != -o ]; do shift; done; echo nonsense > "$2"', "did not write a BPG file"),
     ],
 )
 def test_an_encoder_that_fails_is_told(
@@ -227,7 +227,7 @@ def test_an_encoder_that_fails_is_told(
     [
         ("echo 'corrupted' >&2; exit 1", BitstreamError, "exit status 1: corrupted"),
         ("exit 0", CodecError, "wrote no output"),
-        ('echo nonsense > "$2"', CodecError, "something else than a PNG file"),
+        ('echo nonsense > "$2"', CodecError, "did not write a PNG file"),
         ('cp "{small}" "$2"', CodecError, r"another size: \(2, 2\)"),
     ],
 )

@@ -157,10 +157,10 @@ def test_features_need_an_objective_and_get_nearer_by_it():
     error, error_before = (float(objective(x)(plain.decode(stream)[0])) for stream in (data, before))
     bits, bits_before = (8 * len(stream) / 3000 for stream in (data, before))
     assert bits + 0.05 * 255**2 * error < bits_before + 0.05 * 255**2 * error_before
-    with pytest.raises(ArgumentError, match="objective must be with effort a task's distance"):
+    with pytest.raises(ArgumentError, match="objective must be a task distance if effort is set"):
         SlimmableFeatureCodec(2, model=network, effort=1, lmbda=1).encode(x, (50, 60))
     for bad in (3, lambda x: 3):
-        with pytest.raises(ArgumentError, match="objective must be with effort a task's distance"):
+        with pytest.raises(ArgumentError, match="objective must be a task distance if effort is set"):
             SlimmableFeatureCodec(2, model=network, effort=1, lmbda=1, objective=bad).encode(x, (50, 60))
     with torch.inference_mode():
         assert codec.encode(x.clone(), (50, 60)) == data
@@ -184,7 +184,7 @@ def test_weights_that_are_none_are_told(lmbda):
 def test_the_weight_comes_from_the_models_note(tmp_path):
     network = make("means")
     save_network(network, tmp_path / "plain.safetensors")
-    with pytest.raises(ArgumentError, match=r"lmbda must be λ .*, which this model's file does not note"):
+    with pytest.raises(ArgumentError, match=r"lmbda must be set, because this model's file records no λ"):
         LearnedCodec(model=tmp_path / "plain.safetensors", effort=1)
     LearnedCodec(model=tmp_path / "plain.safetensors")
     note = {
@@ -205,7 +205,7 @@ def test_the_weight_comes_from_the_models_note(tmp_path):
         '{"lmbda": {"reconstruction": -1}}',
     ):
         save_network(network, tmp_path / "damaged.safetensors", training=damaged)
-        with pytest.raises(WeightsError, match="note of its training is damaged"):
+        with pytest.raises(WeightsError, match="training settings in the model file are damaged"):
             LearnedCodec(model=tmp_path / "damaged.safetensors")
 
 

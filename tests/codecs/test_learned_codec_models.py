@@ -40,11 +40,11 @@ def test_configurations_build_their_codecs(kind, tmp_path, curve_plan):
 def test_tasks_that_a_model_has_not_are_told():
     torch.manual_seed(0)
     only = SlimmableFactorized({"reconstruction": 4})
-    with pytest.raises(ArgumentError, match="task must be one that the model has: reconstruction"):
+    with pytest.raises(ArgumentError, match="task must be a task of the model: reconstruction"):
         SlimmableFeatureCodec(model=only)
-    with pytest.raises(ArgumentError, match="one with features: none"):
+    with pytest.raises(ArgumentError, match="task must be one of none"):
         SlimmableFeatureCodec(model=only, task="reconstruction")
-    with pytest.raises(ArgumentError, match="task must be one that the model has: detection"):
+    with pytest.raises(ArgumentError, match="task must be a task of the model: detection"):
         LearnedCodec(model=SlimmableFactorized({"detection": 4}, features={"detection": FeatureMap(2, 8)}))
 
 

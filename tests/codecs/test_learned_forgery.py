@@ -119,7 +119,7 @@ def test_forged_headers_are_told(network, monkeypatch):
     for changes, message in (
         ({"size": (6000, 7000), "coded_size": (6000, 7000)}, "symbols need"),
         ({"size": (61, 70)}, "cannot be coded as"),
-        ({"purpose": "detection"}, "says that it is for detection"),
+        ({"purpose": "detection"}, "its purpose is detection"),
         ({"channels": 5}, "5 channels in"),
         ({"sections": read_stream(data).sections * 2}, "sections, not"),
         ({"sections": tuple(b"" for _ in read_stream(data).sections)}, "has 0 bytes"),
@@ -134,7 +134,9 @@ def test_a_last_section_that_nobody_encoded_is_told_before_the_first_is_decoded(
     data = codec.encode(random_image(60, 70))
     for worker in ("decode_symbols", "in_tiles"):
         monkeypatch.setattr(streams, worker, lambda *_, **__: pytest.fail("ran"))
-    with pytest.raises(BitstreamError, match=f"has {length} bytes; it must have a multiple of 4, from 8"):
+    with pytest.raises(
+        BitstreamError, match=f"has {length} bytes; the length must be a multiple of 4 and at least 8"
+    ):
         codec.decode(forged(data, sections=(*read_stream(data).sections[:-1], bytes(length))))
 
 

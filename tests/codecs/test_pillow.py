@@ -147,7 +147,7 @@ def test_an_encoder_that_fails_is_a_codec_error(
 def test_sides_that_the_format_cannot_hold_are_refused(
     kind: type[PillowCodec], size: tuple[int, int]
 ) -> None:
-    with pytest.raises(ArgumentError, match=f"at most {kind.max_side} pixels a side for {kind.title}"):
+    with pytest.raises(ArgumentError, match=f"at most {kind.max_side} pixels per side for {kind.title}"):
         kind().encode(torch.zeros((3, *size), dtype=torch.uint8))
     longest = tuple(min(side, kind.max_side) for side in size)
     codec = kind()
@@ -264,7 +264,7 @@ def test_sizes_that_the_bytes_cannot_hold_are_refused_before_decoding(photo: Pho
     data = bytearray(JPEGCodec().encode(photo(40, 56)))
     place = data.index(b"\xff\xc0") + 5
     for size, message in (
-        ((8192, 8192), "cannot hold an image of 8192x8192"),
+        ((8192, 8192), "cannot contain an image of 8192x8192"),
         ((65500, 65500), "must have 1 to"),
     ):
         data[place : place + 4] = b"".join(side.to_bytes(2, "big") for side in size)

@@ -170,7 +170,7 @@ def test_no_bootstrap_and_one_image_have_no_intervals(run, build, world):
     results = build("one", codecs=codecs(), dataset=world.dataset(limit=1)).run()
     assert results.points[0].intervals == {}
     for wrong in (-1, 2.5, True, "200"):
-        with pytest.raises(ArgumentError, match="bootstrap must be a whole number from 0"):
+        with pytest.raises(ArgumentError, match="bootstrap must be a whole number of at least 0"):
             build(bootstrap=wrong)
 
 

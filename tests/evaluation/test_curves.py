@@ -42,7 +42,7 @@ def test_axes_are_accuracy_by_kind_of_labels_and_then_distortions():
     assert [(axis.key, axis.labels) for axis in axes_of(both)] == [
         ("map", "truth"), ("map", "pseudo"), ("psnr", None), ("ms_ssim_db", None),
     ]  # fmt: skip
-    assert axes_of(both)[0].title == "mAP@50:95, true labels (%)"
+    assert axes_of(both)[0].title == "mAP@50:95, ground truth (%)"
     assert axes_of(both, "map_50")[1].title == "mAP@50, pseudo-labels (%)"
     classifier = results(OLD, {"pseudo": {"top_1": 1.0, "top_5": 1.0}})
     assert axes_of(classifier)[0].title == "top-1, pseudo-labels (%)"

@@ -188,7 +188,7 @@ def test_bad_arguments(build, world):
         build(pseudo_score=1.5)
     with pytest.raises(ArgumentError, match="examples"):
         build(examples=-1)
-    with pytest.raises(ArgumentError, match="each quality once"):
+    with pytest.raises(ArgumentError, match="unique within each system"):
         build(codecs={"jpeg": [JPEGCodec(quality=1), JPEGCodec(quality=1)]})
 
 
@@ -205,7 +205,7 @@ def test_folder_in_use(build, tmp_path):
     from filelock import FileLock
 
     (tmp_path / "run").mkdir()
-    with FileLock(tmp_path / "run/.lock"), pytest.raises(EvaluationError, match="another evaluation"):
+    with FileLock(tmp_path / "run/.lock"), pytest.raises(EvaluationError, match="Another evaluation"):
         build().run()
 
 
@@ -222,7 +222,7 @@ def test_full_disk_loses_nothing(build, tmp_path, monkeypatch):
 
     build("whole").run()
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(EvaluationError, match=r"No space left on device.*the same command goes on"):
+    with pytest.raises(EvaluationError, match=r"No space left on device.*run the same command"):
         build().run()
     build().run()
     assert content(tmp_path / "run") == content(tmp_path / "whole")

@@ -139,7 +139,7 @@ def test_results_never_stand_beside_another_run_s_provenance(build, tmp_path, mo
     with pytest.raises(KeyboardInterrupt):
         build(codecs={"jpeg": [JPEGCodec(quality=10)]}).run()
     assert json.loads(path.read_text()) == before
-    with pytest.raises(EvaluationError, match="holds no results"):
+    with pytest.raises(EvaluationError, match="contains no results"):
         Results.read(tmp_path / "run")
 
 

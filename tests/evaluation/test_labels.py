@@ -23,7 +23,7 @@ def test_labels_move_into_the_tasks_categories_by_name(targets):
     assert moved.area.tolist() == [100, 4]
     assert {COCO_CATEGORIES[index] for index in labels.categories} == {"tv", "motorcycle"}
     assert labels.note == (
-        "2 categories are shared by the data set (3) and the task (80); the others are left out"
+        "2 categories are shared by the dataset (3) and the task (80); the others are ignored"
     )
 
 
@@ -98,5 +98,5 @@ def test_threshold_out_of_range(threshold):
 @pytest.mark.parametrize("kinds", [[], ["gold"], ["truth", "truth"], ["truth", "gold"]])
 def test_kinds_of_labels(kinds):
     check_label_kinds(["pseudo", "truth"])
-    with pytest.raises(ArgumentError, match="labels must be a list of truth, pseudo or both"):
+    with pytest.raises(ArgumentError, match="labels must be a list of truth, pseudo, or both"):
         check_label_kinds(kinds)

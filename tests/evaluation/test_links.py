@@ -76,7 +76,7 @@ def test_folders_that_lead_out_of_the_run_are_refused(build, tmp_path, name):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / name).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(EvaluationError, match="leads out of"):
+    with pytest.raises(EvaluationError, match="leads outside of"):
         build(codecs=CODECS).run()
     assert list((tmp_path / "elsewhere").iterdir()) == []
 

@@ -91,7 +91,7 @@ def test_a_faulty_task_is_told_before_anything_runs(attributes, said, world, poo
 @pytest.mark.parametrize("found", [[], [3], [None, None]])
 def test_what_is_no_prediction_is_told(found):
     faulty = type("Faulty", (Threshold,), {"predict": lambda self, images: found})()
-    with pytest.raises(ArgumentError, match=r"Faulty\.predict must be one Detections for each image"):
+    with pytest.raises(ArgumentError, match=r"Faulty\.predict must be one Detections per image"):
         predict(faulty, torch.zeros(3, 8, 8, dtype=torch.uint8))
 
 

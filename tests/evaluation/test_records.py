@@ -187,7 +187,7 @@ def test_names_are_safe_as_file_names(tmp_path):
 
 def test_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "records").write_text("a file where the folder should be")
-    with pytest.raises(EvaluationError, match=r"records.* cannot be written: .*choose another run_dir"):
+    with pytest.raises(EvaluationError, match=r"records.* cannot be written: .*use another run_dir"):
         RecordFile(tmp_path / "records", "jpeg-50", SETTINGS)
 
 

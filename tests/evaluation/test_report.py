@@ -172,7 +172,7 @@ def test_runs_of_one_task_and_data_are_drawn_together(world, run, tmp_path):
 
 
 def test_bad_input(run, tmp_path):
-    with pytest.raises(EvaluationError, match="holds no results"):
+    with pytest.raises(EvaluationError, match="contains no results"):
         build_report([tmp_path / "nowhere"])
     with pytest.raises(ArgumentError, match="anchor must be one of jpeg, webp, avif"):
         build_report([run], anchor="bpg")

@@ -63,18 +63,18 @@ def test_files_that_are_links_out_of_the_folder_are_not_read(tmp_path, name):
     try:
         html = build_report([run]).read_text()
     except EvaluationError as error:
-        assert f"{run / name} is damaged (it leads out of {run}" in str(error)
+        assert f"{run / name} is damaged (it leads outside of {run}" in str(error)
     else:
         assert name == "examples/examples.json"
         assert "SECRET" not in html
-        assert "it leads out of" in html
+        assert "it leads outside of" in html
 
 
 def test_plots_that_is_a_link_is_not_written_through(tmp_path):
     run = write_run(tmp_path / "run", line("a"))
     (tmp_path / "elsewhere").mkdir()
     (run / "plots").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(EvaluationError, match=r"plots cannot be written: it leads out of .*--output"):
+    with pytest.raises(EvaluationError, match=r"plots cannot be written: it leads outside of .*--output"):
         build_report([run])
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
@@ -165,7 +165,7 @@ WRONG = [
 @pytest.mark.parametrize(("name", "value"), WRONG)
 def test_results_of_wrong_types_are_one_sentence(tmp_path, name, value):
     run = write_run(tmp_path / "run", **{"points": line("a"), name: value})
-    with pytest.raises(EvaluationError, match=r"results\.json is damaged \(.+\); run `vcm evaluate` again"):
+    with pytest.raises(EvaluationError, match=r"results\.json is damaged \(.+\)\. Run `vcm evaluate` again"):
         Results.read(run)
 
 
@@ -249,7 +249,7 @@ def test_points_with_other_accuracies_than_the_originals_are_damage(tmp_path, ac
     points = line("a")
     points[1]["accuracy"] = accuracy
     run = write_run(tmp_path / "run", points)
-    odd = "'more' is one too many" if "more" in accuracy else "'map' is missing"
+    odd = "'more' is unexpected" if "more" in accuracy else "'map' is missing"
     with pytest.raises(EvaluationError, match=f"damaged .a at quality 1 against pseudo: the accuracy {odd}"):
         build_report([run], accuracy="map_50")
 

@@ -168,7 +168,7 @@ def test_results_of_another_shape_are_damaged_results(build, tmp_path):
 def test_results_are_read_from_a_path_as_text(tmp_path):
     run = write_run(tmp_path / "run", line("a"))
     assert Results.read(str(run)) == Results.read(run)
-    with pytest.raises(EvaluationError, match="holds no results"):
+    with pytest.raises(EvaluationError, match="contains no results"):
         Results.read(str(tmp_path))
 
 

@@ -242,7 +242,7 @@ def test_bad_settings(name, value):
 
 @pytest.mark.parametrize("codec", [JPEGCodec(50), BPGCodec(chroma="444", lossless=True)])
 def test_other_codecs_are_refused(yolo, image, codec):
-    with pytest.raises(ArgumentError, match="effort must be 0 with another codec"):
+    with pytest.raises(ArgumentError, match="effort must be 0, because the search supports only BPGCodec"):
         ImageSearch(1).run(image, image, codec, yolo)
     with pytest.raises(ArgumentError, match="effort"):
         ImagePipeline("x", codec, yolo, search=ImageSearch(1))

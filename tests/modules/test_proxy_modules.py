@@ -147,7 +147,7 @@ def test_models_are_written_and_taken_over(tmp_path):
         torch.testing.assert_close(got.bpp, expected.bpp)
     with pytest.raises(WeightsError, match="is a proxy of jpeg, not of bpg; train one for bpg"):
         load_proxy(tmp_path / "p.safetensors", "bpg")
-    with pytest.raises(WeightsError, match="is of another architecture"):
+    with pytest.raises(WeightsError, match="has another architecture"):
         ProxyCodecModule(proxy(channels=5)).start_from(tmp_path / "p.safetensors")
     with pytest.raises(WeightsError, match="cannot be read as a model"):
         load_proxy(tmp_path / "nothing.safetensors")
@@ -157,8 +157,8 @@ def test_models_are_written_and_taken_over(tmp_path):
     ("build", "message"),
     [
         (lambda: ProxyCodecModule(JPEGProxy()), "network must be a LearnedProxy; got 'JPEGProxy'"),
-        (lambda: ProxyCodecModule(proxy(), (1, 2, 3)), "weights must be two λ"),
-        (lambda: ProxyCodecModule(proxy(), (0, 1)), "weights must be a number above 0"),
+        (lambda: ProxyCodecModule(proxy(), (1, 2, 3)), "lmbda must be two numbers"),
+        (lambda: ProxyCodecModule(proxy(), (0, 1)), "lmbda must be a number above 0"),
         (
             lambda: ProxyImitationModule(proxy("bpg", (22, 44)), CodecLoop(JPEGCodec)),
             "proxy must be one of jpeg, the codec in the loop; got 'one of bpg'",

@@ -33,7 +33,7 @@ def make(kind=SlimmableFactorized, **settings):
     return SlimmableModule(
         network,
         {"detection": MeanTask()},
-        settings.pop("weights", WEIGHTS),
+        settings.pop("lmbda", WEIGHTS),
         **{"learning_rate": 3e-3, **settings},
     )
 
@@ -181,11 +181,11 @@ def test_figures_are_written_line_by_line(image_data, tmp_path):
     ("settings", "message"),
     [
         (
-            {"weights": {"detection": 0, "reconstruction": 1}},
-            r"weights\.detection must be a number above 0; got 0",
+            {"lmbda": {"detection": 0, "reconstruction": 1}},
+            r"lmbda\.detection must be a number above 0; got 0",
         ),
-        ({"weights": {"detection": -1, "reconstruction": 1}}, r"weights\.detection must be"),
-        ({"weights": {"detection": 1}}, "weights must be one λ each for detection, reconstruction"),
+        ({"lmbda": {"detection": -1, "reconstruction": 1}}, r"lmbda\.detection must be"),
+        ({"lmbda": {"detection": 1}}, "lmbda must be one number each for detection, reconstruction"),
         ({"lmbda_scale": 0}, "lmbda_scale must be"),
         ({"stepping": "all"}, "stepping must be per_width or accumulated"),
         ({"learning_rate": float("nan")}, "learning_rate must be"),

@@ -76,9 +76,9 @@ def test_each_quality_has_its_own_weight(image_data, tmp_path, monkeypatch):
             expected = outcome.bpp + 2 * weight * scale * 255**2 * outcome.distortion
             torch.testing.assert_close(outcome.loss, expected)
     assert asked == [1, 1, 2, 2, 3, 3]
-    assert module.figures["detection"].weight == pytest.approx(0.002)
+    assert module.val_metrics["detection"].lmbda == pytest.approx(0.002)
     even = make(qualities=2, quality_scales=[1, 4])
-    assert even.figures["reconstruction"].weight == pytest.approx(0.02)
+    assert even.val_metrics["reconstruction"].lmbda == pytest.approx(0.02)
     drawn = []
     monkeypatch.setattr(SlimmableModule, "_draw", lambda self: drawn.append(1) or 3)
     trainer(tmp_path, max_epochs=1, limit_train_batches=2, limit_val_batches=0).fit(module, image_data())

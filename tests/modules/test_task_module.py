@@ -230,7 +230,7 @@ def test_a_preprocessor_comes_before_the_codec_at_the_qualitys_own_rate(detector
     torch.nn.init.normal_(preprocessor.head[-1].weight, std=0.3)
     torch.nn.init.normal_(preprocessor.gains["first"].mlp[2].weight, std=0.3)
     before = copy.deepcopy(preprocessor).eval()
-    module = make(detector(), preprocessor=preprocessor, rates=[0.25, 16])
+    module = make(detector(), preprocessor=preprocessor, lmbda=[0.25, 16])
     seen, given = [], []
     plain = module.codec_loop.start
     module.codec_loop.start = lambda x, quality, ids: (given.append((quality, x)), plain(x, quality, ids))[1]
@@ -260,15 +260,15 @@ def test_a_batch_on_which_the_codec_fails_altogether_changes_nothing(detector, i
     [
         ({"qualities": []}, "qualities must be a list of at least one quality"),
         ({"qualities": [300]}, "quality must be a whole number from"),
-        ({"rates": [1, 2]}, "rates must be null without a quantization-adaptive preprocessor"),
-        ({"preprocessor": QuantizationAdaptiveNPP((2, 2, 2, 2))}, "rates must be one λ for each of the 2"),
+        ({"lmbda": [1, 2]}, "lmbda must be null without a quantization-adaptive preprocessor"),
+        ({"preprocessor": QuantizationAdaptiveNPP((2, 2, 2, 2))}, "lmbda must be one λ for each of the 2"),
         (
-            {"preprocessor": QuantizationAdaptiveNPP((2, 2, 2, 2)), "rates": [1]},
-            "rates must be one λ for each of the 2 qualities",
+            {"preprocessor": QuantizationAdaptiveNPP((2, 2, 2, 2)), "lmbda": [1]},
+            "lmbda must be one λ for each of the 2 qualities",
         ),
         (
-            {"preprocessor": QuantizationAdaptiveNPP((2, 2, 2, 2)), "rates": [1, 99]},
-            "rate must be a λ from 0.25 to 16",
+            {"preprocessor": QuantizationAdaptiveNPP((2, 2, 2, 2)), "lmbda": [1, 99]},
+            "lmbda must be a number from 0.25 to 16",
         ),
         ({"supervision": "love"}, "supervision must be labels, pseudo, features or heads"),
         ({"pseudo_score": 2}, "pseudo_score must be"),

@@ -1,7 +1,7 @@
-"""Bytes in, bytes out.
+"""Image and feature codecs.
 
-Importing this imports neither torch nor NumPy, Pillow or PyAV: codecs are listed at once, and load what they
-need when they run.
+This package imports neither torch nor NumPy, Pillow or PyAV, so that codecs can be listed quickly. Codecs
+import what they need when they run.
 """
 
 from vcm.codecs.base import ArrayCodec, Codec

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 class CodecSettings(ABC):
-    """What every codec says of itself: names, its quality scale, its settings.
+    """Names, quality scale and settings of a codec.
 
     Class attributes:
-        name: Short name, as in configs and reports.
-        title: Name for people, as in a plot's legend.
+        name: Short name, used in configs and reports.
+        title: Display name, used in plot legends.
         suffix: File suffix of its streams, with the dot.
-        quality_scale: What `quality` means and which values it takes.
+        quality_scale: Meaning and range of `quality`.
     """
 
     name: ClassVar[str]
@@ -37,11 +37,11 @@ class CodecSettings(ABC):
 
     @classmethod
     def unavailable(cls) -> str:
-        """Why this codec cannot run here and how to mend that; empty where it can."""
+        """Return why this codec cannot run here and how to fix it; empty if it can."""
         return ""
 
     def settings(self) -> Settings:
-        """Constructor arguments as plain JSON values, with what else decides the bytes (`implementation`)."""
+        """Return constructor arguments and `implementation`, which determine the bytes, as JSON values."""
         return {"name": self.name, **self._arguments(), "implementation": self.implementation()}
 
     def _arguments(self) -> Settings:
@@ -49,7 +49,7 @@ class CodecSettings(ABC):
         return {name: getattr(self, name) for name in names if name != "self"}
 
     def implementation(self) -> str:
-        """Name and version of what does the work: library or program; another one makes records stale."""
+        """Return name and version of the library or program; records of another version are not reused."""
         return ""
 
     def __repr__(self) -> str:
@@ -58,10 +58,11 @@ class CodecSettings(ABC):
 
 
 class Codec(CodecSettings):
-    """Turns one image into the bytes that would be sent, and those bytes back into an image.
+    """Encodes an image to bytes and decodes the bytes to an image.
 
-    A codec is built with its settings and keeps nothing between calls, so many threads may use one instance.
-    Every constructor argument is kept as an attribute of the same name; `settings` reads them from there.
+    A codec gets its settings in the constructor and keeps no state between calls, so that several threads can
+    share an instance. Every constructor argument must be stored as an attribute of the same name; `settings`
+    reads these attributes.
     """
 
     @abstractmethod
@@ -69,7 +70,7 @@ class Codec(CodecSettings):
         """Encode one image.
 
         Args:
-            image: (3, H, W) uint8, RGB, any size from 1×1.
+            image: RGB image (3, H, W), uint8, of any size from 1×1.
 
         Raises:
             ArgumentError: If `image` is not such a tensor.
@@ -78,38 +79,38 @@ class Codec(CodecSettings):
 
     @abstractmethod
     def decode(self, data: bytes) -> Tensor:
-        """Decode one image to (3, H, W) uint8, RGB, of exactly the size that was encoded.
+        """Decode to an RGB image (3, H, W), uint8, of exactly the original size.
 
         Raises:
-            BitstreamError: If `data` is not a whole, undamaged stream of this codec.
+            BitstreamError: If `data` is not a complete, undamaged stream of this codec.
         """
 
     def interrupt(self) -> None:
-        """End what this codec does in other threads, as far as it can be ended; they get a CodecError."""
+        """Interrupt calls in other threads, if possible; they get a CodecError."""
 
 
 class ArrayCodec(Codec):
-    """A codec whose library speaks NumPy: subclasses handle (H, W, 3) uint8 arrays, RGB."""
+    """Base class of codecs that work on NumPy arrays (H, W, 3), uint8, RGB."""
 
     @abstractmethod
     def encode_array(self, pixels: Array) -> bytes:
-        """Encode (H, W, 3) uint8 RGB pixels."""
+        """Encode RGB pixels (H, W, 3), uint8."""
 
     @abstractmethod
     def decode_array(self, data: bytes) -> Array:
-        """Decode to (H, W, 3) uint8 RGB pixels."""
+        """Decode to RGB pixels (H, W, 3), uint8."""
 
     def encode(self, image: Tensor) -> bytes:
-        """Encode (3, H, W) uint8 RGB; see `Codec.encode`."""
+        """Encode an RGB image (3, H, W), uint8; see `Codec.encode`."""
         check_image(image)
         return self.encode_array(image.permute(1, 2, 0).contiguous().cpu().numpy())
 
     def decode(self, data: bytes) -> Tensor:
-        """Decode to (3, H, W) uint8 RGB; see `Codec.decode`."""
+        """Decode to an RGB image (3, H, W), uint8; see `Codec.decode`."""
         import torch
 
         if not isinstance(data, (bytes, bytearray, memoryview)):
-            raise ArgumentError("data", expected="bytes, as encode returns them", got=type(data).__name__)
+            raise ArgumentError("data", expected="bytes from encode", got=type(data).__name__)
         data = bytes(data)
         if not data:
             raise BitstreamError(f"{self.title}: the stream is empty (0 bytes).")
@@ -132,5 +133,5 @@ def check_image(image: Tensor) -> None:
         )
     if image.shape[1] * image.shape[2] > MAX_PIXELS:
         raise ArgumentError(
-            "image", expected=expected, got=f"{image.shape[1]}x{image.shape[2]}", remedy="Cut it up."
+            "image", expected=expected, got=f"{image.shape[1]}x{image.shape[2]}", remedy="Split the image."
         )

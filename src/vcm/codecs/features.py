@@ -17,19 +17,20 @@ if TYPE_CHECKING:
 
 
 class FeatureCodec(CodecSettings):
-    """Turns a task's input into the bytes that would be sent, and those into the features at the task's cut.
+    """Encodes a task's input to bytes, and decodes the bytes to the features at the task's cut.
 
     ```
-    x ─► encode ─► bytes ─► decode ─► f̂, the image's size
+    x ─► encode ─► bytes ─► decode ─► f̂, original size
     ```
 
-    Like a `Codec` it is built with its settings, keeps nothing between calls, and keeps every constructor
-    argument as an attribute of the same name, or overrides `settings`. `SlimmableFeatureCodec` is vcm's own.
+    Like a `Codec`, it gets its settings in the constructor and keeps no state between calls. It stores every
+    constructor argument as an attribute of the same name, or overrides `settings`. `SlimmableFeatureCodec` is
+    vcm's implementation.
 
     Attributes:
-        effort: Steps of an encoder-side search for each image; 0 where there is none.
-        objective: What a search lowers; evaluation sets it where `effort` is above 0 and it is None.
-        guides: Layers after the cut at which such a search compares features.
+        effort: Steps of the encoder-side search per image; 0 for no search.
+        objective: Objective of the search; evaluation sets it if `effort` is above 0 and it is None.
+        guides: Layers after the cut at which the search compares features.
     """
 
     effort: int = 0
@@ -37,14 +38,14 @@ class FeatureCodec(CodecSettings):
     guides: tuple[str, ...] = ()
 
     def __new__(cls, *arguments: Any, **settings: Any) -> FeatureCodec:  # noqa: ANN401  a subclass's own
-        """Make a `SlimmableFeatureCodec` of the class itself, which was that codec in 0.1."""
+        """Create a `SlimmableFeatureCodec` if called on this class, which was that codec in vcm 0.1."""
         del arguments, settings
         if cls is not FeatureCodec:
             return super().__new__(cls)
         from vcm.codecs.learned import SlimmableFeatureCodec
 
         warnings.warn(
-            "vcm.codecs.FeatureCodec is an abstract class now. Use vcm.codecs.SlimmableFeatureCodec.",
+            "vcm.codecs.FeatureCodec is now an abstract class. Use vcm.codecs.SlimmableFeatureCodec.",
             DeprecationWarning,
             stacklevel=2,
         )
@@ -53,7 +54,7 @@ class FeatureCodec(CodecSettings):
     @property
     @abstractmethod
     def feature_map(self) -> FeatureMap:
-        """Channels and stride of the features; a task must have those at its cut."""
+        """Channels and stride of the decoded features; the task's features at its cut must match."""
 
     @abstractmethod
     def encode(
@@ -62,19 +63,19 @@ class FeatureCodec(CodecSettings):
         """Encode a task's input.
 
         Args:
-            x: (1, 3, H, W) float in [0, 1]: the image as the task's network sees it (`SplitTask.prepare`).
-            size: (height, width) of the original image in pixels; it is sent along.
-            on_step: Called during a search with the steps done and all of them.
+            x: Image (1, 3, H, W) in [0, 1], float, prepared for the task's network by `SplitTask.prepare`.
+            size: (height, width) of the original image in pixels, which is stored in the stream.
+            on_step: Progress callback of the search; receives the steps done and the total.
 
         Raises:
-            ArgumentError: If `x` is not such a tensor, or no image has that size.
-            CodecError: If it cannot be coded.
+            ArgumentError: If `x` is not such a tensor, or `size` is not a valid image size.
+            CodecError: If the encoder fails.
         """
 
     @abstractmethod
     def decode(self, data: bytes) -> tuple[Tensor, tuple[int, int]]:
-        """Decode to the features, (1, C, h, w) float, and the original image's (height, width).
+        """Decode to features (1, C, h, w), float, and the (height, width) of the original image.
 
         Raises:
-            BitstreamError: If `data` is not a whole, undamaged stream of this codec.
+            BitstreamError: If `data` is not a complete, undamaged stream of this codec.
         """

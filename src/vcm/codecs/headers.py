@@ -1,4 +1,4 @@
-"""Sizes that the headers of JPEG and WebP streams state, read before a library takes memory for them."""
+"""Read image sizes from JPEG and WebP headers, before a library allocates memory for them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from vcm.errors import BitstreamError
 
 
 def jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height from a Huffman-coded JPEG's frame header; None where there is none before the scan."""
+    """Return (width, height) from a Huffman-coded JPEG's frame header; None if it is not found."""
     position = 2
     while position + 9 <= len(data) and data[position] == 0xFF:
         marker, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4], "big")
@@ -23,7 +23,7 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
 
 
 def webp_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height from a WebP stream's first chunk; None where it is none that there is."""
+    """Return (width, height) from the first chunk of a WebP stream; None if it is not recognized."""
     kind, body = data[12:16], data[20:30]
     if len(body) < 10:
         return None

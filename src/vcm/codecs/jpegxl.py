@@ -1,4 +1,4 @@
-"""JPEG XL through pillow-jxl-plugin, an optional package."""
+"""JPEG XL with the optional package pillow-jxl-plugin."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _SIZE_BITS = (9, 13, 18, 30)
 
 
 class JPEGXLCodec(PillowCodec):
-    """JPEG XL (ISO/IEC 18181), lossy, by libjxl: a bare codestream.
+    """Lossy JPEG XL (ISO/IEC 18181) with libjxl, as a bare codestream.
 
     Args:
-        quality: 0 to 100, turned into libjxl's Butteraugli distance; 100 is lossless.
-        effort: libjxl's effort, 1 (fast) to 9.
+        quality: 0 to 100, converted to libjxl's Butteraugli distance; 100 is lossless.
+        effort: libjxl effort, 1 (fast) to 9.
 
     Raises:
-        ArgumentError: If an argument is not one of these.
+        ArgumentError: If an argument is invalid.
     """
 
     name: ClassVar[str] = "jxl"
@@ -39,7 +39,7 @@ class JPEGXLCodec(PillowCodec):
         self.effort = check_whole("effort", effort, 1, 9)
 
     def save_options(self) -> dict[str, Any]:
-        """Arguments of Pillow's `Image.save`."""
+        """Return the options of Pillow's `Image.save`."""
         return {
             "quality": self.quality,
             "lossless": self.quality == self.quality_scale.high,
@@ -48,13 +48,13 @@ class JPEGXLCodec(PillowCodec):
         }
 
     def check_stream(self, data: bytes) -> None:
-        """Check the image's size before the plugin decodes: it does so when it opens a stream.
+        """Check the image size, because the plugin decodes as soon as it opens a stream.
 
         Raises:
-            BitstreamError: If `data` is not a bare codestream, or its image too large.
+            BitstreamError: If `data` is not a bare codestream, or its image is too large.
         """
         if not data.startswith(_MAGIC):
-            raise BitstreamError("JPEG XL: the stream does not begin with a codestream's magic bytes ff 0a.")
+            raise BitstreamError("JPEG XL: the stream does not begin with the codestream magic bytes ff 0a.")
         check_pixels(self.title, *_read_size(data[2:14]))
 
     def _prepare(self) -> None:
@@ -63,13 +63,13 @@ class JPEGXLCodec(PillowCodec):
 
     @classmethod
     def unavailable(cls) -> str:
-        """Why this codec cannot run here; empty where it can."""
+        """Return why this codec cannot run here; empty if it can."""
         from importlib.util import find_spec
 
-        return "" if find_spec("pillow_jxl") else "install the extra that has it: pip install 'vcm[jxl]'"
+        return "" if find_spec("pillow_jxl") else "pillow-jxl-plugin is missing: pip install 'vcm[jxl]'"
 
     def implementation(self) -> str:
-        """Version of the plugin, whose wheels hold libjxl."""
+        """Return the version of the plugin, whose wheels contain libjxl."""
         from importlib.metadata import PackageNotFoundError, version
 
         try:
@@ -79,7 +79,7 @@ class JPEGXLCodec(PillowCodec):
 
 
 def _read_size(data: bytes) -> tuple[int, int]:
-    """Width and height from a codestream's SizeHeader, ISO/IEC 18181-1; fields start at the lowest bit."""
+    """Return (width, height) from a codestream's SizeHeader (ISO/IEC 18181-1), lowest bits first."""
     value, position = int.from_bytes(data, "little"), 0
 
     def take(num_bits: int) -> int:

@@ -20,12 +20,12 @@ _PERCENT = QualityScale("quality", low=0, high=100, higher_is_better=True, defau
 
 
 class PillowCodec(ArrayCodec):
-    """A codec that Pillow encodes and decodes; subclasses say with which format and options.
+    """Base class of codecs that Pillow implements; subclasses define format and options.
 
     Class attributes:
         pillow_format: Pillow's name of the format.
-        pillow_feature: Pillow's name of the library that it needs, with its version.
-        max_side: The most pixels a side that the format or its encoder takes; 0 for no limit.
+        pillow_feature: Pillow's name of the required library.
+        max_side: Maximum height and width in pixels of the format or its encoder; 0 for no limit.
     """
 
     pillow_format: ClassVar[str]
@@ -34,21 +34,21 @@ class PillowCodec(ArrayCodec):
 
     @abstractmethod
     def save_options(self) -> dict[str, Any]:
-        """Arguments of Pillow's `Image.save` that these settings amount to."""
+        """Return the options of Pillow's `Image.save` for these settings."""
 
     def encode_array(self, pixels: Array) -> bytes:
-        """Encode (H, W, 3) uint8 RGB pixels.
+        """Encode RGB pixels (H, W, 3), uint8.
 
         Raises:
             ArgumentError: If a side is longer than the format allows.
             CodecError: If the encoder fails.
-            MissingToolError: If this Pillow lacks the format.
+            MissingToolError: If this build of Pillow lacks the format.
         """
         from PIL import Image
 
         height, width, _ = pixels.shape
         if self.max_side and max(height, width) > self.max_side:
-            expected = f"at most {self.max_side} pixels a side for {self.title}"
+            expected = f"at most {self.max_side} pixels per side for {self.title}"
             raise ArgumentError("image", expected=expected, got=f"{height}x{width}")
         self._prepare()
         buffer = io.BytesIO()
@@ -56,17 +56,17 @@ class PillowCodec(ArrayCodec):
             Image.fromarray(pixels).save(buffer, format=self.pillow_format, **self.save_options())
         except Exception as error:
             raise CodecError(
-                f"{self.title}: the encoder failed on an image of {height}x{width}: {error}"
+                f"{self.title}: the encoder failed on an image of size {height}x{width}: {error}"
             ) from error
         return buffer.getvalue()
 
     def decode_array(self, data: bytes) -> Array:
-        """Decode to (H, W, 3) uint8 RGB pixels.
+        """Decode to RGB pixels (H, W, 3), uint8.
 
         Raises:
-            BitstreamError: If `data` is not a whole stream of this format, or holds more than `MAX_PIXELS`
+            BitstreamError: If `data` is not a complete stream of this format, or has more than `MAX_PIXELS`
                 pixels.
-            MissingToolError: If this Pillow lacks the format.
+            MissingToolError: If this build of Pillow lacks the format.
         """
         import numpy as np
         from PIL import Image, UnidentifiedImageError
@@ -76,22 +76,20 @@ class PillowCodec(ArrayCodec):
         try:
             with Image.open(io.BytesIO(data), formats=[self.pillow_format]) as image:
                 check_pixels(self.title, *image.size)
-                # An image that is RGB already would be copied by convert().
+                # convert() would copy an image that is RGB already.
                 return np.array(image if image.mode == "RGB" else image.convert("RGB"))
         except BitstreamError:
             raise
         except UnidentifiedImageError as error:
-            raise BitstreamError(f"{self.title}: the stream is damaged or of another format.") from error
-        except (
-            Exception
-        ) as error:  # what damage makes of it: OSError, SyntaxError, ValueError, RuntimeError, …
+            raise BitstreamError(f"{self.title}: the stream is damaged or has another format.") from error
+        except Exception as error:  # damage can raise OSError, SyntaxError, ValueError, RuntimeError, …
             raise BitstreamError(f"{self.title}: the stream is damaged: {error}") from error
 
     def check_stream(self, data: bytes) -> None:
-        """Check what Pillow lets pass or looks at too late.
+        """Check what Pillow accepts or checks too late.
 
         Raises:
-            BitstreamError: If `data` is truncated, or its image too large.
+            BitstreamError: If `data` is truncated or its image is too large.
         """
 
     def _prepare(self) -> None:
@@ -100,17 +98,17 @@ class PillowCodec(ArrayCodec):
 
     @classmethod
     def unavailable(cls) -> str:
-        """Why this codec cannot run here; empty where it can."""
+        """Return why this codec cannot run here; empty if it can."""
         from PIL import features
 
         if features.check(cls.pillow_feature):
             return ""
         return (
-            f"this build of Pillow lacks {cls.title}; install Pillow's own wheel: pip install 'pillow>=11.3'"
+            f"this build of Pillow lacks {cls.title}; install an official wheel: pip install 'pillow>=11.3'"
         )
 
     def implementation(self) -> str:
-        """Versions of Pillow and of the library inside."""
+        """Return the versions of Pillow and of the underlying library."""
         import PIL
         from PIL import features
 
@@ -118,22 +116,22 @@ class PillowCodec(ArrayCodec):
 
 
 class JPEGCodec(PillowCodec):
-    """JPEG (ITU-T T.81) by libjpeg-turbo; the defaults give the bytes of CompressAI's `JPEG`.
+    """JPEG (ITU-T T.81) with libjpeg-turbo. The defaults give the same bytes as CompressAI's `JPEG`.
 
     Args:
-        quality: libjpeg's quality, 1 to 100.
-        chroma: "420", "422" or "444".
-        optimize: Whether to fit the Huffman tables to the image.
+        quality: libjpeg quality, 1 to 100.
+        chroma: Chroma subsampling: "420", "422" or "444".
+        optimize: Whether to optimize the Huffman tables for the image.
         progressive: Whether to write a progressive stream.
 
     Raises:
-        ArgumentError: If an argument is not one of these.
+        ArgumentError: If an argument is invalid.
     """
 
     name: ClassVar[str] = "jpeg"
     title: ClassVar[str] = "JPEG"
     suffix: ClassVar[str] = ".jpg"
-    # From 1: Pillow takes 0 for "nothing said".
+    # From 1, because Pillow treats 0 as "not set".
     quality_scale: ClassVar[QualityScale] = QualityScale(
         "quality", low=1, high=100, higher_is_better=True, default=75
     )
@@ -155,7 +153,7 @@ class JPEGCodec(PillowCodec):
         self.progressive = check_choice("progressive", progressive, (False, True))
 
     def save_options(self) -> dict[str, Any]:
-        """Arguments of Pillow's `Image.save`."""
+        """Return the options of Pillow's `Image.save`."""
         return {
             "quality": self.quality,
             "subsampling": SUBSAMPLINGS[self.chroma],
@@ -164,30 +162,30 @@ class JPEGCodec(PillowCodec):
         }
 
     def check_stream(self, data: bytes) -> None:
-        """Check for the end marker, which libjpeg does without, and for enough bytes.
+        """Check for the end marker, which libjpeg does not require, and for a plausible length.
 
         Raises:
-            BitstreamError: If `data` is truncated, or cannot hold as many pixels as it says.
+            BitstreamError: If `data` is truncated, or too short for the image size in its header.
         """
         _check_end_marker(self.title, data)
         frame = jpeg_size(data)
         if frame is not None:
             check_pixels(self.title, *frame)
-            # Huffman codes have a bit or more, and every 8x8 block of the finest plane has one.
+            # Every 8x8 block of the finest plane takes at least one bit of Huffman code.
             width, height = frame
             if 8 * len(data) < -(-width // 8) * -(-height // 8):
-                raise BitstreamError(f"JPEG: {len(data)} bytes cannot hold an image of {height}x{width}.")
+                raise BitstreamError(f"JPEG: {len(data)} bytes cannot contain an image of {height}x{width}.")
 
 
 class WebPCodec(PillowCodec):
-    """WebP, lossy, by libwebp; the defaults give the bytes of CompressAI's `WebP`.
+    """Lossy WebP with libwebp. The defaults give the same bytes as CompressAI's `WebP`.
 
     Args:
-        quality: libwebp's quality, 0 to 100.
+        quality: libwebp quality, 0 to 100.
         method: Effort, 0 (fast) to 6.
 
     Raises:
-        ArgumentError: If an argument is not one of these.
+        ArgumentError: If an argument is invalid.
     """
 
     name: ClassVar[str] = "webp"
@@ -203,30 +201,30 @@ class WebPCodec(PillowCodec):
         self.method = check_whole("method", method, 0, 6)
 
     def save_options(self) -> dict[str, Any]:
-        """Arguments of Pillow's `Image.save`."""
+        """Return the options of Pillow's `Image.save`."""
         return {"quality": self.quality, "method": self.method}
 
     def check_stream(self, data: bytes) -> None:
-        """Check the size: Pillow takes memory for two whole images when it opens a stream.
+        """Check the image size, because Pillow allocates two whole images when it opens a stream.
 
         Raises:
             BitstreamError: If the image is too large.
         """
         size = webp_size(data)
-        if size is not None:  # else Pillow tells what is wrong with it
+        if size is not None:  # otherwise Pillow reports the error
             check_pixels(self.title, *size)
 
 
 class AVIFCodec(PillowCodec):
-    """AVIF by libaom, on one thread: more threads cut the image into tiles, which changes the bytes.
+    """AVIF with libaom on a single thread; more threads would add tiles, which changes the bytes.
 
     Args:
-        quality: libavif's quality, 0 to 100.
-        chroma: "420", "422" or "444".
-        speed: libaom's speed, 0 (slow) to 10.
+        quality: libavif quality, 0 to 100.
+        chroma: Chroma subsampling: "420", "422" or "444".
+        speed: libaom speed, 0 (slow) to 10.
 
     Raises:
-        ArgumentError: If an argument is not one of these.
+        ArgumentError: If an argument is invalid.
     """
 
     name: ClassVar[str] = "avif"
@@ -245,7 +243,7 @@ class AVIFCodec(PillowCodec):
         self.speed = check_whole("speed", speed, 0, 10)
 
     def save_options(self) -> dict[str, Any]:
-        """Arguments of Pillow's `Image.save`."""
+        """Return the options of Pillow's `Image.save`."""
         return {
             "quality": self.quality,
             "subsampling": SUBSAMPLINGS[self.chroma],
@@ -256,17 +254,16 @@ class AVIFCodec(PillowCodec):
 
 
 class JPEG2000Codec(PillowCodec):
-    """JPEG 2000 (ITU-T T.800) by OpenJPEG: 9/7 wavelet, irreversible colour transform, one quality layer.
+    """JPEG 2000 (ITU-T T.800) with OpenJPEG: 9/7 wavelet, irreversible colour transform, one quality layer.
 
-    Quality is the PSNR that the encoder aims at, and not a compression ratio: like the other codecs'
-    qualities it then gives busy images more bytes than plain ones.
+    The quality is a target PSNR rather than a compression ratio, so that complex images get more bytes than
+    simple ones, as with the other codecs.
 
     Args:
-        quality: PSNR in dB that the encoder aims at, 15 to 60, as OpenJPEG reckons it over the transformed
-            planes.
+        quality: Target PSNR in dB, 15 to 60, as OpenJPEG measures it on the transformed planes.
 
     Raises:
-        ArgumentError: If `quality` is not on this scale.
+        ArgumentError: If `quality` is out of range.
     """
 
     name: ClassVar[str] = "jpeg2000"
@@ -282,16 +279,16 @@ class JPEG2000Codec(PillowCodec):
         self.quality = self.quality_scale.check(quality)
 
     def save_options(self) -> dict[str, Any]:
-        """Arguments of Pillow's `Image.save`."""
+        """Return the options of Pillow's `Image.save`."""
         return {"irreversible": True, "mct": 1, "quality_mode": "dB", "quality_layers": [self.quality]}
 
     def check_stream(self, data: bytes) -> None:
-        """Check for the end marker: OpenJPEG does without."""
+        """Check for the end marker, which OpenJPEG does not require."""
         _check_end_marker(self.title, data)
 
 
 def _check_end_marker(title: str, data: bytes) -> None:
     if not data.endswith(b"\xff\xd9"):
         raise BitstreamError(
-            f"{title}: the stream is truncated or of another format: it has no end marker ff d9."
+            f"{title}: the stream is truncated or has another format: the end marker ff d9 is missing."
         )

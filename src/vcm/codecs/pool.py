@@ -1,4 +1,4 @@
-"""Encoding and decoding of many images on threads."""
+"""Encode and decode many images on threads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_WORKERS = 1024
-_INTERRUPT_AGAIN_S = 0.05  # a program may start just after the others were told to end
+_INTERRUPT_AGAIN_S = 0.05  # repeated, because a program may start just after the first interrupt
 
 
 Item = TypeVar("Item")
@@ -88,11 +88,11 @@ class Failure:
 
 
 class CodecPool:
-    """Runs a codec over batches on threads and gives results in the batch's order.
+    """Runs a codec on batches with several threads and returns results in order.
 
-    An image that fails becomes a `Failure` in its place; the others are not lost. `raise_failures` turns the
-    first one into an exception. The codecs here release Python's global lock while they work, so two threads
-    do about twice as much as one on two cores.
+    An image that fails gives a `Failure` at its index; the others are unaffected. `raise_failures` turns the
+    first failure into an exception. vcm's codecs release Python's global interpreter lock while they work, so
+    the throughput grows with the number of threads, up to the number of cores.
 
     ```
     with CodecPool(workers=2) as pool:
@@ -101,10 +101,10 @@ class CodecPool:
     ```
 
     Args:
-        workers: Number of threads, 1 or more.
+        workers: Number of threads, in [1, 1024].
 
     Raises:
-        ArgumentError: If `workers` is not such a number.
+        ArgumentError: If `workers` is out of range.
     """
 
     def __init__(self, workers: int = 2) -> None:
@@ -120,7 +120,7 @@ class CodecPool:
         self.close()
 
     def close(self) -> None:
-        """End the threads; the pool can then no longer be used."""
+        """Stop the threads. The pool cannot be used afterwards."""
         self._executor.shutdown(cancel_futures=True)
 
     def encode(self, codec: Codec, images: Sequence[Tensor]) -> list[Timed[bytes] | Failure]:
@@ -158,16 +158,16 @@ class CodecPool:
     def round_trip(
         self, codec: Codec | Sequence[Codec], images: Sequence[Tensor]
     ) -> list[RoundTrip | Failure]:
-        """Encode each image and decode it again.
+        """Encode and decode each image.
 
         Args:
-            codec: Used from several threads at once; or one for each image.
-            images: (3, H, W) uint8 RGB each, of any sizes.
+            codec: One codec, called from several threads at once, or one codec per image.
+            images: RGB images (3, H, W), uint8, of any sizes.
         """
         codecs = [codec] * len(images) if isinstance(codec, Codec) else list(codec)
         if len(codecs) != len(images):
             raise ArgumentError(
-                "codec", expected=f"one, or one for each of {len(images)} images", got=len(codecs)
+                "codec", expected=f"one codec, or one for each of {len(images)} images", got=len(codecs)
             )
 
         def work(index: int, image: Tensor) -> RoundTrip | Failure:
@@ -187,7 +187,7 @@ class CodecPool:
         return self._run(codecs, work, images)
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-        """Call a function on each item on the pool's threads; results in order, or the first exception."""
+        """Call a function on each item, using the pool's threads; return results in order."""
         return list(self._executor.map(function, items))
 
     def _run(
@@ -201,7 +201,7 @@ class CodecPool:
             for index, item in enumerate(items):
                 futures.append(self._executor.submit(work, index, item))
             return [future.result() for future in futures]
-        except BaseException:  # the user's interrupt: what has not begun must not, what runs must end
+        except BaseException:  # on Ctrl-C, cancel waiting work and interrupt running work
             for future in futures:
                 future.cancel()
             while wait(futures, timeout=_INTERRUPT_AGAIN_S).not_done:
@@ -233,14 +233,13 @@ def raise_failures(outcomes: Sequence[Result | Failure]) -> list[Result]:
     """Return the outcomes if none of them is a failure.
 
     Raises:
-        CodecError: For the first failure, naming its place in the batch; the failure's own error is its
-            cause.
+        CodecError: For the first failure, with its index; the failure's own error is the cause.
     """
     values: list[Result] = []
     for outcome in outcomes:
         if isinstance(outcome, Failure):
             raise CodecError(
-                f"Image {outcome.index} of {len(outcomes)}, counted from 0, failed to {outcome.stage}: "
+                f"Image {outcome.index} of {len(outcomes)} (counted from 0) failed to {outcome.stage}: "
                 f"{outcome.error}"
             ) from outcome.error
         values.append(outcome)

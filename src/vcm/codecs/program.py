@@ -1,4 +1,4 @@
-"""Run external programs: no shell, a timeout, checked exit status."""
+"""Run external programs without a shell, with a timeout and a checked exit status."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _CHUNK = 1 << 16
 
 
 class ProgramRunner:
-    """Runs programs, each in a session of its own so that its children can be killed with it.
+    """Runs programs, each in a new session so that its children can be killed with it.
 
     Args:
-        timeout_s: Seconds after which a program is killed.
+        timeout_s: Time limit in seconds, after which a program is killed.
     """
 
     def __init__(self, timeout_s: float) -> None:
@@ -35,16 +35,16 @@ class ProgramRunner:
     def run(
         self, command: Sequence[str], *, accept: Sequence[int] = (0,), failure: type[CodecError] = CodecError
     ) -> str:
-        """Run a program to its end and return what it printed on its standard output, the last 16 kB of it.
+        """Run a program and return its standard output, of which the last 16 kB are kept.
 
         Args:
-            command: The program's path and its arguments.
-            accept: Exit statuses that are no failure.
-            failure: What to raise for the others.
+            command: Path of the program, and its arguments.
+            accept: Exit statuses that count as success.
+            failure: Exception type for other exit statuses.
 
         Raises:
-            CodecError: If it cannot be started, runs too long, or (as `failure`) has another exit status;
-                with what it printed on its standard error.
+            CodecError: If the program cannot be started, exceeds the time limit, or (as `failure`) has
+                another exit status; the message contains its standard error.
         """
         try:
             process = subprocess.Popen(
@@ -64,7 +64,7 @@ class ProgramRunner:
             _end(process)
             raise CodecError(
                 f"{command[0]} ran longer than timeout_s={self.timeout_s:g} s and was killed. "
-                "Raise timeout_s if the image is large."
+                "Increase timeout_s if the image is large."
             ) from error
         except BaseException:
             _end(process)
@@ -74,14 +74,12 @@ class ProgramRunner:
                 self._running.discard(process)
             _close_pipes(process)
         if process.returncode not in accept:
-            message = (
-                err.decode(errors="replace")[-_MAX_MESSAGE:].strip() or "(nothing on its standard error)"
-            )
+            message = err.decode(errors="replace")[-_MAX_MESSAGE:].strip() or "(nothing on standard error)"
             raise failure(f"{command[0]} failed with exit status {process.returncode}: {message}")
         return out.decode(errors="replace")
 
     def kill(self) -> None:
-        """Kill every program that runs now; the threads that wait for them get a CodecError."""
+        """Kill every running program; the threads that wait for them get a CodecError."""
         with self._lock:
             running = list(self._running)
         for process in running:
@@ -93,10 +91,10 @@ class ProgramRunner:
 
 
 def _collect(process: subprocess.Popen[bytes], timeout_s: float) -> tuple[bytes, bytes]:
-    """Wait for a program's end, and return the last of its standard output and of its standard error.
+    """Wait for a program to end, and return the tails of its standard output and standard error.
 
     Raises:
-        subprocess.TimeoutExpired: If it, or what it started and left with its pipes, is not done by then.
+        subprocess.TimeoutExpired: If the program, or a child that holds its pipes, exceeds the time limit.
     """
     deadline = time.monotonic() + timeout_s
     tails = (bytearray(), bytearray())
@@ -130,15 +128,15 @@ def _close_pipes(process: subprocess.Popen[bytes]) -> None:
 
 
 def _kill_session(process: subprocess.Popen[bytes]) -> None:
-    """Kill a program that has not been collected yet, and all that it started."""
+    """Kill a program that has not been waited for, with its children."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill a program with all that it started, and collect it.
+    """Kill a program with its children, and wait for it.
 
-    What it started in another session lives on and may keep the pipes open: they are not read to their end.
+    Children in another session survive and may keep the pipes open, so the pipes are not read to their end.
     """
     _kill_session(process)
     process.wait()

@@ -1,4 +1,4 @@
-"""Image encoder: everything before a standard codec, and the codec."""
+"""Image encoder: optional scaling, preprocessing and search, followed by a standard codec."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from vcm.types import Settings
 
 @dataclass(frozen=True, eq=False)
 class ToEncode:
-    """An image on its way to the encoder.
+    """A prepared image with its codec.
 
     Attributes:
-        image: (3, H, W) uint8 RGB.
-        codec: What encodes it.
-        size: (height, width) of the original.
-        cached_s: Seconds that an earlier search for it took, where that was not repeated.
+        image: RGB image (3, H, W) to encode, uint8.
+        codec: Codec that encodes it.
+        size: (height, width) of the original image.
+        cached_s: Duration in seconds of the earlier search whose cached result was used; else 0.
     """
 
     image: Tensor
@@ -35,26 +35,26 @@ class ToEncode:
 
     @property
     def scaled(self) -> tuple[int, int] | None:
-        """(height, width) where it is not the original's."""
+        """(height, width) of `image` if it differs from the original's, else None."""
         height, width = self.image.shape[1:]
         return None if (height, width) == self.size else (height, width)
 
 
 class Preprocessor(Protocol):
-    """Changes an image before a codec encodes it; called from several threads at once.
+    """Transforms an image before a codec encodes it. Called from several threads at once.
 
-    It may have a `name`, such as "npp", and a `title`, such as "NPP", for the names of its curves.
+    It may have a `name`, such as "npp", and a `title`, such as "NPP", which are used to label curves.
     """
 
     def __call__(self, image: Tensor) -> Tensor:
-        """(3, H, W) uint8 RGB in, and out in the same size."""
+        """Transform an RGB image (3, H, W), uint8, to one of the same shape and type."""
 
     def settings(self) -> Settings:
-        """What makes it what it is, as plain JSON values."""
+        """Return everything that the output depends on, as plain JSON values."""
 
 
 class ImageEncoder:
-    """(Reader's size) → (preprocessor) → (search) → codec.
+    """Encoder for a given task network: (scaling) → (preprocessor) → (search) → codec.
 
     ```
     x ─►(scale to the reader's size)─►(preprocessor)─►(search)─► codec.encode ─► bytes
@@ -62,17 +62,17 @@ class ImageEncoder:
     ```
 
     Args:
-        codec: Encodes.
-        task: The reader; None where nothing else asks for one.
-        preprocessor: Changes the image before the codec; None for nothing.
-        at_reader: Whether images are scaled to the size at which the task reads them, never up.
-        importance: How QP offsets are made from importance; None for none.
-        search: How pixels are refined before the codec, which is then a `BPGCodec`; None for not at all.
+        codec: Standard codec.
+        task: Task network that reads the decoded images; required by `at_reader`, `importance` and `search`
+            unless these have their own.
+        preprocessor: Transform before the codec; None for none.
+        at_reader: Whether to scale images down to the task's input size; they are never scaled up.
+        importance: Settings of importance-based QP offsets; None for none.
+        search: Settings of the pixel refinement before a `BPGCodec`; None for none.
 
     Raises:
-        ArgumentError: If the preprocessor is not one, the codec takes no QP offsets and `importance` asks
-            for them, it is not one that a search can be made for, or a task is missing or no `SplitTask`
-            where one is needed.
+        ArgumentError: If `preprocessor` is not a preprocessor, the codec does not support `importance` or
+            `search`, or a required task is missing or not a `SplitTask`.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class ImageEncoder:
         if preprocessor is not None and not (callable(preprocessor) and hasattr(preprocessor, "settings")):
             raise ArgumentError(
                 "preprocessor",
-                expected="a callable with a method settings()",
+                expected="a callable with a settings() method",
                 got=type(preprocessor).__name__,
             )
         if importance is not None:
@@ -97,7 +97,7 @@ class ImageEncoder:
             check_searchable(codec)
         if task is None and (at_reader or importance is not None or search is not None):
             raise ArgumentError(
-                "task", expected="a vcm.tasks.Task with at_reader, importance or search", got=None
+                "task", expected="a vcm.tasks.Task if at_reader, importance or search is set", got=None
             )
         if importance is not None and importance.task is None:
             check_split_task("task", task, "an importance map")
@@ -110,18 +110,18 @@ class ImageEncoder:
         """Encode an image.
 
         Args:
-            image: (3, H, W) uint8 RGB.
-            on_step: Called during a search with the steps done and all of them.
+            image: RGB image (3, H, W), uint8.
+            on_step: Progress callback of the search; receives the steps done and the total.
         """
         ready = self.prepare(image, on_step)
         return ready.codec.encode(ready.image)
 
     def prepare(self, image: Tensor, on_step: OnStep | None = None) -> ToEncode:
-        """Scale, compute QP offsets, preprocess, search: whatever comes before the codec.
+        """Apply all steps before the codec: scaling, QP offsets, preprocessing and search.
 
         Args:
-            image: (3, H, W) uint8 RGB.
-            on_step: Called during a search with the steps done and all of them.
+            image: RGB image (3, H, W), uint8.
+            on_step: Progress callback of the search; receives the steps done and the total.
         """
         check_image(image)
         size = (image.shape[1], image.shape[2])
@@ -149,8 +149,8 @@ class ImageEncoder:
             )
             raise ArgumentError(
                 "preprocessor",
-                expected=f"a callable that gives {tuple(image.shape)} {image.dtype} here",
+                expected=f"a callable that returns {tuple(image.shape)} {image.dtype} for this image",
                 got=came,
-                remedy="For the reader's size, set at_reader=true.",
+                remedy="To scale images to the task's input size, set at_reader=true.",
             )
         return result

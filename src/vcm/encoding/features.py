@@ -16,11 +16,11 @@ from vcm.types import Features, Prediction
 
 
 def search_objective(codec: FeatureCodec, task: SplitTask) -> Objective:
-    """What a codec's search for a task lowers: features at the noted guides, and the task's raw outputs.
+    """Build the objective of a codec's search: distance of the guide features and of the task's raw outputs.
 
     Args:
-        codec: For the task's features; its model notes the guides.
-        task: As `check_fit` takes it.
+        codec: Feature codec; its model records the guides.
+        task: Task that satisfies `check_fit`.
     """
     heads = [HEADS] if task.has_heads else []
     return feature_objective(task, list(dict.fromkeys([*codec.guides, *heads])))
@@ -32,10 +32,10 @@ def encode_for(
     """Encode an image for a task.
 
     Args:
-        task: As `check_fit` takes it.
-        codec: For the task's features.
-        image: (3, H, W) uint8 RGB.
-        on_step: Called during a search with the steps done and all of them.
+        task: Task that satisfies `check_fit`.
+        codec: Feature codec.
+        image: RGB image (3, H, W), uint8.
+        on_step: Progress callback of the search; receives the steps done and the total.
     """
     device = task.device
     prepared = task.prepare([image.to(device).float() / 255])
@@ -44,11 +44,11 @@ def encode_for(
 
 
 def predict_from(task: SplitTask, decoded: tuple[Tensor, tuple[int, int]]) -> Prediction:
-    """The task's prediction from decoded features.
+    """Compute a task's prediction from decoded features.
 
     Args:
-        task: Cut where the features belong.
-        decoded: What `FeatureCodec.decode` gives: features, and the original image's (height, width).
+        task: Task with the cut that the features belong to.
+        decoded: Features and original (height, width), from `FeatureCodec.decode`.
     """
     features, size = decoded
     device = task.device
@@ -57,21 +57,21 @@ def predict_from(task: SplitTask, decoded: tuple[Tensor, tuple[int, int]]) -> Pr
 
 @torch.no_grad()
 def check_fit(codec: FeatureCodec, task: SplitTask) -> None:
-    """Check that a task's features at its cut are those that the codec's model was trained for.
+    """Check that a task's features at its cut match those that the codec's model was trained for.
 
     Raises:
-        ArgumentError: If the tail needs several tensors, or channels or stride differ.
+        ArgumentError: If the task's tail needs several tensors, or if channels or stride differ.
     """
     device = task.device
     prepared = task.prepare(torch.zeros(1, 3, 64, 64, device=device))
     features, target = task.cut_feature(prepared), codec.feature_map
     channels, (height, width) = features.shape[1], prepared.inputs.shape[-2:]
-    places = (-(-height // target.stride), -(-width // target.stride))  # of the last, a part may be outside
+    places = (-(-height // target.stride), -(-width // target.stride))  # rounded up: the last may be partial
     if channels != target.channels or features.shape[-2:] != places:
         stride = width / features.shape[-1]
         raise ArgumentError(
             "task.cut",
-            expected=f"a cut with {target.channels} channels at stride {target.stride}, as the model gives",
+            expected=f"a cut with {target.channels} channels at stride {target.stride}, like the codec's",
             got=f"{task.cut} of {task.name}, with {channels} channels at stride {stride:g}",
-            remedy="Take the task and the cut that the model was trained for.",
+            remedy="Use the task and the cut that the model was trained for.",
         )

@@ -18,13 +18,13 @@ from vcm.types import Detections, Prediction, Settings
 
 @dataclass(frozen=True)
 class Importance:
-    """Importance-driven QPs: how a map of QP offsets is made from a task's importance map.
+    """Settings for QP offsets from a task's importance map.
 
     Args:
-        task: Whose importance; None takes that of the system's own task.
-        alpha: QP steps for each doubling of importance, from 0.
-        block: Side of a block in pixels: 16, 32 or 64.
-        clip: Largest absolute offset, from 0 to 51.
+        task: Task that provides the importance map; None for the system's own task.
+        alpha: QP steps per doubling of importance, at least 0.
+        block: Block size in pixels: 16, 32 or 64.
+        clip: Largest absolute offset, in [0, 51].
 
     Raises:
         ArgumentError: If an argument is out of range.
@@ -41,24 +41,24 @@ class Importance:
         qp_offsets(torch.ones(1, 1), alpha=self.alpha, block=self.block, clip=self.clip)
 
     def offsets(self, image: Tensor, task: Task) -> Tensor:
-        """Return the QP offsets of an image's blocks.
+        """Compute the QP offsets of an image's blocks.
 
         Args:
-            image: (3, H, W) uint8 RGB.
-            task: Whose importance where none was given to the constructor; a `SplitTask` then.
+            image: RGB image (3, H, W), uint8.
+            task: The system's own task, used if the constructor was given none; must then be a `SplitTask`.
 
         Returns:
-            (⌈H / block⌉, ⌈W / block⌉) int64.
+            Offsets (⌈H / block⌉, ⌈W / block⌉), int64.
 
         Raises:
-            ArgumentError: If the task is no `SplitTask`.
+            ArgumentError: If the task is not a `SplitTask`.
         """
         reader = self.task or check_split_task("task", task, "an importance map")
         importance = reader.importance(image.float() / 255)
         return qp_offsets(importance, alpha=self.alpha, block=self.block, clip=self.clip)
 
     def settings(self) -> Settings:
-        """What decides the map, as plain JSON values; the system's own task is in its records anyway."""
+        """Return the settings as plain JSON values; the system's own task is in the records already."""
         return {
             "alpha": float(self.alpha),
             "block": self.block,
@@ -68,17 +68,17 @@ class Importance:
 
 
 class WithOffsets(Codec):
-    """A codec with the QP offsets of one image.
+    """A codec bound to the QP offsets of one image.
 
     Args:
-        codec: Its `encode` takes `offsets` and `block`.
-        offsets: (rows, columns) integers.
-        block: Side of a block in pixels.
+        codec: Codec with an `encode` method that takes `offsets` and `block`.
+        offsets: Integer QP offsets (rows, columns).
+        block: Block size in pixels.
     """
 
     def __init__(self, codec: Any, offsets: Tensor, block: int) -> None:  # noqa: ANN401  a codec with offsets
         self.codec, self.offsets, self.block = codec, offsets, block
-        self.title = codec.title  # type: ignore[misc]  # that of its codec, for messages
+        self.title = codec.title  # type: ignore[misc]  # the codec's own title, for messages
 
     def encode(self, image: Tensor) -> bytes:
         """See `Codec.encode`."""
@@ -96,7 +96,7 @@ class WithOffsets(Codec):
 
 
 def takes_offsets(codec: Codec) -> bool:
-    """Whether a codec's `encode` takes QP offsets, and it is not lossless."""
+    """Return whether a codec takes QP offsets: `encode` has a parameter `offsets`, and it is not lossless."""
     return "offsets" in inspect.signature(codec.encode).parameters and not getattr(codec, "lossless", False)
 
 
@@ -105,36 +105,36 @@ def check_takes_offsets(codec: Codec) -> None:
     if not takes_offsets(codec):
         raise ArgumentError(
             "importance",
-            expected="null with a codec that takes no QP offsets",
+            expected="null, because this codec takes no QP offsets",
             got=f"importance with {codec!r}",
-            remedy="Use vcm.codecs.BPGCodec, not lossless.",
+            remedy="Use a vcm.codecs.BPGCodec that is not lossless.",
         )
 
 
 def scale_to_reader(image: Tensor, task: Task) -> Tensor:
-    """Scale an image to the size at which a task reads it, by the task's own interpolation, never up.
+    """Scale an image down to a task's input size with the task's interpolation.
 
     Args:
-        image: (3, H, W) uint8 RGB.
-        task: The reader.
+        image: RGB image (3, H, W), uint8.
+        task: Task network that reads the image.
 
     Returns:
-        (3, h, w) uint8; the very image where the task reads it at its own size or larger.
+        Image (3, h, w), uint8; the input itself if the task reads it at its own size or larger.
 
     Raises:
-        ArgumentError: If the task states a size that is larger than the image, or none.
+        ArgumentError: If the task's `reader_size` is larger than the image, or not positive.
     """
     height, width = image.shape[1:]
     size = task.reader_size(height, width)
     if not (1 <= size[0] <= height and 1 <= size[1] <= width):
         raise ArgumentError(
-            "reader_size", expected=f"from (1, 1) to the image's {(height, width)} pixels", got=tuple(size)
+            "reader_size", expected=f"in [(1, 1), {(height, width)}], the image's size", got=tuple(size)
         )
     return resample_pixels(image, size, task)
 
 
 def resample_pixels(image: Tensor, size: Sequence[int], task: Task) -> Tensor:
-    """Resample (3, H, W) uint8 to a (height, width) by the task's own interpolation, rounded."""
+    """Resample an image (3, H, W), uint8, to (height, width) with the task's interpolation, and round."""
     if tuple(image.shape[1:]) == tuple(size):
         return image
     with torch.no_grad():
@@ -143,10 +143,10 @@ def resample_pixels(image: Tensor, size: Sequence[int], task: Task) -> Tensor:
 
 
 def scale_prediction(prediction: Prediction, before: Sequence[int], after: Sequence[int]) -> Prediction:
-    """Map a prediction to another size of the same image: boxes are scaled and clipped.
+    """Scale the boxes of a prediction to another size of the same image, and clip them.
 
     Args:
-        prediction: Of the image at the size `before`.
+        prediction: Prediction on the image of size `before`.
         before: (height, width) in pixels.
         after: (height, width) in pixels.
     """

@@ -1,4 +1,4 @@
-"""Gradient steps on an image's pixels through BPG."""
+"""Refine an image's pixels by gradient steps through BPG."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from vcm.tasks import SplitTask
 from vcm.tasks.distance import image_distance
 
 OnStep = Callable[[int, int], None]
-"""Called with the steps done and all of them."""
+"""Progress callback; receives the steps done and the total."""
 
 _PRESET = "medium"
-"""x265's preset between steps, where the codec's own is slower."""
+"""Slowest x265 preset used during the search; the codec's own preset is used for the final comparison."""
 _BETAS = (0.8, 0.99)
 _LAST_RATE = 0.1
-"""Of the first learning rate, at the end of its cosine."""
+"""Final learning rate relative to the first, at the end of the cosine schedule."""
 
 
 @dataclass(frozen=True)
 class _Iterate:
-    """Pixels, (3, H, W) uint8, their bits and their distance, and the distance's gradient."""
+    """One iterate: pixels (3, H, W) uint8, bits, task distance and its gradient."""
 
     pixels: Tensor
     bits: int
@@ -37,22 +37,22 @@ class _Iterate:
 
 
 def _learning_rate(effort: int) -> float:
-    """Adam's first, for pixels in [0, 1]: larger for few steps."""
+    """Return Adam's initial learning rate for pixels in [0, 1]; it is larger for fewer steps."""
     return float(min(max(0.0035 * (30 / effort) ** 0.3, 0.0025), 0.006))
 
 
 class Refinement:
-    """One image's search; see `vcm.encoding.search.ImageSearch`.
+    """Search for one image; see `vcm.encoding.search.ImageSearch`.
 
     Args:
-        task: Whose features and outputs are kept.
-        codec: Not lossless.
-        image: x, (3, H, W) uint8 RGB.
-        start: x̄₀, of the same shape.
-        offsets: QP offsets of blocks; None for none.
-        block: Side of these blocks in pixels.
-        weight: Of the relative error beside the relative rate.
-        feature_share: As `vcm.tasks.distance.image_distance` takes it.
+        task: Task whose features and outputs are preserved.
+        codec: Codec that is not lossless.
+        image: Original x, (3, H, W) uint8 RGB.
+        start: Starting point x̄₀ of the same shape.
+        offsets: QP offsets of the blocks; None for none.
+        block: Block size in pixels.
+        weight: Weight of the relative task error; the relative rate has weight 1.
+        feature_share: Weight of the feature error in the task error; see `vcm.tasks.distance.image_distance`.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Refinement:
         self.half = self.device.type == "cuda" or cpu_has_bf16()
 
     def run(self, effort: int, on_step: OnStep | None = None) -> Tensor:
-        """Refine in so many steps, from 1; returns (3, H, W) uint8."""
+        """Run `effort` steps (at least 1) and return the refined image (3, H, W), uint8."""
         with torch.inference_mode(False):
             self.distance = image_distance(self.task, self.feature_share)(self._pixels(self.image)[None])
             return self._run(effort, on_step)
@@ -116,7 +116,7 @@ class Refinement:
         return self.start if best is first else self._better_of(best.pixels)
 
     def _better_of(self, found: Tensor) -> Tensor:
-        """The refined pixels, or the start's where those are better by the codec itself, in float32."""
+        """Return the refined pixels, or the start if it is better with the actual codec in float32."""
         bits, distances = [], []
         for pixels in (found, self.start):
             data = self.codec.encode(pixels, self.offsets, block=self.block)
@@ -140,7 +140,7 @@ class Refinement:
         return _Iterate(pixels, 8 * len(data), float(distance.detach()), gradient)
 
     def _pixels(self, image: Tensor) -> Tensor:
-        """(3, H, W) in [0, 1], with channels last, as convolutions take it faster."""
+        """Convert to (3, H, W) in [0, 1], in channels-last layout, which makes convolutions faster."""
         pixels = image.to(self.device).float() / 255
         return pixels[None].contiguous(memory_format=torch.channels_last)[0]
 
@@ -148,17 +148,17 @@ class Refinement:
 def quantization_steps(
     qp: int, offsets: Tensor | None, block: int, size: tuple[int, int] | torch.Size, device: torch.device
 ) -> Tensor:
-    """Quantization steps of an image's 8×8 blocks in 8-bit levels: 2^((QP − 4) / 6) of ITU-T H.265.
+    """Compute the quantization steps of 8×8 blocks in 8-bit levels: 2^((QP − 4) / 6) of ITU-T H.265.
 
     Args:
-        qp: The slice's.
-        offsets: (rows, columns) QP offsets of blocks; None for none.
-        block: Side of such a block in pixels, a multiple of 8.
+        qp: QP of the slice.
+        offsets: QP offsets (rows, columns) of the blocks; None for none.
+        block: Block size in pixels, a multiple of 8.
         size: (height, width) of the image.
-        device: Where the result lies.
+        device: Device of the result.
 
     Returns:
-        (⌈height / 8⌉, ⌈width / 8⌉).
+        Steps (⌈height / 8⌉, ⌈width / 8⌉).
     """
     rows, columns = (math.ceil(side / BLOCK) for side in size)
     qps = torch.full((rows, columns), float(qp), device=device)

@@ -1,4 +1,4 @@
-"""Encoder-side search: an image's pixels, refined for a task before BPG encodes them."""
+"""Encoder-side search: refine an image's pixels for a task before BPG encodes them."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from vcm.validation import check_whole, is_number
 
 MAX_EFFORT = 10_000
 MAX_PIXELS = 1 << 24
-"""Largest image that is refined; it takes some 120 bytes of memory a pixel."""
+"""Largest image that is refined; the search takes about 120 bytes of memory per pixel."""
 _VERSION = 2
-"""Raised when a search finds other pixels; records and the cache's names hold it."""
+"""Raise it when the search gives different pixels; it is part of records and cache keys."""
 _MAX_CACHED_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
 class SearchedImage:
-    """What a search found.
+    """Result of a search.
 
     Attributes:
-        image: (3, H, W) uint8 RGB, to be encoded.
-        cached_s: Seconds of an earlier search, where the image comes from the cache; else 0.
+        image: RGB image (3, H, W) to encode, uint8.
+        cached_s: Duration of the original search in seconds if the image comes from the cache; else 0.
     """
 
     image: Tensor
@@ -48,28 +48,29 @@ class SearchedImage:
 
 @dataclass(frozen=True)
 class ImageSearch:
-    """Refine an image's pixels so that what BPG makes of them serves a task better at about the same bits.
+    """Refine an image's pixels so that its BPG encoding serves a task better at about the same rate.
 
     ```
     minimise over x̄:  bits(x̄) / bits(x̄₀) + weight · D(x̂(x̄), x) / D(x̂(x̄₀), x)
     ```
 
-    Bits and the decoded image x̂ are BPG's own at every step. The gradient of D passes straight through the
-    codec to x̄; that of the bits is an estimate from 8×8 DCT coefficients (`transform_bits`), scaled to BPG's
-    bits. D is `vcm.tasks.distance.image_distance`: the relative error of the task's deep features, and a
-    tenth of the divergence of its raw outputs. Adam starts from x̄₀, what would be encoded without a search;
-    of all iterates the best one is compared with x̄₀ under the codec itself, so the objective is never worse.
-    A step that is not finite ends the search. Nothing is random.
+    At every step, BPG encodes and decodes the image to obtain the bits and the decoded image x̂. The gradient
+    of D passes straight through the codec to x̄; that of the bits is estimated from 8×8 DCT coefficients
+    (`transform_bits`) and scaled to BPG's bits. D is `vcm.tasks.distance.image_distance`: the relative error
+    of the task's deep features, plus a tenth of the divergence of its raw outputs. Adam starts from x̄₀, the
+    image that would be encoded without a search. The best iterate is compared with x̄₀ using the codec
+    itself, so that the objective never gets worse. A step that is not finite ends the search. The search is
+    deterministic.
 
     Args:
-        effort: Number of gradient steps, 0 for none, to 10,000.
-        task: Whose features and outputs; None takes the system's own task.
-        weight: Of the task's relative error beside the relative rate, above 0. With 1, an image keeps about
-            its bits.
-        feature_share: Of the features' error beside the outputs' divergence, from 0; other networks gain
-            by it.
-        cache: Folder that keeps refined images, so that other readers' evaluations of the same search do not
-            repeat it; None for none.
+        effort: Number of gradient steps, in [0, 10000]; 0 for no search.
+        task: Task whose features and outputs are preserved; None for the system's own task.
+        weight: Weight of the relative task error, above 0; the relative rate has weight 1. With weight 1, the
+            size of the stream stays about the same.
+        feature_share: Weight of the feature error in the task error, at least 0. Feature errors make the gain
+            transfer to other networks.
+        cache: Folder for refined images, so that evaluations with other tasks do not repeat the search; None
+            for no cache.
 
     Raises:
         ArgumentError: If an argument is out of range.
@@ -89,7 +90,7 @@ class ImageSearch:
             raise ArgumentError("search.weight", expected="a finite number above 0", got=self.weight)
         if not is_number(self.feature_share) or not 0 <= self.feature_share < math.inf:
             raise ArgumentError(
-                "search.feature_share", expected="a finite number from 0", got=self.feature_share
+                "search.feature_share", expected="a finite number of at least 0", got=self.feature_share
             )
         if self.cache is not None and not isinstance(self.cache, (str, Path)):
             raise ArgumentError("search.cache", expected="a folder or null", got=self.cache)
@@ -97,7 +98,7 @@ class ImageSearch:
             raise ArgumentError("search.cache", expected="a folder", got=f"{self.cache}, which is a file")
 
     def settings(self) -> Settings:
-        """What decides the outcome, as plain JSON values; the system's own task is in its records anyway."""
+        """Return the settings as plain JSON values; the system's own task is in the records already."""
         return {
             "version": _VERSION,
             "effort": self.effort,
@@ -120,18 +121,18 @@ class ImageSearch:
         """Search for the pixels to encode.
 
         Args:
-            image: x, (3, H, W) uint8 RGB: what the task should see.
-            start: x̄₀, of the same shape: x itself, or x preprocessed.
-            codec: A `BPGCodec`, not lossless.
-            task: Whose features and outputs where none was given to the constructor; a `SplitTask` then.
-            offsets: QP offsets, as the codec takes them; None for none.
-            block: Side of their blocks in pixels.
-            on_step: Called after each step with the steps done and all of them.
+            image: Original x, (3, H, W) uint8 RGB, for which the task's features and outputs are computed.
+            start: Starting point x̄₀ of the same shape: x itself, or x after the preprocessor.
+            codec: A `BPGCodec` that is not lossless.
+            task: The system's own task, used if the constructor was given none; must then be a `SplitTask`.
+            offsets: QP offsets for the codec; None for none.
+            block: Block size of the offsets in pixels.
+            on_step: Progress callback; receives the steps done and the total.
 
         Raises:
-            ArgumentError: If the codec or the task is another, the image has more than 2^24 pixels, or shapes
-                do not go together.
-            CodecError: If it fails on x̄₀.
+            ArgumentError: If the codec or the task is not supported, the image has more than 2^24 pixels, or
+                shapes do not match.
+            CodecError: If the codec fails on x̄₀.
         """
         check_searchable(codec)
         if not self.effort:
@@ -144,7 +145,7 @@ class ImageSearch:
                 "effort",
                 expected=f"0 for an image of more than {MAX_PIXELS:,} pixels",
                 got=f"{self.effort} for {width}x{height}",
-                remedy="Scale it to the reader's size first.",
+                remedy="Scale the image to the task's input size first.",
             )
         if offsets is not None:
             offsets = torch.from_numpy(checked_offsets(offsets, height, width, block))
@@ -173,7 +174,7 @@ class ImageSearch:
         return SearchedImage(refined)
 
     def _key(self, refinement: Refinement) -> str:
-        """A name for everything that decides the outcome."""
+        """Return a hash of everything that the result depends on."""
         described = {
             "search": {**self.settings(), "task": None},
             "task": {name: value for name, value in refinement.task.settings().items() if name != "cut"},
@@ -191,18 +192,18 @@ class ImageSearch:
 
 
 def check_searchable(codec: Codec) -> None:
-    """Raise ArgumentError unless a search can be made for this codec."""
+    """Raise ArgumentError unless the search supports this codec."""
     if not isinstance(codec, BPGCodec) or codec.lossless:
         raise ArgumentError(
             "effort",
-            expected="0 with another codec than a BPGCodec that is not lossless",
+            expected="0, because the search supports only BPGCodec, and not lossless",
             got=f"a search before {codec!r}",
-            remedy="Use bpg, or effort 0.",
+            remedy="Use codec=bpg, or set effort to 0.",
         )
 
 
 def _read_cached(path: Path, image: Tensor) -> SearchedImage | None:
-    """What an earlier search left; None if there is none.
+    """Read the result of an earlier search; None if there is none.
 
     Raises:
         WeightsError: If the file is damaged.
@@ -215,5 +216,5 @@ def _read_cached(path: Path, image: Tensor) -> SearchedImage | None:
         if found.shape != image.shape or found.dtype != torch.uint8 or not 0 <= seconds < math.inf:
             raise ValueError(f"{tuple(found.shape)} {found.dtype}, {seconds} s")
     except (OSError, safetensors.SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise WeightsError(f"{path}: not a cached search ({error}); delete it.") from error
+        raise WeightsError(f"{path} is not a cached search result ({error}). Delete it.") from error
     return SearchedImage(found, seconds)

@@ -1,8 +1,8 @@
 """Bootstrap confidence intervals over images.
 
-Images are drawn with replacement, as many as there are, and every metric is recomputed on the draw
+Images are drawn with replacement, as many as the dataset has, and every metric is recomputed on the draw
 (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993). All operating points share the draws, so
-their differences are those on the same images.
+their differences are paired.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ from vcm.metrics.bd import LEVEL
 
 SEED = 1
 DIGITS = 7
-"""Significant digits of a figure on a resample."""
+"""Significant digits of stored resampled values."""
 
 
 @dataclass(frozen=True)
 class Resamples:
-    """One operating point's figures on every resample.
+    """Metric values of one operating point on every resample.
 
     Attributes:
-        draws: Fingerprint of the images and of how they were drawn; curves of equal ones can be paired.
-        figures: By name ("bpp", "psnr", "ms_ssim", the accuracies), one a resample; None where not defined.
+        draws: Fingerprint of the images and the draws; curves with equal fingerprints can be compared in
+            pairs.
+        figures: One value per resample by name ("bpp", "psnr", "ms_ssim", accuracies); None where undefined.
     """
 
     draws: str
@@ -39,11 +40,11 @@ class Resamples:
 
 @dataclass(frozen=True, eq=False)
 class Draws:
-    """Which images are drawn.
+    """Image indices of all resamples.
 
     Attributes:
-        indices: (1 + B, N) of images: each of them once in row 0, then B resamples.
-        fingerprint: Of the images' ids and the way in which they were drawn.
+        indices: Image indices (1 + B, N): every image once in row 0, then B resamples.
+        fingerprint: Hash of the image ids, the number of resamples and the seed.
     """
 
     indices: NDArray[np.int64]
@@ -51,7 +52,7 @@ class Draws:
 
 
 def draw_images(image_ids: Sequence[str], resamples: int, seed: int = SEED) -> Draws:
-    """Draw from the images, in their order; none where there is only one, which could not differ."""
+    """Draw resamples of the images. There are none for a single image, since they could not differ."""
     count, resamples = len(image_ids), resamples if len(image_ids) > 1 else 0
     drawn = np.random.default_rng(seed).integers(0, count, (resamples, count))
     said = canonical_json([list(image_ids), resamples, seed])
@@ -61,12 +62,15 @@ def draw_images(image_ids: Sequence[str], resamples: int, seed: int = SEED) -> D
 def resample(
     records: Sequence[Record], accuracy: Mapping[str, NDArray[np.floating[Any]]], draws: Draws
 ) -> Resamples | None:
-    """An operating point's figures on every resample; None where nothing was drawn.
+    """Compute the metrics of an operating point on every resample.
 
     Args:
-        records: Of the images, in their order.
-        accuracy: Values by name, one for each row of `draws`; those with fewer are left out.
-        draws: Which images are drawn.
+        records: Records of the images, in the order that `draws` indexes.
+        accuracy: Accuracies by name, one per row of `draws`; those of another length are skipped.
+        draws: Image indices of the resamples.
+
+    Returns:
+        The values; None if there are no resamples.
     """
     rows = draws.indices[1:]
     if len(rows) == 0:
@@ -83,13 +87,13 @@ def resample(
 
 
 def intervals_of(resamples: Resamples | None) -> dict[str, list[float]]:
-    """The interval [low, high] of each figure that has one."""
+    """Return the 95 % interval [low, high] of each metric that has one."""
     found = {name: interval(values) for name, values in (resamples.figures if resamples else {}).items()}
     return {name: ends for name, ends in found.items() if ends is not None}
 
 
 def interval(values: Sequence[float | None]) -> list[float] | None:
-    """[low, high] between which 95 % of the values lie; None where fewer than half of them are finite."""
+    """Return the central 95 % interval [low, high]; None if fewer than half of the values are finite."""
     finite = [value for value in values if value is not None and math.isfinite(value)]
     if not finite or len(finite) < len(values) / 2:
         return None
@@ -98,7 +102,7 @@ def interval(values: Sequence[float | None]) -> list[float] | None:
 
 
 def _means(values: Sequence[float | None], rows: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Mean on each resample over the images that have a value; NaN where none has."""
+    """Return the mean over the images with a value on each resample; NaN if there are none."""
     numbers = np.array([math.nan if value is None else value for value in values])
     there = ~np.isnan(numbers)
     total, count = np.where(there, numbers, 0)[rows].sum(axis=1), there[rows].sum(axis=1)

@@ -1,4 +1,4 @@
-"""Points to curves, and curves against an anchor."""
+"""Rate–accuracy curves and their BD-rates against an anchor."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from vcm.metrics.bd import (
 
 Points: TypeAlias = Sequence[tuple[float, float]]
 MAX_RESAMPLES = 2000
-"""Most resamples that intervals of BD-rates are from."""
+"""Maximum number of resamples used for intervals of BD-rates."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """What a curve shows over rate.
+    """Vertical axis of a rate–accuracy or rate–distortion plot.
 
     Attributes:
-        key: Short name: "psnr", "ms_ssim_db", or a name in `Point.accuracy`.
-        title: For people, with the unit.
+        key: "psnr", "ms_ssim_db", or a name in `Point.accuracy`.
+        title: Display title with the unit.
         labels: Evaluation targets of an accuracy; None for distortions.
     """
 
@@ -43,17 +43,17 @@ class Axis:
     labels: LabelKind | None = None
 
     def value(self, point: Point) -> float:
-        """The point's value in the axis' unit (accuracies in percent); NaN where it has none."""
+        """Return a point's value in the axis' unit (accuracies in percent); NaN if it has none."""
         distortions = {"psnr": point.psnr, "ms_ssim": point.ms_ssim}
         return self._in_unit(distortions.get(self._figure, point.accuracy.get(self._figure)))
 
     def interval(self, point: Point) -> tuple[float, float] | None:
-        """The interval of the point's value in the axis' unit; None where it has none."""
+        """Return the interval of a point's value in the axis' unit; None if it has none."""
         ends = point.intervals.get(self._figure)
         return None if ends is None else (self._in_unit(ends[0]), self._in_unit(ends[1]))
 
     def resampled(self, point: Point) -> list[tuple[float, float]]:
-        """(rate, value) of the point on each of the first resamples; NaN for what is not defined there."""
+        """Return a point's (rate, value) on each of the first 2000 resamples; NaN where undefined."""
         if point.resamples is None or self._figure not in point.resamples.figures:
             return []
         rates, values = point.resamples.figures["bpp"], point.resamples.figures[self._figure]
@@ -64,7 +64,7 @@ class Axis:
 
     @property
     def _figure(self) -> str:
-        """What a point calls it."""
+        """Name of the metric in a point."""
         return "ms_ssim" if self.key == "ms_ssim_db" else self.key
 
     def _in_unit(self, value: float | None) -> float:
@@ -77,16 +77,16 @@ class Axis:
 
 @dataclass(frozen=True)
 class Curve:
-    """One system's points on one axis, by rising rate; points without a finite value are left out.
+    """Points of one system on one axis, by ascending rate; points without a finite value are omitted.
 
     Attributes:
-        system: The curve's name.
-        title: The curve's name for people.
-        points: (rate in bits per pixel, value).
-        qualities: Each point's place in the codec's scale.
-        intervals: Each point's 95 % interval of the value; None where it has none.
-        resampled: The curve on each resample of the images; none where a point was not resampled.
-        draws: Fingerprint of the resamples: of curves with equal ones, each is on the same images.
+        system: Name of the curve.
+        title: Display title of the curve.
+        points: (rate in bits per pixel, value) pairs.
+        qualities: Quality of each point on the codec's scale.
+        intervals: 95 % interval of each point's value; None if it has none.
+        resampled: The curve on each resample of the images; empty if a point was not resampled.
+        draws: Fingerprint of the resamples; resamples of curves with equal fingerprints use the same images.
     """
 
     system: str
@@ -100,14 +100,14 @@ class Curve:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One curve against the anchor's.
+    """One curve compared with the anchor.
 
     Attributes:
-        system: The curve's name.
-        title: The curve's name for people.
+        system: Name of the curve.
+        title: Display title of the curve.
         rate: BD-rate in percent.
         metric: BD-metric in the axis' unit.
-        interval: Of the BD-rate; None where that is not defined or the two have no resamples in common.
+        interval: Interval of the BD-rate; None if it is undefined or the curves share no resamples.
     """
 
     system: str
@@ -118,33 +118,33 @@ class Comparison:
 
 
 def ms_ssim_in_db(value: float) -> float:
-    """−10·log₁₀(1 − MS-SSIM), which spreads the values near 1; infinite at 1."""
+    """Return −10·log₁₀(1 − MS-SSIM), which spreads values near 1; infinity at 1."""
     return math.inf if value >= 1 else -10 * math.log10(1 - value)
 
 
 def axes_of(results: Results, accuracy: str | None = None) -> list[Axis]:
-    """The axes that these results can be drawn on: accuracy for each kind of labels, then the distortions.
+    """Return the axes of an evaluation: the accuracy for each kind of labels, PSNR and MS-SSIM.
 
     Args:
-        results: What was measured.
+        results: Results of the evaluation.
         accuracy: Name of the accuracy; None for the task's main one.
 
     Raises:
-        ArgumentError: If the results have no such accuracy.
+        ArgumentError: If the results do not contain this accuracy.
     """
     there = list(next(iter(results.originals.values())))
     if accuracy is None:
         accuracy = next(name for name in (*PREFERRED_ACCURACY, *there) if name in there)
     if accuracy not in there:
         raise ArgumentError("accuracy", expected=f"one of {', '.join(there)}", got=accuracy)
-    names = {"truth": "true labels", "pseudo": "pseudo-labels"}
+    names = {"truth": "ground truth", "pseudo": "pseudo-labels"}
     kinds = [kind for kind in LABEL_KINDS if kind in results.originals]
     axes = [Axis(accuracy, f"{accuracy_title(accuracy)}, {names[kind]} (%)", kind) for kind in kinds]
     return [*axes, Axis("psnr", "PSNR (dB)"), Axis("ms_ssim_db", "MS-SSIM (dB)")]
 
 
 def accuracy_title(name: str) -> str:
-    """An accuracy's name for people: "map_50" is mAP@50, "top_1" is top-1."""
+    """Return the display name of an accuracy: "mAP@50" for "map_50", "top-1" for "top_1"."""
     if name == "map":
         return "mAP@50:95"
     if name in ("map_50", "map_75"):
@@ -153,9 +153,9 @@ def accuracy_title(name: str) -> str:
 
 
 def curves(points: Sequence[Point], axis: Axis) -> list[Curve]:
-    """One curve a system, in the order in which the systems appear; points without bytes are left out.
+    """Build one curve per system, in the order of the points; points with zero rate are omitted.
 
-    Distortions do not depend on the labels; they are taken from the kind of labels with most images.
+    Distortions do not depend on the labels; they are taken from the kind of labels with the most images.
     """
     kind = axis.labels or max(points, key=lambda point: point.num_images).labels
     by_system: dict[str, list[Point]] = {}
@@ -181,17 +181,17 @@ def _curve(mine: Sequence[Point], axis: Axis) -> Curve:
 
 
 def compare(drawn: Sequence[Curve], anchor: str, *, by_envelope: bool = False) -> list[Comparison]:
-    """Every other curve against the one named `anchor`.
+    """Compare every curve with the anchor.
 
     Args:
-        drawn: The curves.
-        anchor: The name of one.
-        by_envelope: Whether curves, and those of resamples, are compared by their upper envelopes, and the
-            anchor within the other's reach; see `vcm.metrics.bd`. Then no dip leaves a curve or a resample
-            without a number.
+        drawn: The curves, including the anchor.
+        anchor: Name of the anchor.
+        by_envelope: Whether to compare upper envelopes, with the anchor limited to the other curve's reach
+            (see `vcm.metrics.bd`), for the curves and their resamples. Non-monotonic curves then have a
+            BD-rate, too.
 
     Raises:
-        ArgumentError: If there is no curve of that name.
+        ArgumentError: If there is no curve with the anchor's name.
     """
     by_name = {curve.system: curve for curve in drawn}
     if anchor not in by_name:
@@ -218,12 +218,12 @@ def _as_they_are(anchor: Points, test: Points) -> tuple[Points, Points]:
 
 
 def _envelopes(anchor: Points, test: Points) -> tuple[Points, Points]:
-    """Both curves' upper envelopes, the anchor's within reach of the other's."""
+    """Return the upper envelopes of both curves, the anchor's limited to the reach of the other's."""
     anchor, test = upper_envelope(anchor), upper_envelope(test)
     return within_reach(anchor, test) if test else anchor, test
 
 
 def noise_of(*drawn: Curve) -> float:
-    """By how much a value may be off: half the median width of the points' 95 % intervals; 0 without any."""
+    """Return the noise of a value: half the median width of the 95 % intervals; 0 without intervals."""
     widths = [ends[1] - ends[0] for curve in drawn for ends in curve.intervals if ends is not None]
     return median(widths) / 2 if widths else 0.0

@@ -44,16 +44,18 @@ from vcm.validation import is_whole
 
 
 class Evaluation:
-    """Measures systems on a data set and leaves records and results in a folder.
+    """Measure systems on a dataset, and keep records and results in a folder.
 
-    Work that the folder already holds records of, made with the same settings, is not done again; so an
-    evaluation that was killed goes on where it stopped, and one with more qualities adds only those. Settings
-    are those that decide the records: images, weights and options by content, wherever they lie, not paths,
-    workers, labels' kinds or names.
+    Records made with the same settings are reused, so that an interrupted evaluation resumes where it
+    stopped, and an evaluation with additional qualities computes only those. The settings are the ones that
+    records depend on: the content of images and weights, and options; not paths, workers, label kinds or
+    names.
 
     Attributes:
-        sharers: Starts processes that share the work; None for this process alone. Results are the same.
-        changed: After `run`, settings that differ from earlier records in the folder, which were not used.
+        sharers: Starts processes that share the work; None to use this process only. The results are the
+            same.
+        changed: After `run`, the settings that differ from earlier records in the folder, which were not
+            used.
     """
 
     def __init__(
@@ -71,38 +73,38 @@ class Evaluation:
         bootstrap: int = 200,
         config: object = None,
     ) -> None:
-        """Take what is to be measured.
+        """Validate the arguments.
 
         Args:
-            name: The evaluation's name, for people.
-            task: Says what is seen in an image.
+            name: Display name of the evaluation.
+            task: Task network that reads the images.
             dataset: The images.
             systems: The operating points.
-            folder: Where records and results go.
-            pool: Its threads do the work; how many there are has no influence on the results.
-            labels: Evaluation targets; None for every kind that the dataset provides.
-            pseudo_score: Boxes on the original at or above this score are pseudo-labels, in [0, 1].
-            examples: How many images' decoded versions are kept for the report.
-            bootstrap: How many resamples of the images the confidence intervals are from; 0 for none.
-            config: What all of this was built from, as plain JSON values; kept in the provenance.
+            folder: Folder for records and results.
+            pool: Threads that do the work; their number does not affect the results.
+            labels: Evaluation targets, "truth", "pseudo" or both; None for every kind the dataset provides.
+            pseudo_score: Lowest score of a detection on the original that becomes a pseudo-label, in [0, 1].
+            examples: Number of images whose decoded versions are kept for the report.
+            bootstrap: Number of resamples for the confidence intervals; 0 for none.
+            config: Configuration as plain JSON values, for the provenance.
 
         Raises:
-            ArgumentError: If a number or a kind of labels is not what it may be.
-            EvaluationError: If true labels are asked for and there are none that the task could be held
-                against, or if its categories and the data set's have no name in common.
+            ArgumentError: If a number or a kind of labels is out of range.
+            EvaluationError: If ground truth is requested and the dataset has no labels for this kind of task,
+                or its categories and the task's have no name in common.
         """
         task.check()
         if examples < 0:
-            raise ArgumentError("examples", expected="a whole number from 0", got=examples)
+            raise ArgumentError("examples", expected="a whole number of at least 0", got=examples)
         if not is_whole(bootstrap) or bootstrap < 0:
-            raise ArgumentError("bootstrap", expected="a whole number from 0", got=bootstrap)
+            raise ArgumentError("bootstrap", expected="a whole number of at least 0", got=bootstrap)
         if not 0 <= pseudo_score <= 1:
-            raise ArgumentError("pseudo_score", expected="a number from 0 to 1", got=pseudo_score)
+            raise ArgumentError("pseudo_score", expected="a number in [0, 1]", got=pseudo_score)
         points = Counter(point_name(system.name, system.quality) for system in systems)
         if not points:
             raise ArgumentError("systems", expected="at least one operating point", got="none")
         if twice := [point for point, times in points.items() if times > 1]:
-            raise ArgumentError("qualities", expected="each quality once a system", got=", ".join(twice))
+            raise ArgumentError("qualities", expected="unique within each system", got=", ".join(twice))
         self.name, self.task, self.dataset, self.systems = name, task, dataset, list(systems)
         self.folder, self.pool, self.bootstrap = Path(folder), pool, bootstrap
         self.pseudo_score, self.num_examples, self.config = pseudo_score, examples, config
@@ -117,28 +119,28 @@ class Evaluation:
         check_label_kinds(labels)
         if "truth" in labels and not has_truth:
             raise EvaluationError(
-                f"labels=truth needs a data set with {self.task.kind} labels; this one holds "
-                f"{self.dataset.kind}. Evaluate with labels=[pseudo], or choose a data set or task that fits."
+                f"labels=truth needs a dataset with {self.task.kind} labels, and this one has "
+                f"{self.dataset.kind} labels. Use labels=[pseudo], or another dataset or task."
             )
         if "truth" in labels:
-            true_labels({}, self.dataset.categories, self.task.categories)  # told now, not after the work
+            true_labels({}, self.dataset.categories, self.task.categories)  # fail now, not after the work
         return list(labels)
 
     def run(self, progress: Progress | None = None) -> Results:
-        """Measure what is not measured yet, write the results, and return them.
+        """Measure everything that is not recorded yet, write the results and return them.
 
         Raises:
-            EvaluationError: If the folder is in use or cannot be written, or no image could be evaluated.
+            EvaluationError: If the folder is in use or not writable, or no image could be evaluated.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            check_own(self.folder / ".lock")  # which a lock would truncate
+            check_own(self.folder / ".lock")  # FileLock truncates the file, so it must not be a link
             make_folder(self.folder, "records")
             with FileLock(self.folder / ".lock", timeout=0):
                 return self._run(progress or (lambda *_: None))
         except Timeout as error:
             raise EvaluationError(
-                f"another evaluation is writing to {self.folder}; wait for it, or choose another run_dir."
+                f"Another evaluation is writing to {self.folder}. Wait for it to end, or use another run_dir."
             ) from error
         except OSError as error:
             raise unwritable(self.folder, error) from error
@@ -146,12 +148,12 @@ class Evaluation:
     def record_share(
         self, share: Share, choose_examples: Callable[[], list[str]], progress: Progress
     ) -> None:
-        """Record a share of the images, beside other processes; nothing else is written.
+        """Record a share of the images in a worker process, without writing results.
 
         Args:
-            share: The images.
-            choose_examples: Waits until all originals are recorded, and gives the ids of example images.
-            progress: As in `run`.
+            share: The share of this process.
+            choose_examples: Waits until all originals are recorded and returns the ids of the example images.
+            progress: Progress callback.
         """
         recorder = self._recorder(progress, share)
         originals = recorder.record_originals()
@@ -173,7 +175,7 @@ class Evaluation:
         started, data = now(), self.dataset.settings()
         recorder = self._recorder(progress)
         if self.sharers is not None and not recorder.is_complete(self.systems):
-            recorder.progress = lambda *_: None  # the processes' own is shown
+            recorder.progress = lambda *_: None  # the worker processes report theirs
             with self.sharers(progress) as sharers:
                 sharers.wait_for_originals()
                 originals = recorder.record_originals()
@@ -182,7 +184,8 @@ class Evaluation:
         if all(record.error for record in originals.records.values()):
             first = next(iter(originals.records.values()))
             raise EvaluationError(
-                f"none of the {len(self.dataset)} images could be read and predicted on; "
+                f"None of the {len(self.dataset)} images could be read and passed to the task. "
+                f"The first error: {first.error}"
                 f"the first: {first.error}"
             )
         examples = recorder.keep_originals(originals, self.num_examples)
@@ -202,7 +205,7 @@ class Evaluation:
         between: Mapping[str, Sequence[tuple[Pipeline, RecordFile]]],
         started: str,
     ) -> None:
-        """Write everything beside the records; results.json last, so that where it is, the others fit it."""
+        """Write all files except the records; results.json comes last, so that it implies the others."""
         (self.folder / RESULTS_JSON).unlink(missing_ok=True)
         named = {point_name(s.name, s.quality): file for s, file in zip(self.systems, files, strict=True)}
         write_examples(self.folder, results.examples, {ORIGINALS: originals, **named}, between)
@@ -234,7 +237,7 @@ class Evaluation:
             labels = self._label_set(kind, originals)
             image_ids = [image_id for image_id in shared if image_id in labels.targets]
             if not image_ids:
-                notes.append(f"no image with {kind} labels passed every operating point")
+                notes.append(f"no image with {kind} labels succeeded at every operating point")
                 continue
             notes += [labels.note] if labels.note else []
             draws = draw_images(image_ids, self.bootstrap)
@@ -245,7 +248,7 @@ class Evaluation:
                     points.append(measure(system, records, image_ids, labels, self.task, draws=draws))
         if not points:
             first = failures[0].error if failures else notes[0]
-            raise EvaluationError(f"no operating point has an image that passed; the first failure: {first}")
+            raise EvaluationError(f"No image succeeded at every operating point. The first failure: {first}")
         return Results(
             name=self.name,
             kind=self.task.kind,

@@ -1,4 +1,4 @@
-"""Keep decoded versions of a few images for the report."""
+"""Keep decoded versions of example images for the report."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from vcm.types import Detections
 ORIGINALS = "originals"
 EXAMPLES_JSON = "examples/examples.json"
 CONFIDENT = 0.5
-"""Score from which a box counts as clearly seen."""
+"""Minimum score of a box that counts as clear."""
 
 
 def example_path(folder: Path, image_id: str, stem: str) -> Path:
-    """Where one version of an example image lies; `stem` is that of the records it belongs to."""
+    """Return the path of one version of an example image; `stem` is that of the operating point's records."""
     return folder / "examples" / file_name(image_id) / f"{stem}.png"
 
 
 def keep_example(folder: Path, image_id: str, stem: str, image: Tensor) -> None:
-    """Store one version of an image, (3, H, W) uint8, as PNG."""
+    """Store one version of an image, (3, H, W) uint8, as a PNG file."""
     path = example_path(folder, image_id, stem)
     make_folder(folder, path.parent.relative_to(folder).as_posix())
     pixels = image.permute(1, 2, 0).contiguous().numpy()
@@ -38,11 +38,14 @@ def keep_example(folder: Path, image_id: str, stem: str, image: Tensor) -> None:
 
 
 def choose_examples(originals: Sequence[Record], count: int) -> list[str]:
-    """Ids of `count` images, evenly spread over those with two to eight clear boxes, or over all.
+    """Choose `count` images, evenly spread over those with two to eight clear boxes, or over all images.
 
     Args:
-        originals: Records of the original images, without failures, in the data set's order.
-        count: How many to choose.
+        originals: Records of the original images without failures, in the dataset's order.
+        count: Number of images.
+
+    Returns:
+        Ids of the images.
     """
     chosen = [record for record in originals if _has_some_boxes(record)]
     if len(chosen) < count:
@@ -63,13 +66,13 @@ def write_examples(
     files: Mapping[str, RecordFile],
     between: Mapping[str, Sequence[tuple[Pipeline, RecordFile]]],
 ) -> None:
-    """Write what the report says of each version of each example.
+    """Write the description of all versions of the example images for the report.
 
     Args:
-        folder: The evaluation's folder.
-        examples: Ids of the images.
-        files: Records by operating point, ORIGINALS among them.
-        between: By image id, systems at qualities between their operating points, with records of the image.
+        folder: Folder of the evaluation.
+        examples: Ids of the example images.
+        files: Records by operating point, including ORIGINALS.
+        between: By image id, systems at intermediate qualities with their records of the image.
     """
     content: dict[str, dict[str, Any]] = {}
     for image_id in examples:

@@ -1,4 +1,4 @@
-"""Pipeline of a feature codec: no image is sent."""
+"""Pipeline of a feature codec, which sends no image."""
 
 from __future__ import annotations
 
@@ -16,22 +16,21 @@ from vcm.types import Settings
 
 
 class FeaturePipeline(Pipeline):
-    """Image → the task's input → narrow stream → features → the rest of the task's network.
+    """Pipeline that encodes features for a task network instead of an image.
 
     ```
     x ─► task.prepare ─► codec.encode ─► bytes ─► codec.decode ─► f̂ ─► task.tail ─► prediction
     ```
 
-    Its rate is over the original image's pixels, like every other system's.
+    As in every system, the rate is relative to the original image's number of pixels.
 
     Args:
-        name: The curve's name.
-        codec: For the task's features.
-        task: A `SplitTask`, cut where the codec's model was trained for.
+        name: Name of the curve.
+        codec: Feature codec.
+        task: A `SplitTask` with the cut that the codec's model was trained for.
 
     Raises:
-        ArgumentError: If the task is no `SplitTask`, or its features at its cut are not those that the codec
-            decodes to.
+        ArgumentError: If the task is not a `SplitTask`, or its features at the cut do not match the codec's.
     """
 
     def __init__(self, name: str, codec: FeatureCodec, task: Task) -> None:

@@ -20,13 +20,13 @@ LABEL_KINDS: tuple[LabelKind, ...] = ("truth", "pseudo")
 
 @dataclass(frozen=True, eq=False)
 class LabelSet:
-    """Targets of one kind, in the task's categories.
+    """Evaluation targets of one kind, in the task's categories.
 
     Attributes:
-        kind: Where they come from.
-        targets: By image id; images that have none are not there.
-        categories: Indices of the task's categories that these labels speak of; None for all.
-        note: What a reader of the results should know; empty where there is nothing.
+        kind: "truth" or "pseudo".
+        targets: Targets by image id; images without labels are missing.
+        categories: Indices of the task's categories that the labels cover; None for all.
+        note: Note for readers of the results; empty if there is none.
     """
 
     kind: LabelKind
@@ -35,7 +35,7 @@ class LabelSet:
     note: str = ""
 
     def relevant(self, prediction: Prediction) -> Prediction:
-        """The prediction without the categories that these labels do not speak of."""
+        """Remove predictions of categories that the labels do not cover."""
         if self.categories is None or not isinstance(prediction, Detections):
             return prediction
         known = torch.tensor(sorted(self.categories), dtype=torch.int64)
@@ -46,26 +46,25 @@ class LabelSet:
 def true_labels(
     targets: Mapping[str, Target], data_categories: Sequence[str], task_categories: Sequence[str]
 ) -> LabelSet:
-    """A data set's own labels, put into the task's categories by name.
+    """Map a dataset's labels to the task's categories by name.
 
-    Categories that the task does not have are left out, and so are the task's that the data set does not
-    have.
+    Categories that only the dataset or only the task has are ignored.
 
     Raises:
-        EvaluationError: If the two have no category in common.
+        EvaluationError: If the dataset and the task have no category in common.
     """
     mapping = match_categories(data_categories, task_categories)
     shared = frozenset(index for index in mapping if index >= 0)
     if not shared:
         raise EvaluationError(
-            f"the data set's categories ({_some(data_categories)}) and the task's ({_some(task_categories)}) "
-            "have no name in common; evaluate with labels=[pseudo], or give the data set the task's names."
+            f"The dataset's categories ({_some(data_categories)}) and the task's ({_some(task_categories)}) "
+            "have no name in common. Use labels=[pseudo], or rename the dataset's categories."
         )
     note = ""
     if len(shared) < max(len(data_categories), len(task_categories)):
         note = (
-            f"{len(shared)} categories are shared by the data set ({len(data_categories)}) and the task "
-            f"({len(task_categories)}); the others are left out"
+            f"{len(shared)} categories are shared by the dataset ({len(data_categories)}) and the task "
+            f"({len(task_categories)}); the others are ignored"
         )
     table = torch.tensor(mapping, dtype=torch.int64)
     moved: dict[str, Target] = {}
@@ -82,11 +81,11 @@ def true_labels(
 
 
 def pseudo_labels(predictions: Mapping[str, Prediction], min_score: float) -> LabelSet:
-    """The task's own predictions on the originals, as targets (Fischer et al., arXiv 2205.06519).
+    """Turn the task's predictions on the original images into targets (Fischer et al., arXiv 2205.06519).
 
     Args:
-        predictions: On the original images, by image id.
-        min_score: Boxes below this score are not taken as objects, in [0, 1].
+        predictions: Predictions on the original images, by image id.
+        min_score: Lowest score of a detection that becomes a target, in [0, 1].
 
     Raises:
         ArgumentError: If `min_score` is not in [0, 1].
@@ -96,10 +95,10 @@ def pseudo_labels(predictions: Mapping[str, Prediction], min_score: float) -> La
 
 
 def check_label_kinds(kinds: Iterable[str]) -> None:
-    """Raise ArgumentError unless every kind is "truth" or "pseudo", once, and there is one."""
+    """Raise ArgumentError unless the kinds are a nonempty list of "truth" and "pseudo" without duplicates."""
     listed = list(kinds)
     if not listed or len(set(listed)) != len(listed) or not set(listed) <= set(LABEL_KINDS):
-        raise ArgumentError("labels", expected="a list of truth, pseudo or both, each once", got=listed)
+        raise ArgumentError("labels", expected="a list of truth, pseudo, or both", got=listed)
 
 
 def _some(names: Sequence[str]) -> str:

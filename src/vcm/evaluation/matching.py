@@ -11,20 +11,20 @@ import numpy as np
 from vcm.types import QUALITY_STEPS, QualityScale
 
 MAX_RATIO = 1.15
-"""Farthest that a stream's length may be from the common one to count as about the same."""
+"""Maximum ratio of two stream lengths that count as about equal."""
 
 
 def is_near(num_bytes: int, target: int) -> bool:
-    """Whether a stream's length is within 15 % of the common one."""
+    """Return whether a stream's length is within 15 % of a target length."""
     return max(num_bytes / target, target / num_bytes) <= MAX_RATIO
 
 
 def matched_bytes(streams: Mapping[str, Sequence[int]], *, between: bool = False) -> int:
-    """Length of the stream that most systems come within 15 % of; of several such, of the shortest.
+    """Return the stream length that the most systems reach within 15 %; the shortest if there are several.
 
     Args:
-        streams: Lengths in bytes, all positive, by system; no system gives 1.
-        between: Whether a system also counts where it has both shorter and longer streams.
+        streams: Stream lengths in bytes by system, all positive; the result is 1 if there are no streams.
+        between: Whether a system with both shorter and longer streams also counts as reaching a length.
     """
     lengths = np.array(sorted({length for of_system in streams.values() for length in of_system}))
     if len(lengths) == 0:
@@ -40,14 +40,15 @@ def matched_bytes(streams: Mapping[str, Sequence[int]], *, between: bool = False
 
 
 def quality_between(known: Mapping[float, int], target: int, scale: QualityScale) -> float | None:
-    """A quality that should give a stream of `target` bytes, by log rate between two known ones.
-
-    None where no two lie on either side of it, or there is no other quality between them.
+    """Interpolate the quality that should give a stream of `target` bytes, linearly in the log rate.
 
     Args:
-        known: Lengths of streams in bytes by quality.
-        target: The length that is wanted.
-        scale: The codec's scale. Qualities that need not be whole are multiples of a sixteenth.
+        known: Stream lengths in bytes by quality.
+        target: Target length in bytes.
+        scale: The codec's quality scale. Fractional qualities are rounded to multiples of 1/16.
+
+    Returns:
+        The quality; None if the target is not between two known lengths, or there is no quality in between.
     """
     step = 1 if scale.integer else 1 / QUALITY_STEPS
     for (low, first), (high, last) in pairwise(sorted(known.items())):

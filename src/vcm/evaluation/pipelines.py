@@ -1,4 +1,4 @@
-"""Pipelines: image → bytes → prediction, one for each operating point."""
+"""Pipelines from image to bytes to prediction, one per operating point."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """One image's way through a system.
+    """Output of a system for one image.
 
     Attributes:
-        num_bytes: Length of the stream that would be sent, header and all.
-        image: (3, H, W) uint8 RGB as decoded, at the original's size; None where the system sends no image.
-        prediction: The task's, from what was decoded.
+        num_bytes: Stream length in bytes, including headers.
+        image: Decoded RGB image (3, H, W) at the original size, uint8; None if the system sends no image.
+        prediction: The task's prediction on the decoded image or features.
         encode_s: Seconds from image to bytes.
-        decode_s: Seconds from bytes to image (or features).
-        predict_s: Seconds the task took.
+        decode_s: Seconds from bytes to image or features.
+        predict_s: Seconds of the task network.
     """
 
     num_bytes: int
@@ -47,12 +47,12 @@ class Answer:
 
 
 class Pipeline(ABC):
-    """An operating point: images in, bytes and predictions out.
+    """An operating point: maps images to bytes and predictions.
 
     Attributes:
-        name: The curve this point lies on.
-        title: The curve's name for people.
-        quality: Where on the curve it lies, in the codec's own scale.
+        name: Name of the curve of this point.
+        title: Display title of the curve.
+        quality: Quality on the codec's own scale.
     """
 
     name: str
@@ -61,33 +61,33 @@ class Pipeline(ABC):
 
     @abstractmethod
     def run(self, images: Sequence[Tensor], pool: CodecPool) -> list[Answer | Failure]:
-        """One answer or fault an image, in order; work may go to the pool's threads.
+        """Process images and return one answer or failure per image, in order; may use the pool's threads.
 
-        An image's answer does not depend on the others in `images`.
+        An image's answer does not depend on the other images.
         """
 
     @abstractmethod
     def settings(self) -> Settings:
-        """Everything that decides the answers, as plain JSON values."""
+        """Return everything that the answers depend on, as plain JSON values."""
 
     @property
     def scale(self) -> QualityScale | None:
-        """Scale of the qualities that `at` takes; None where it takes none."""
+        """Quality scale for `at`; None if the system has a single quality."""
         return None
 
     def at(self, quality: float) -> Pipeline:
-        """The same system at another quality of its scale.
+        """Return the same system at another quality.
 
         Raises:
-            ArgumentError: If it has none.
+            ArgumentError: If the system has no other quality.
         """
         raise ArgumentError(
-            "quality", expected=f"{self.quality:g}, the only one of {self.title}", got=quality
+            "quality", expected=f"{self.quality:g}, the only quality of {self.title}", got=quality
         )
 
 
 class ImagePipeline(Pipeline):
-    """(Reader's size) → (preprocessor) → (search) → codec → bytes → codec → task.
+    """Pipeline of an image codec: (scaling) → (preprocessor) → (search) → codec → bytes → codec → task.
 
     ```
     x ─►(scale to the reader's size)─►(preprocessor)─►(search)─► codec.encode ─► bytes ─► codec.decode ─► x̂
@@ -95,22 +95,22 @@ class ImagePipeline(Pipeline):
     prediction in the original's coordinates ◄──(boxes scaled back)◄── task ◄─────────────────────────────┘
     ```
 
-    The rate is over the original's pixels. At the reader's size, images are never scaled up, and the decoded
-    image is scaled back to the original's size, by the task's own interpolation, before it is compared with
-    the original (PSNR, MS-SSIM) or shown.
+    The rate is relative to the original's number of pixels. With `at_reader`, the decoded image is scaled
+    back to the original size, with the task's interpolation, before it is compared with the original (PSNR,
+    MS-SSIM) or shown.
 
     Args:
-        name: The curve's name.
-        codec: Encodes and decodes.
-        task: The reader.
-        preprocessor: Changes the image before the codec; None for nothing.
-        at_reader: Whether images are scaled to the size at which the task reads them.
-        importance: How QP offsets are made from importance; None for none.
-        search: How pixels are refined before the codec, which is then a `BPGCodec`; None for not at all.
+        name: Name of the curve.
+        codec: Standard codec.
+        task: Task network that reads the decoded images.
+        preprocessor: Transform before the codec; None for none.
+        at_reader: Whether to scale images down to the task's input size; they are never scaled up.
+        importance: Settings of importance-based QP offsets; None for none.
+        search: Settings of the pixel refinement before a `BPGCodec`; None for none.
 
     Raises:
-        ArgumentError: If the preprocessor is not one, the codec takes no QP offsets and `importance` asks
-            for them, or it is not one that a search can be made for.
+        ArgumentError: If `preprocessor` is not a preprocessor, or the codec does not support `importance` or
+            `search`.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class ImagePipeline(Pipeline):
     def _answer(
         self, step: Timed[ToEncode] | Failure, outcome: RoundTrip | Failure | None
     ) -> Answer | Failure:
-        """What the task finds in a decoded image; the fault where an earlier step failed."""
+        """Run the task on a decoded image, or pass on the failure of an earlier step."""
         if isinstance(step, Failure):
             return step
         scaled, size = step.value.scaled, step.value.size
@@ -177,7 +177,7 @@ class ImagePipeline(Pipeline):
 
     @property
     def scale(self) -> QualityScale | None:
-        """See `Pipeline.scale`; None also where the preprocessor depends on the quality."""
+        """See `Pipeline.scale`; also None if the preprocessor depends on the quality."""
         depends = getattr(self.encoder.preprocessor, "rate", None) is not None
         arguments = list(inspect.signature(type(self.codec).__init__).parameters)[1:]
         is_known = "quality" in arguments and all(hasattr(self.codec, name) for name in arguments)
@@ -199,10 +199,10 @@ class ImagePipeline(Pipeline):
         )
 
     def settings(self) -> Settings:
-        """See `Pipeline.settings`; what is not used is left out, so that earlier records keep their keys."""
+        """See `Pipeline.settings`; unused steps are omitted, so that earlier records keep their keys."""
         encoder = self.encoder
         settings: Settings = {
-            "system": "picture",  # the name of 0.1, part of its records' keys
+            "system": "picture",  # the name in vcm 0.1, which is part of the keys of its records
             "preprocessor": None if encoder.preprocessor is None else encoder.preprocessor.settings(),
             "codec": self.codec.settings(),
         }
@@ -219,11 +219,11 @@ __getattr__ = former_names(__name__, {"PictureSystem": "ImagePipeline"})
 
 
 def predict(task: Task, image: Tensor) -> Prediction:
-    """The task's prediction for one (3, H, W) uint8 image, on the task's device."""
+    """Run a task on one image (3, H, W), uint8, on the task's device."""
     found: list[object] = [*task.predict([image.to(task.device).float() / 255])]
     kind = Detections if task.kind == "detection" else ClassScores
     if len(found) == 1 and isinstance(found[0], kind):
         return found[0]
     raise ArgumentError(
-        f"{type(task).__name__}.predict", expected=f"one {kind.__name__} for each image", got=found
+        f"{type(task).__name__}.predict", expected=f"one {kind.__name__} per image", got=found
     )

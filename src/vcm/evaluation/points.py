@@ -1,4 +1,4 @@
-"""Points of a rate–accuracy curve, from per-image records."""
+"""Points of a rate–accuracy curve, computed from per-image records."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from vcm.validation import is_number, is_whole
 
 @runtime_checkable
 class ResamplingMetric(Protocol):
-    """A metric that can tell its figures on resamples of the images."""
+    """A metric that can be evaluated on resamples of the images."""
 
     def resampled(self, draws: NDArray[np.int64]) -> dict[str, NDArray[np.floating[Any]]]:
-        """(B,) figures by name, from (B, M) indices of images in the order in which they were added."""
+        """Return values (B,) by name, from image indices (B, M) in the order of the updates."""
 
 
 @dataclass(frozen=True)
@@ -33,20 +33,20 @@ class Point:
     """One operating point, measured on one set of images against one kind of labels.
 
     Attributes:
-        system: The curve's name.
-        title: The curve's name for people.
-        quality: Place on the curve, in the codec's scale.
-        labels: The evaluation targets.
-        num_images: Images that were counted.
-        num_bytes: Of all their streams.
-        num_pixels: Of all the originals.
-        bpp: Σ bits / Σ pixels.
-        mean_bpp: Mean of the images' own rates.
-        psnr: Mean over images, dB; None where no image is sent.
-        ms_ssim: Mean over the images large enough for it; None where there is none.
-        accuracy: The task's metric, by name, in [0, 1]; None where a figure is not defined.
-        intervals: 95 % interval [low, high] by name: "bpp", "psnr", "ms_ssim", and the accuracies.
-        resamples: What the intervals are from; None where there are none.
+        system: Name of the curve.
+        title: Display title of the curve.
+        quality: Quality on the codec's scale.
+        labels: Evaluation targets: "truth" or "pseudo".
+        num_images: Number of images.
+        num_bytes: Total length of their streams in bytes.
+        num_pixels: Total number of pixels of the original images.
+        bpp: Rate in bits per pixel, Σ bits / Σ pixels.
+        mean_bpp: Mean of the per-image rates.
+        psnr: Mean PSNR in dB; None if no images are sent.
+        ms_ssim: Mean MS-SSIM over the images that are large enough for it; None if there are none.
+        accuracy: Values of the task's metric by name, in [0, 1]; None where undefined.
+        intervals: 95 % intervals [low, high] by name: "bpp", "psnr", "ms_ssim", and the accuracies.
+        resamples: Values on the resamples from which the intervals were computed; None if there are none.
     """
 
     system: str
@@ -65,23 +65,23 @@ class Point:
     resamples: Resamples | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dict, without `resamples`."""
+        """Return the point as a plain dict, without `resamples`."""
         return {key: value for key, value in asdict(self).items() if key != "resamples"}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Point:
-        """Read what `to_json` gave, where infinity may stand as "inf".
+        """Read the output of `to_json`, in which infinity may be written as "inf".
 
         Raises:
-            ValueError: If a value is not what a point holds; also KeyError, TypeError and OverflowError.
+            ValueError: If a value is invalid; also KeyError, TypeError and OverflowError.
         """
         point = cls(**{**content, "psnr": _number_or_infinity(content["psnr"])})
         texts = (point.system, point.title, point.labels)
-        expect(all(isinstance(text, str) for text in texts), "a point's name is no text")
+        expect(all(isinstance(text, str) for text in texts), "a point's name is not a string")
         counts = (point.num_images, point.num_bytes, point.num_pixels)
-        expect(all(is_whole(count) and count >= 0 for count in counts), "a point's count is no whole number")
+        expect(all(is_whole(count) and count >= 0 for count in counts), "a count is not a whole number")
         intervals = point.intervals
-        expect(all(len(ends) == 2 for ends in intervals.values()), "an interval has not two ends")
+        expect(all(len(ends) == 2 for ends in intervals.values()), "an interval does not have two ends")
         return replace(
             point,
             quality=finite(point.quality),
@@ -94,44 +94,44 @@ class Point:
 
 
 def expect(is_met: bool, otherwise: str) -> None:
-    """Raise ValueError with the text `otherwise` unless a condition is met."""
+    """Raise ValueError with the message `otherwise` unless a condition holds."""
     if not is_met:
         raise ValueError(otherwise)
 
 
-def finite(value: Any) -> float:  # noqa: ANN401  what JSON holds
-    """A finite number.
+def finite(value: Any) -> float:  # noqa: ANN401  any JSON value
+    """Return a finite number unchanged, except that large integers become floats.
 
     Raises:
-        ValueError: If it is something else; OverflowError where it is too large.
+        ValueError: If the value is not a finite number; OverflowError if it is too large.
     """
-    expect(is_number(value) and math.isfinite(value), f"{str(value)[:40]!r} is no finite number")
+    expect(is_number(value) and math.isfinite(value), f"{str(value)[:40]!r} is not a finite number")
     return float(value) if isinstance(value, int) and abs(value) >= 1 << 53 else value
 
 
 def numbers_by_name(content: Mapping[str, Any]) -> dict[str, float | None]:
-    """Finite numbers, or None, by name.
+    """Validate a mapping from names to finite numbers or None.
 
     Raises:
-        ValueError: If the content is something else; also AttributeError and OverflowError.
+        ValueError: If the content is invalid; also AttributeError and OverflowError.
     """
     return {name: None if value is None else finite(value) for name, value in content.items()}
 
 
-def _number_or_infinity(value: Any) -> float | None:  # noqa: ANN401  what JSON holds
-    expect(value is None or is_number(value) or value in ("inf", "-inf"), "a point's PSNR is no number")
+def _number_or_infinity(value: Any) -> float | None:  # noqa: ANN401  any JSON value
+    expect(value is None or is_number(value) or value in ("inf", "-inf"), "a point's PSNR is not a number")
     return None if value is None else float(value)
 
 
-def _end(value: Any) -> float:  # noqa: ANN401  what JSON holds
-    """The end of an interval, which may be infinite for PSNR."""
+def _end(value: Any) -> float:  # noqa: ANN401  any JSON value
+    """Read one end of an interval, which can be infinite for PSNR."""
     return float(value) if value in ("inf", "-inf") else finite(value)
 
 
 def shared_images(image_ids: Sequence[str], every: Sequence[Mapping[str, Record]]) -> list[str]:
-    """Images that no operating point failed on, so that all curves are about the same ones.
+    """Return the images that succeeded at every operating point, so that all curves use the same images.
 
-    A point at which every image failed does not take the others down with it.
+    Operating points at which every image failed are ignored.
     """
     living = [records for records in every if any(not record.error for record in records.values())]
     return [
@@ -144,14 +144,14 @@ def shared_images(image_ids: Sequence[str], every: Sequence[Mapping[str, Record]
 def accuracy_of(
     records: Mapping[str, Record], image_ids: Sequence[str], labels: LabelSet, task: Task, draws: Draws
 ) -> dict[str, NDArray[np.floating[Any]]]:
-    """The task's metric on each row of `draws`; on the first alone where the metric cannot resample.
+    """Compute the task's metric on each row of `draws`, or only on the first if the metric cannot resample.
 
     Args:
-        records: By image id.
-        image_ids: The images that `draws` draws from.
-        labels: Evaluation targets, one for each image.
-        task: Says what is measured.
-        draws: Which images are drawn.
+        records: Records by image id.
+        image_ids: Ids of the images that `draws` indexes.
+        labels: Evaluation targets of these images.
+        task: Task that provides the metric.
+        draws: Image indices of the resamples.
     """
     metric = task.metric()
     for image_id in image_ids:
@@ -172,7 +172,7 @@ def measure(
     *,
     draws: Draws,
 ) -> Point:
-    """The point that `records` make over `image_ids`; otherwise as `accuracy_of`."""
+    """Compute the operating point of `records` over `image_ids`. For the arguments, see `accuracy_of`."""
     rate = Rate()
     kept = [records[image_id] for image_id in image_ids]
     for record in kept:
@@ -200,12 +200,12 @@ def measure(
 
 
 def of_all(accuracy: Mapping[str, NDArray[np.floating[Any]]]) -> dict[str, float | None]:
-    """What `accuracy_of` found on all images, each once."""
+    """Return the values of `accuracy_of` on the full set of images (row 0)."""
     return none_for_nan({name: float(values[0]) for name, values in accuracy.items()})
 
 
 def _distortions(records: Sequence[Record]) -> dict[str, float | None]:
-    """Mean PSNR and MS-SSIM of the records that have a decoded image; None where none has."""
+    """Return mean PSNR and MS-SSIM of the records with a decoded image; None if there are none."""
     distortion = Distortion()
     for record in records:
         if record.psnr is not None:
@@ -216,7 +216,7 @@ def _distortions(records: Sequence[Record]) -> dict[str, float | None]:
 
 
 def none_for_nan(values: Mapping[str, float]) -> dict[str, float | None]:
-    """The same values with None where a figure is not defined."""
+    """Replace NaN by None."""
     return {name: None if math.isnan(value) else value for name, value in values.items()}
 
 

@@ -1,4 +1,4 @@
-"""Evaluation from Python, without a configuration."""
+"""Evaluation in Python, without a configuration."""
 
 from __future__ import annotations
 
@@ -42,25 +42,25 @@ def evaluate(
     ```
 
     Args:
-        codecs: Operating points of each curve, by its name: codecs, or a `Pipeline` for a codec with steps
-            before it.
-        task: The reader.
+        codecs: Operating points of each curve, by curve name. A codec becomes a plain pipeline; pass a
+            `Pipeline` for a pipeline with further steps, such as a preprocessor.
+        task: Task network that reads the decoded images.
         data: A dataset, or a folder of images without labels.
-        folder: Keeps records and results, so that a second call measures only what is new, and `vcm report`
-            draws them. None keeps nothing.
-        labels: "truth", "pseudo" or both; None takes every kind that the dataset has.
-        pseudo_score: Boxes on the originals at or above this score are pseudo-labels, in [0, 1].
-        bootstrap: Resamples of the images for confidence intervals; 0 for none.
-        workers: Threads of the codecs; 0 for one a core.
-        progress: Called with the stage, the images done and all of them.
+        folder: Folder for records and results, so that a repeated call measures only what is new, and `vcm
+            report` can plot them. None keeps nothing.
+        labels: Evaluation targets, "truth", "pseudo" or both; None for every kind that the dataset provides.
+        pseudo_score: Lowest score of a detection on the original that becomes a pseudo-label, in [0, 1].
+        bootstrap: Number of resamples of the images for confidence intervals; 0 for none.
+        workers: Number of codec threads; 0 for one per core.
+        progress: Progress callback; receives the stage, the images done and the total.
 
     Returns:
-        A point for each operating point and kind of labels.
+        Results with one point per operating point and kind of labels.
 
     Raises:
-        ArgumentError: If a curve has no operating point, or an argument is out of range.
-        EvaluationError: If no image could be evaluated, the folder cannot be written, or labels that are
-            asked for are not there.
+        ArgumentError: If there are no curves or operating points, or an argument is out of range.
+        EvaluationError: If no image could be evaluated, the folder is not writable, or requested labels are
+            missing.
     """
     if not codecs:
         raise ArgumentError("codecs", expected="at least one curve", got=dict(codecs))
@@ -89,6 +89,6 @@ def _system(name: str, codec: object, task: Task) -> Pipeline:
     if isinstance(codec, FeatureCodec):
         return FeaturePipeline(name, codec, task)
     if not isinstance(codec, Codec):
-        expected = "codecs (vcm.codecs.Codec or FeatureCodec) or systems"
+        expected = "a list of vcm.codecs.Codec, vcm.codecs.FeatureCodec or Pipeline"
         raise ArgumentError(f"codecs.{name}", expected=expected, got=codec)
     return ImagePipeline(name, codec, task)

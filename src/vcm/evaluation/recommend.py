@@ -1,4 +1,4 @@
-"""Find the quality of a codec that keeps given detections, by few evaluations."""
+"""Find the quality at which a codec keeps a task's predictions, with few evaluations."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from vcm.validation import is_number
 
 MIN_SCORE, KEPT_SCORE, MIN_IOU = 0.3, 0.2, 0.5
 _NUM_FIRST = 5
-"""Qualities that are tried first, spread over the scale."""
+"""Number of qualities tried first, spread evenly over the scale."""
 
 Encode = Callable[[Tensor, float], tuple[int, Prediction]]
-"""From an image and a quality to the stream's bytes, and what the task finds after it."""
+"""Maps an image and a quality to the stream length in bytes and the prediction on the decoded image."""
 
 
 def kept(found: Prediction, true: Prediction) -> tuple[int, int]:
-    """Count what a task finds in an original, and how much of that it also finds in a decoded image.
+    """Count the predictions on an original image, and how many of them remain on the decoded image.
 
-    A detection of a score of at least 0.3 is kept if one of the same class, of at least 0.2, overlaps it by
-    an IoU of at least 0.5; each stands for one. The lower score is for those at the threshold, which noise
-    alone would drop. Of a classifier the first class counts.
+    A detection with a score of at least 0.3 is kept if a distinct detection of the same class with a score of
+    at least 0.2 overlaps it with an IoU of at least 0.5. The second threshold is lower because noise alone
+    moves scores across a single threshold. For a classifier, the top class is compared.
 
     Args:
-        found: In the decoded image.
-        true: In the original.
+        found: Prediction on the decoded image.
+        true: Prediction on the original.
 
     Returns:
-        What is kept, and what there is to keep.
+        Number of kept predictions, and number of predictions on the original.
     """
     if not isinstance(true, Detections) or not isinstance(found, Detections):
         assert not isinstance(true, Detections)
@@ -46,7 +46,7 @@ def kept(found: Prediction, true: Prediction) -> tuple[int, int]:
     overlap = box_iou(boxes, found.boxes[there])
     overlap = torch.where(labels[:, None] == found.labels[there], overlap, 0.0)
     matched = 0
-    for row in range(len(boxes)):  # best first, as detections are
+    for row in range(len(boxes)):  # by descending score, the order of detections
         if overlap.shape[1] and float(overlap[row].max()) >= MIN_IOU:
             overlap[:, int(overlap[row].argmax())] = 0
             matched += 1
@@ -55,12 +55,12 @@ def kept(found: Prediction, true: Prediction) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Measured:
-    """One quality, tried on the images.
+    """Measurement of one quality.
 
     Attributes:
-        quality: In the codec's scale.
-        agreement: Share of the task's findings in all originals that is kept, from 0 to 1; see `kept`.
-        num_bytes: Mean stream of an image.
+        quality: Quality on the codec's scale.
+        agreement: Share of the task's predictions on the originals that is kept, in [0, 1]; see `kept`.
+        num_bytes: Mean stream length per image in bytes.
     """
 
     quality: float
@@ -70,13 +70,13 @@ class Measured:
 
 @dataclass
 class Search:
-    """Tries qualities of one codec on some images, each once.
+    """Search over the qualities of one codec; each quality is measured once.
 
     Args:
-        scale: The codec's.
-        encode: Encodes an image at a quality, and runs the task on what is decoded.
-        images: (3, H, W) uint8 RGB.
-        originals: What the task finds in them.
+        scale: The codec's quality scale.
+        encode: Encodes an image at a quality and runs the task on the decoded image.
+        images: RGB images (3, H, W), uint8.
+        originals: The task's predictions on them.
     """
 
     scale: QualityScale
@@ -86,7 +86,7 @@ class Search:
     tried: dict[float, Measured] = field(default_factory=dict)
 
     def at(self, quality: float) -> Measured:
-        """Try a quality."""
+        """Measure a quality."""
         quality = self.scale.check(round(quality) if self.scale.integer else quality)
         if quality not in self.tried:
             coded = [self.encode(image, quality) for image in self.images]
@@ -96,14 +96,15 @@ class Search:
         return self.tried[quality]
 
     def for_agreement(self, wanted: float) -> Measured | None:
-        """The coarsest quality from which on this share is kept, as tried; else the finest that keeps it.
+        """Return the coarsest quality from which on the share is kept at every measured quality.
 
-        None where no quality that was tried does.
+        If the finest quality does not keep it, return the finest measured quality that does; None if there is
+        none.
         """
         return self._coarsest(lambda measured: measured.agreement >= wanted)
 
     def for_bytes(self, most: float) -> Measured | None:
-        """The finest quality whose mean stream is no larger, as tried; None where none is."""
+        """Return the finest measured quality of at most `most` bytes per image; None if there is none."""
         coarser = self._coarsest(lambda measured: measured.num_bytes > most)
         if coarser is None:
             return self._by_fineness()[-1]
@@ -111,16 +112,16 @@ class Search:
         return below[-1] if below else None
 
     def _coarsest(self, is_enough: Callable[[Measured], bool]) -> Measured | None:
-        """Bisect between tried qualities, taking what is enough to stay enough as quality rises."""
+        """Bisect between measured qualities, assuming that `is_enough` is monotonic in the quality."""
         low, high = self.scale.low, self.scale.high
         for step in range(_NUM_FIRST):
             self.at(low + (high - low) * step / (_NUM_FIRST - 1))
         while True:
             ordered = self._by_fineness()
-            # From the last that is not enough: a lucky coarse quality does not count.
+            # Start from the finest failure, so that a coarse quality that passes by luck does not count.
             not_enough = [number for number, measured in enumerate(ordered) if not is_enough(measured)]
             first = max(not_enough) + 1 if not_enough else 0
-            if first == len(ordered):  # the finest is not enough; a coarser one may be, by luck or noise
+            if first == len(ordered):  # the finest fails; a coarser one may still pass, by noise
                 return next((m for m in reversed(ordered) if is_enough(m)), None)
             if first == 0:
                 return ordered[0]
@@ -131,17 +132,17 @@ class Search:
             self.at(math.floor(middle) if self.scale.integer else middle)
 
     def _by_fineness(self) -> list[Measured]:
-        """What was tried, coarsest first."""
+        """Return the measurements, coarsest quality first."""
         sign = 1 if self.scale.higher_is_better else -1
         return sorted(self.tried.values(), key=lambda measured: sign * measured.quality)
 
 
 def check_agreement(value: float) -> float:
-    """Return a share above 0, up to 1.
+    """Validate a share in (0, 1].
 
     Raises:
-        ArgumentError: If it is not one.
+        ArgumentError: If the value is out of range.
     """
     if not is_number(value) or not 0 < value <= 1:
-        raise ArgumentError("--agreement", expected="a share above 0, up to 1, such as 0.9", got=value)
+        raise ArgumentError("--agreement", expected="a share in (0, 1], such as 0.9", got=value)
     return float(value)

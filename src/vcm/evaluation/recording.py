@@ -1,4 +1,4 @@
-"""Run pipelines and write per-image records; resumable."""
+"""Run pipelines and write per-image records. Interrupted runs resume."""
 
 from __future__ import annotations
 
@@ -26,37 +26,37 @@ from vcm.tasks import Task
 from vcm.types import Settings
 
 Progress = Callable[[str, int, int], None]
-"""Called with (operating point, images done, images in all)."""
+"""Progress callback; receives the operating point, the images done and the total."""
 
 MAX_STEPS = 4
-"""Most qualities that are tried for an example's stream of a wanted length."""
+"""Maximum number of qualities tried to give an example a stream of the common length."""
 CHUNK = 4
-"""Images a thread that are recorded together: what a kill costs at most."""
+"""Images per thread that are recorded together; a kill loses at most these."""
 
 
 SHARES = "shares"
-"""Folder of the records of processes that share the images, while they run."""
+"""Folder for the records of worker processes, while they run."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """A part of the images: those whose index is `number` modulo `count`.
+    """Share of the images of one process: those with index ≡ `number` modulo `count`.
 
     Attributes:
-        number: From 0.
-        count: Of all processes.
+        number: Index of the process, from 0.
+        count: Number of processes.
     """
 
     number: int
     count: int
 
     def folder(self, run: Path) -> Path:
-        """Where its records are, below a run's folder."""
+        """Return the folder of the share's records in a run folder."""
         return run / SHARES / f"{self.number}-of-{self.count}"
 
 
 class Recorder:
-    """Records what the task and each system make of a data set's images, where there is no record yet."""
+    """Records the task's predictions on the originals and the systems' outputs, where they are missing."""
 
     def __init__(
         self,
@@ -69,17 +69,17 @@ class Recorder:
         progress: Progress,
         share: Share | None = None,
     ) -> None:
-        """Take what all records have in common.
+        """Set up the recorder.
 
         Args:
-            task: Predicts.
+            task: Task network.
             dataset: The images.
-            folder: Where records and example images go.
-            settings: What decides every record, beside the system's own settings.
-            pool: Its threads do the work; a few images a thread are run and recorded together.
-            progress: Told how far each operating point is.
-            share: The part of the images that this process works on, into records of its own; None for all
-                of them, and for the records that shares have left.
+            folder: Folder for records and example images.
+            settings: Settings that every record depends on, in addition to the system's own.
+            pool: Threads that do the work; a few images per thread are processed and recorded together.
+            progress: Progress callback.
+            share: Share of the images that this process records in a folder of its own; None to record all
+                images and to merge the records of earlier shares.
         """
         self.task, self.dataset, self.folder, self.settings = task, dataset, folder, settings
         self.share, self._taken = share, set[tuple[str, str]]()
@@ -87,7 +87,7 @@ class Recorder:
         self.pool, self.chunk, self.progress = pool, CHUNK * pool.workers, progress
 
     def record_originals(self) -> RecordFile:
-        """Predict on every original image."""
+        """Record the task's predictions on all original images."""
         file = self._open(ORIGINALS, {"system": ORIGINALS})
         for indices in self._pending(file, ORIGINALS, self.dataset.image_ids):
             records = self.pool.map(self._original, indices)
@@ -95,7 +95,7 @@ class Recorder:
         return file
 
     def is_complete(self, systems: Sequence[Pipeline]) -> bool:
-        """Whether there are good records of everything; takes over those that killed processes have left."""
+        """Merge records of killed processes, and return whether all records exist without errors."""
         points = [(ORIGINALS, {"system": ORIGINALS})]
         points += [(point_name(system.name, system.quality), system.settings()) for system in systems]
         files = [self._open(point, settings) for point, settings in points]
@@ -106,14 +106,14 @@ class Recorder:
         )
 
     def remove_shares(self) -> None:
-        """Remove the records of shares, which have been taken over."""
+        """Remove the records of shares, which have been merged."""
         shutil.rmtree(self.folder / SHARES, ignore_errors=True)
 
     def _open(self, point: str, settings: Settings) -> RecordFile:
-        """The records of a point: of this process's share, or all, with those that shares have left."""
+        """Open the records of a point: those of this process's share, or all, including those of shares."""
         whole = {**self.settings, **settings}
         file = RecordFile(self.folder / "records", point, whole)
-        file.changed = self._changed.setdefault(file.stem, file.changed)  # only a file's first opening tells
+        file.changed = self._changed.setdefault(file.stem, file.changed)  # from the file's first opening
         if self.share is not None:
             own = RecordFile(self.share.folder(self.folder), point, whole)
             own.records.update(file.records)
@@ -149,7 +149,7 @@ class Recorder:
         return Record(image_id, height, width, prediction=prediction_to_json(prediction.value))
 
     def keep_originals(self, originals: RecordFile, count: int) -> list[str]:
-        """Choose example images, keep their originals, and return their ids."""
+        """Choose example images, store their originals, and return their ids."""
         in_order = [originals.records[image_id] for image_id in self.dataset.image_ids]
         examples = choose_examples([record for record in in_order if not record.error], count)
         for image_id in examples:
@@ -165,16 +165,16 @@ class Recorder:
         originals: RecordFile,
         examples: Sequence[str],
     ) -> dict[str, list[tuple[Pipeline, RecordFile]]]:
-        """Encode examples at qualities between, where a system has no stream at about the common rate.
+        """Encode examples at intermediate qualities, where a system has no stream near the common length.
 
         Args:
             systems: The operating points.
             files: Their records.
             originals: Records of the originals.
-            examples: Ids of the images.
+            examples: Ids of the example images.
 
         Returns:
-            By image id, systems at other qualities, with records of that image at about the rate.
+            By image id, systems at intermediate qualities with their records of the image.
         """
         found: dict[str, list[tuple[Pipeline, RecordFile]]] = {}
         for image_id in examples:
@@ -192,7 +192,7 @@ class Recorder:
     def _record_near(
         self, system: Pipeline, known: dict[float, int], target: int, originals: RecordFile, image_id: str
     ) -> tuple[Pipeline, RecordFile] | None:
-        """A system at a quality between its own whose stream of an image is near `target`, if need be."""
+        """Find an intermediate quality whose stream is near `target`; None if not needed or not found."""
         scale = system.scale
         for _ in range(MAX_STEPS):
             if scale is None or any(is_near(num_bytes, target) for num_bytes in known.values()):
@@ -202,7 +202,7 @@ class Recorder:
                 return None
             try:
                 other = system.at(quality)
-            except VCMError:  # a codec that is not made for qualities between
+            except VCMError:  # a codec without intermediate qualities
                 return None
             file = self.record_system(other, originals, [image_id], only=image_id)
             record = file.records.get(image_id)
@@ -216,13 +216,13 @@ class Recorder:
     def record_system(
         self, system: Pipeline, originals: RecordFile, examples: Sequence[str], *, only: str | None = None
     ) -> RecordFile:
-        """Run a system on every image that the task could read and see; keep the example images.
+        """Run a system on every image that the task could process, and store the decoded example images.
 
         Args:
             system: The system.
             originals: Records of the originals.
-            examples: Ids of the images that are kept as decoded.
-            only: Id of the only image to run on; None for all.
+            examples: Ids of the images whose decoded versions are stored.
+            only: Id of the only image to process; None for all.
         """
         point = point_name(system.name, system.quality)
         file = self._open(point, system.settings())
@@ -255,7 +255,7 @@ class Recorder:
     def _pending(
         self, file: RecordFile, point: str, image_ids: Iterable[str], examples: Sequence[str] = ()
     ) -> Iterable[list[int]]:
-        """Chunks of indices without a good record, or whose image should have been kept and was not."""
+        """Yield chunks of image indices without a good record, or without a stored example image."""
         wanted = set(image_ids)
         mine = [
             (i, name) for i, name in enumerate(self.dataset.image_ids) if name in wanted and self._is_mine(i)
@@ -277,7 +277,7 @@ class Recorder:
         return is_kept or not is_example
 
     def _read(self, index: int) -> Tensor | str:
-        """The image, or why there is none."""
+        """Return the image, or the error message if it cannot be read."""
         try:
             return self.dataset.image(index)
         except ImageError as error:
@@ -289,7 +289,7 @@ def _is_good(record: Record | None) -> bool:
 
 
 def _record(image_id: str, image: Tensor | str, answer: Answer | Failure | None) -> Record:
-    """One image's record; `image` is text where the image could not be read, and then has no answer."""
+    """Build the record of one image; `image` is an error message if the image could not be read."""
     if not isinstance(image, Tensor):
         return Record(image_id, error=image)
     if not isinstance(answer, Answer):

@@ -25,28 +25,28 @@ from vcm.types import ClassScores, Detections, Prediction, Settings
 from vcm.validation import is_number, is_whole
 
 FORMAT = 1
-"""Raised when the meaning of a record changes; older records are then not used."""
+"""Format version; raise it when the meaning of a record changes, so that older records are not used."""
 MAX_RECORDS_BYTES = 1 << 40
-"""Largest file of records that is read, line by line: 1 TiB."""
+"""Largest record file that is read, line by line: 1 TiB."""
 MAX_LINE_BYTES = 64 << 20
-"""Longest line of it: 64 MiB."""
+"""Longest line of a record file: 64 MiB."""
 MAX_WHOLE = 1 << 53
-"""Bound of sizes and counts, below which a float64 holds them exactly."""
+"""Upper bound of sizes and counts, below which float64 represents integers exactly."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """What one system made of one image.
+    """Output of one system for one image.
 
     Attributes:
-        image_id: The image's.
-        height: Of the original image, in pixels.
-        width: Likewise.
-        num_bytes: Length of its stream; 0 where there is none (the original image itself).
-        psnr: Of the decoded image in dB; None where there is no image.
-        ms_ssim: Likewise; None also where the image is too small for it.
-        prediction: The task's, as plain lists.
-        error: What went wrong; empty where nothing did. All else is then empty as well.
+        image_id: Id of the image.
+        height: Height of the original image in pixels.
+        width: Width of the original image in pixels.
+        num_bytes: Stream length in bytes; 0 for the original image itself.
+        psnr: PSNR of the decoded image in dB; None if there is no image.
+        ms_ssim: MS-SSIM of the decoded image; None if there is no image or it is too small.
+        prediction: The task's prediction as plain lists.
+        error: Error message; empty on success. With an error, all other values are empty.
     """
 
     image_id: str
@@ -59,11 +59,10 @@ class Record:
     error: str = ""
 
     def check(self) -> None:
-        """Check the types and ranges of values that came from a file.
+        """Validate the types and ranges of values read from a file.
 
         Raises:
-            ValueError: If one is not what a record holds.
-            TypeError: Likewise.
+            ValueError, TypeError: If a value is invalid.
         """
         sizes = (self.height, self.width, self.num_bytes)
         measured = [value for value in (self.psnr, self.ms_ssim) if value is not None]
@@ -79,17 +78,17 @@ class Record:
 
 
 def settings_key(settings: Settings) -> str:
-    """SHA-256 over settings: equal only where everything that decides the records is equal."""
+    """Return a SHA-256 hash of the settings that records depend on."""
     return hashlib.sha256(canonical_json({"format": FORMAT, **settings}).encode()).hexdigest()
 
 
 def canonical_json(value: object) -> str:
-    """JSON with sorted keys and no spaces; an infinite number is written as the text "inf", NaN as null."""
+    """Serialize to JSON with sorted keys and no spaces; infinity becomes "inf", NaN becomes null."""
     return json.dumps(strict_numbers(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def strict_numbers(value: Any) -> Any:  # noqa: ANN401  any JSON value
-    """Replace what strict JSON has no number for: infinity by "inf" or "-inf", NaN by None."""
+    """Replace numbers that strict JSON cannot represent: infinity by "inf" or "-inf", NaN by None."""
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     if isinstance(value, dict):
@@ -100,23 +99,23 @@ def strict_numbers(value: Any) -> Any:  # noqa: ANN401  any JSON value
 
 
 class RecordFile:
-    """One operating point's records, a JSON line each behind a line with the settings they were made with.
+    """Records of one operating point: a JSON line with the settings, then one JSON line per image.
 
-    The file's name holds a hash of the settings, so other settings never meet these records. A line cut
-    short by a kill is dropped when the file is opened again, and of two lines about one image the later
-    counts. Times go to a file beside it, since they differ from run to run.
+    The file name contains a hash of the settings, so that records of different settings never mix. A line
+    that a kill cut short is dropped when the file is opened again. If an image has several lines, the last
+    one counts. Times are stored in a separate file, because they vary between runs.
 
     Attributes:
-        records: By image id.
-        changed: Where this point has records under other settings only: what differs from the nearest of
-            them, one line a setting ("data.num_images changed (48 -> 24)").
+        records: Records by image id.
+        changed: If this point has records with other settings only: the differences from the nearest of them,
+            one per setting ("data.num_images changed (48 -> 24)").
     """
 
     def __init__(self, folder: Path, name: str, settings: Settings) -> None:
-        """Open or create the file for `settings` below `folder`, and read what is there.
+        """Open or create the file for `settings` in `folder`, and read its records.
 
         Raises:
-            EvaluationError: If the folder cannot be written.
+            EvaluationError: If the folder is not writable.
         """
         key = settings_key(settings)
         self.stem = f"{file_name(name)}-{key[:16]}"
@@ -131,7 +130,7 @@ class RecordFile:
             raise unwritable(self.path, error) from error
 
     def _load(self) -> dict[str, Record]:
-        """Keep the whole, valid lines of an earlier run, and cut off the rest."""
+        """Read the valid lines of an earlier run, and truncate the rest."""
         for path in (self.path, self.timings_path):
             check_own(path)
         records: dict[str, Record] = {}
@@ -151,11 +150,10 @@ class RecordFile:
         return records
 
     def append(self, records: Sequence[Record], timings: Iterable[dict[str, Any]]) -> None:
-        """Add records in order and have them on disk before returning.
+        """Append records in order and flush them to disk.
 
         Raises:
-            EvaluationError: If the disk is full or the file cannot be written; no record is left
-                half-written.
+            EvaluationError: If the disk is full or the file is not writable; no partial record remains.
         """
         text = "".join(canonical_json(asdict(record)) + "\n" for record in records)
         size = None
@@ -175,12 +173,12 @@ class RecordFile:
         self.records.update({record.image_id: record for record in records})
 
     def timings(self) -> list[dict[str, float]]:
-        """Seconds of the records at hand, one entry an image that did not fail."""
+        """Return the times in seconds of the present records, one entry per image that succeeded."""
         latest = self.timings_by_image()
         return [latest[image_id] for image_id in self.records if image_id in latest]
 
     def timings_by_image(self) -> dict[str, dict[str, float]]:
-        """Seconds by image id, of every image that was timed."""
+        """Return the times in seconds of every timed image, by image id."""
         latest: dict[str, dict[str, float]] = {}
         try:
             check_own(self.timings_path)
@@ -198,7 +196,7 @@ class RecordFile:
 
 
 def _changed(folder: Path, name: str, settings: Settings) -> list[str]:
-    """How `settings` differ from those of the nearest other records of the point called `name`."""
+    """Describe how `settings` differ from the nearest other records of a point; see `RecordFile.changed`."""
     now, nearest = _flat({"format": FORMAT, **settings}), None
     for path in sorted(folder.glob(f"{glob.escape(name)}-*.jsonl")):
         if not re.fullmatch(r"[0-9a-f]{16}\.jsonl", path.name.removeprefix(f"{name}-")) or path.is_symlink():
@@ -215,7 +213,7 @@ def _changed(folder: Path, name: str, settings: Settings) -> list[str]:
 
 
 def _flat(content: Any, prefix: str = "") -> dict[str, Any]:  # noqa: ANN401  any JSON value
-    """Values by dotted key."""
+    """Flatten nested mappings to dotted keys."""
     if not isinstance(content, dict):
         return {prefix: strict_numbers(content)}
     return {
@@ -231,8 +229,8 @@ def _told(settings: dict[str, Any], key: str) -> str:
 
 
 def _read_records(file: BinaryIO) -> Iterator[tuple[Record, int]]:
-    """The valid records from here on, each with the position behind its line; until the first that is not."""
-    while (line := file.readline(MAX_LINE_BYTES)).endswith(b"\n"):  # the last may have been cut short
+    """Yield valid records with the file position after each; stop at the first invalid line."""
+    while (line := file.readline(MAX_LINE_BYTES)).endswith(b"\n"):  # the last line may be incomplete
         try:
             record = Record(**_with_infinities(parse_json(line)))
             record.check()
@@ -242,10 +240,10 @@ def _read_records(file: BinaryIO) -> Iterator[tuple[Record, int]]:
 
 
 def unwritable(path: Path, error: OSError) -> EvaluationError:
-    """What to tell where an evaluation cannot write: why, and what to do."""
+    """Return the error for a file that an evaluation cannot write."""
     return EvaluationError(
-        f"{path} cannot be written: {error.strerror or error}. Free some space or choose another run_dir; "
-        "what is recorded so far is kept, and the same command goes on from there."
+        f"{path} cannot be written: {error.strerror or error}. Free some space or use another run_dir. "
+        "Existing records are kept; run the same command to resume."
     )
 
 
@@ -257,7 +255,7 @@ def _with_infinities(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def prediction_to_json(prediction: Prediction) -> dict[str, list[Any]]:
-    """Plain lists, keys sorted as on disk, in the shortest decimals that give the same float32 back."""
+    """Convert a prediction to plain lists, with the shortest decimals that restore its float32 values."""
     if isinstance(prediction, Detections):
         return {
             "boxes": [_shortest(box) for box in prediction.boxes],
@@ -268,15 +266,15 @@ def prediction_to_json(prediction: Prediction) -> dict[str, list[Any]]:
 
 
 def prediction_from_json(content: dict[str, list[Any]]) -> Prediction:
-    """The inverse of `prediction_to_json`, exactly.
+    """Invert `prediction_to_json` exactly.
 
     Raises:
-        ValueError, TypeError, KeyError, OverflowError, RuntimeError: If it is no such content.
+        ValueError, TypeError, KeyError, OverflowError, RuntimeError: If the content is invalid.
     """
     if "logits" in content:
         logits = torch.tensor(content["logits"], dtype=torch.float32)
         if logits.ndim != 1:
-            raise ValueError("its logits are no list of numbers")
+            raise ValueError("its logits are not a list of numbers")
         return ClassScores(logits)
     found = Detections(
         boxes=torch.tensor(content["boxes"], dtype=torch.float32).reshape(-1, 4),
@@ -284,7 +282,7 @@ def prediction_from_json(content: dict[str, list[Any]]) -> Prediction:
         labels=torch.tensor(content["labels"], dtype=torch.int64),
     )
     if not found.boxes.shape[:1] == found.scores.shape == found.labels.shape:
-        raise ValueError("its boxes, scores and labels are not as many")
+        raise ValueError("its boxes, scores and labels differ in number")
     return found
 
 

@@ -1,4 +1,4 @@
-"""An evaluation's results on disk: results.json, results.csv, bootstrap.json, timings.csv."""
+"""Results of an evaluation on disk: results.json, results.csv, bootstrap.json, timings.csv."""
 
 from __future__ import annotations
 
@@ -28,14 +28,12 @@ BOOTSTRAP_JSON = "bootstrap.json"
 TIMINGS_CSV = "timings.csv"
 PROVENANCE_JSON = "provenance.json"
 PREFERRED_ACCURACY = ("map", "top_1")
-"""Main accuracy of a task, by its name in `Point.accuracy`."""
+"""Main accuracies, by their name in `Point.accuracy`."""
 
 
 @dataclass(frozen=True)
 class ImageFailure:
-    """An image that could not be evaluated at one operating point; the point is empty where it could not be
-    read at all.
-    """
+    """Failure of an image at one operating point; `point` is empty if the original could not be processed."""
 
     image_id: str
     point: str
@@ -44,21 +42,21 @@ class ImageFailure:
 
 @dataclass(frozen=True)
 class Results:
-    """What an evaluation found out; equal for equal settings, however often it was interrupted.
+    """Results of an evaluation. Equal settings give equal results, however often the run was interrupted.
 
     Attributes:
-        name: The evaluation's name.
-        kind: What the task predicts: "detection" or "classification".
-        task: The task's settings.
-        data: The data set's settings.
-        points: One for each system, quality and kind of labels.
+        name: Name of the evaluation.
+        kind: Kind of task: "detection" or "classification".
+        task: Settings of the task.
+        data: Settings of the dataset.
+        points: One point per system, quality and kind of labels.
         originals: The task's accuracy on the uncompressed images, by kind of labels.
-        failures: Images left out at some point.
-        problems: What was mended or left out in the labels.
-        notes: What else a reader of the results should know.
-        examples: Image ids whose decoded images were kept, for the report.
-        categories: The task's class names.
-        pseudo_score: Boxes on the originals at or above this score were pseudo-labels.
+        failures: Images that failed at an operating point.
+        problems: Labels that were corrected or skipped.
+        notes: Further notes for readers of the results.
+        examples: Ids of the images whose decoded versions were stored for the report.
+        categories: Category names of the task.
+        pseudo_score: Lowest score of a detection on the original that became a pseudo-label.
     """
 
     name: str
@@ -76,21 +74,21 @@ class Results:
 
     @property
     def complete(self) -> bool:
-        """Whether no image was left out and no label mended."""
+        """Whether no image failed and no label was corrected or skipped."""
         return not self.failures and not self.problems
 
     def curve(
         self, system: str, accuracy: str | None = None, labels: str | None = None
     ) -> list[tuple[float, float]]:
-        """Return the (rate, accuracy) pairs of a curve, as `vcm.metrics.bd_rate` takes them.
+        """Return the (rate, accuracy) pairs of a curve, in the form that `vcm.metrics.bd_rate` takes.
 
         Args:
-            system: The curve's name.
-            accuracy: A name in `Point.accuracy`, or "psnr" or "ms_ssim"; None takes the task's main one.
-            labels: "truth" or "pseudo"; None takes the first kind that there is.
+            system: Name of the curve.
+            accuracy: A name in `Point.accuracy`, "psnr" or "ms_ssim"; None for the task's main accuracy.
+            labels: "truth" or "pseudo"; None for ground truth if evaluated, else pseudo-labels.
 
         Returns:
-            (bpp, value) of each operating point that has one, by ascending rate.
+            (bpp, value) pairs of the operating points with a value, by ascending rate.
 
         Raises:
             ArgumentError: If there is no such curve, accuracy or kind of labels.
@@ -131,10 +129,10 @@ class Results:
 
     @classmethod
     def read(cls, folder: str | Path) -> Results:
-        """Read back what `write` wrote; without bootstrap.json, its points have no resamples.
+        """Read the results from a run folder; without bootstrap.json, the points have no resamples.
 
         Args:
-            folder: Of the run.
+            folder: Folder of the run.
 
         Raises:
             EvaluationError: If there are no results, or they are damaged.
@@ -145,7 +143,7 @@ class Results:
             results = _results_from_json(read_json_inside(folder, RESULTS_JSON))
         except FileNotFoundError as error:
             raise EvaluationError(
-                f"{folder} holds no results; run `vcm evaluate` to its end first, with run_dir={folder}."
+                f"{folder} contains no results. Complete `vcm evaluate` with run_dir={folder} first."
             ) from error
         except DAMAGE as error:
             raise damaged(path, error) from error
@@ -153,37 +151,37 @@ class Results:
 
 
 DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RuntimeError)
-"""What reading a damaged file may raise."""
+"""Errors that reading a damaged file can raise."""
 
 
 def damaged(path: Path, error: Exception) -> EvaluationError:
-    """What to tell of a file of results that cannot be read."""
+    """Return the error for a results file that cannot be read."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else printable(error)
-    return EvaluationError(f"{path} is damaged ({reason}); run `vcm evaluate` again.")
+    return EvaluationError(f"{path} is damaged ({reason}). Run `vcm evaluate` again.")
 
 
 def _results_from_json(content: Any) -> Results:  # noqa: ANN401  any JSON value
-    """Results from what `Results.write` wrote.
+    """Build results from the content of results.json.
 
     Raises:
-        ValueError, KeyError, TypeError, AttributeError, OverflowError: If the content is not of that form.
+        ValueError, KeyError, TypeError, AttributeError, OverflowError: If the content is invalid.
     """
-    expect(isinstance(content, dict), "it is no object")
-    expect(all(isinstance(content[key], list) for key in ("points", "failures")), "its points are no list")
+    expect(isinstance(content, dict), "it is not an object")
+    expect(all(isinstance(content[key], list) for key in ("points", "failures")), "its points are not a list")
     failures = [ImageFailure(**failure) for failure in content["failures"]]
     results = Results(
         **{**content, "points": [Point.from_json(p) for p in content["points"]], "failures": failures}
     )
-    expect(bool(results.points), "it holds no points")
-    expect(isinstance(results.name, str), "its name is no text")
+    expect(bool(results.points), "it contains no points")
+    expect(isinstance(results.name, str), "its name is not a string")
     expect(results.kind in ("detection", "classification"), "its kind is unknown")
     expect(isinstance(results.task, dict) and isinstance(results.task["name"], str), "its task has no name")
-    expect(isinstance(results.data, dict), "its data is no object")
-    expect(is_whole(results.data.get("num_images", 0)), "its number of images is no whole number")
+    expect(isinstance(results.data, dict), "its data is not an object")
+    expect(is_whole(results.data.get("num_images", 0)), "its number of images is not a whole number")
     originals = {kind: numbers_by_name(results.originals[kind]) for kind in results.originals}
-    expect(bool(originals) and all(originals.values()), "it holds no accuracy of the originals")
+    expect(bool(originals) and all(originals.values()), "it contains no accuracy of the originals")
     kinds = {point.labels for point in results.points} | set(originals)
-    expect(kinds <= set(LABEL_KINDS), "it holds unknown labels")
+    expect(kinds <= set(LABEL_KINDS), "it contains unknown labels")
     expect({point.labels for point in results.points} <= set(originals), "it lacks accuracy of the originals")
     accuracies = next(iter(originals.values()))
     for kind, found in originals.items():
@@ -195,22 +193,22 @@ def _results_from_json(content: Any) -> Results:  # noqa: ANN401  any JSON value
         listed = getattr(results, name)
         expect(
             isinstance(listed, list) and all(isinstance(i, str) for i in listed),
-            f"{name} is no list of texts",
+            f"{name} is not a list of strings",
         )
     for failure in failures:
-        expect(all(isinstance(value, str) for value in asdict(failure).values()), "a failure is no text")
+        expect(all(isinstance(value, str) for value in asdict(failure).values()), "a failure is not a string")
     return replace(results, originals=originals, pseudo_score=finite(results.pseudo_score))
 
 
 def _expect_accuracies(where: str, found: Mapping[str, object], expected: Mapping[str, object]) -> None:
-    """Raise ValueError with the first name that only one of two mappings has."""
-    for names, other, problem in ((expected, found, "is missing"), (found, expected, "is one too many")):
+    """Raise ValueError with the first name that is in only one of the two mappings."""
+    for names, other, problem in ((expected, found, "is missing"), (found, expected, "is unexpected")):
         if odd := [name for name in names if name not in other]:
             raise ValueError(f"{where}: the accuracy {odd[0][:80]!r} {problem}")
 
 
 def _with_resamples(points: Sequence[Point], folder: Path) -> list[Point]:
-    """The points with what bootstrap.json holds of them."""
+    """Add the resamples of bootstrap.json to the points."""
     try:
         content = read_json_inside(folder, BOOTSTRAP_JSON)
         found = {
@@ -225,9 +223,9 @@ def _with_resamples(points: Sequence[Point], folder: Path) -> list[Point]:
 
 
 def _figures(figures: dict[str, list[Any]]) -> dict[str, list[float | None]]:
-    """Figures as they were before strict JSON, which has no infinity."""
-    expect("bpp" in figures, "it lacks the rates")
-    expect(len({len(values) for values in figures.values()}) == 1, "its figures are not of one length")
+    """Restore infinities, which strict JSON stores as strings."""
+    expect("bpp" in figures, "it contains no rates")
+    expect(len({len(values) for values in figures.values()}) == 1, "its values differ in number")
     return {
         name: [None if value is None else float(value) for value in values]
         for name, values in figures.items()
@@ -235,12 +233,12 @@ def _figures(figures: dict[str, list[Any]]) -> dict[str, list[float | None]]:
 
 
 def _key(point: Point) -> str:
-    """What bootstrap.json calls a point."""
+    """Return the key of a point in bootstrap.json."""
     return f"{point_name(point.system, point.quality)} {point.labels}"
 
 
 def point_row(point: Point) -> dict[str, Any]:
-    """A point as a row of a CSV file: figures, accuracies, and the ends of intervals."""
+    """Return a point as a CSV row: counts, rates, accuracies and interval ends."""
     content = point.to_json()
     row = {key: content[key] for key in content if key not in ("accuracy", "title", "intervals")}
     ends = {
@@ -252,19 +250,19 @@ def point_row(point: Point) -> dict[str, Any]:
 
 
 def timing_row(name: str, quality: float, timings: Sequence[dict[str, float]]) -> dict[str, Any]:
-    """Mean seconds an image at one operating point."""
+    """Return the mean times per image of one operating point."""
     means = {key: fmean(timing[key] for timing in timings) for key in (timings[0] if timings else ())}
     return {"system": name, "quality": quality, "num_images": len(timings), **means}
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write strict JSON in one move; infinity becomes "inf", NaN null."""
+    """Write strict JSON atomically; infinity becomes "inf", NaN becomes null."""
     text = json.dumps(strict_numbers(content), indent=1, allow_nan=False, ensure_ascii=False)
     write_text(path, text + "\n")
 
 
 def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write rows with all the columns that any of them has, in one move; None becomes an empty cell."""
+    """Write rows with the union of their columns, atomically; None becomes an empty cell."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -274,10 +272,10 @@ def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in one move; what UTF-8 cannot hold becomes a backslash escape.
+    """Write a text file atomically; characters that UTF-8 cannot encode become backslash escapes.
 
     Raises:
-        EvaluationError: If it cannot be written; an older file of that name is then still whole.
+        EvaluationError: If the file cannot be written; an existing file of that name is then unchanged.
     """
     try:
         files.write_text(path, text)

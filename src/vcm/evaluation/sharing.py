@@ -1,4 +1,4 @@
-"""Multi-process evaluation: each process takes a share of the images and a GPU, if there are any."""
+"""Multi-process evaluation: each process takes a share of the images, and a GPU if there are any."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _PROGRESS, _ORIGINALS, _DONE, _ERROR = "progress", "originals", "done", "error"
 
 
 class Sharers:
-    """Processes that record an evaluation's shares.
+    """Worker processes that record an evaluation's shares.
 
-    They record the originals, wait for the choice of example images, and record the systems. They end with
+    They record the originals, wait for the choice of example images, and record the systems. They exit with
     this process, however it ends.
 
     Args:
-        build: Builds the evaluation in the process of this number; goes there by pickle.
-        count: How many.
-        progress: Told how far all of them together are.
+        build: Builds the evaluation in the process of the given number. Picklable.
+        count: Number of processes.
+        progress: Progress callback for the sum over all processes.
     """
 
     def __init__(self, build: Callable[[int], Evaluation], count: int, progress: Progress) -> None:
@@ -60,7 +60,7 @@ class Sharers:
         self._wait(_ORIGINALS)
 
     def record_systems(self, examples: Sequence[str]) -> None:
-        """Have the systems recorded; decoded versions of these images are kept."""
+        """Let the processes record the systems; decoded versions of the images `examples` are stored."""
         for number, connection in enumerate(self._connections):
             try:
                 connection.send(list(examples))
@@ -69,10 +69,10 @@ class Sharers:
         self._wait(_DONE)
 
     def _wait(self, expected: str) -> None:
-        """Take messages until every process has sent what is expected.
+        """Process messages until every process has sent the expected one.
 
         Raises:
-            EvaluationError: If one of them fails or dies.
+            EvaluationError: If a process fails or dies.
         """
         left: dict[Any, int] = {connection: i for i, connection in enumerate(self._connections)}
         while left:
@@ -99,13 +99,13 @@ class Sharers:
 
 def _died(number: int) -> EvaluationError:
     return EvaluationError(
-        f"process {number} of the evaluation died: it was killed, or memory ran out. The same command goes "
-        "on where it stopped; choose fewer devices if memory is short."
+        f"Process {number} of the evaluation died: it was killed or ran out of memory. Run the same command "
+        "to resume; use fewer devices if memory is short."
     )
 
 
 def _record_share(build: Callable[[int], Evaluation], share: Share, connection: Connection) -> None:
-    """What a process does, from start to end."""
+    """Entry point of a worker process."""
     follow_parent()
 
     def progress(point: str, done: int, total: int) -> None:

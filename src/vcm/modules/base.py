@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from vcm.data import Batch
-from vcm.errors import ArgumentError
+from vcm.errors import ArgumentError, WeightsError
 from vcm.modules.codec_loop import CodecLoop
-from vcm.modules.distributed import RandomState, random_state, restore_random_state
+from vcm.modules.distributed import RandomState, is_repeated, random_state, restore_random_state
+from vcm.modules.metrics import MetricGroup
 from vcm.modules.optimization import OptimizedModule, Schedule
 from vcm.modules.schedules import LRSchedule, OptimizerFactory, SchedulerFactory
+from vcm.nn.models import load_model
 from vcm.nn.weights import state_sha256
 
 
@@ -80,13 +82,70 @@ class NetworkModule(OptimizedModule):
             notes: What the file is to say besides.
         """
 
-    @abstractmethod
     def start_from(self, path: str | Path) -> None:
-        """Take over the weights of a model file.
+        """Load weights from a model file.
 
         Raises:
-            WeightsError: If it cannot be read, or is of another architecture.
+            WeightsError: If it cannot be read, or has another architecture.
         """
+        other = load_model(path)
+        own, given = self._architecture(self.network), self._architecture(other)
+        if own != given:
+            different = [name for name in {**own, **given} if own.get(name) != given.get(name)]
+            shown = (f"{name} is {given.get(name)}, not {own.get(name)}" for name in sorted(different))
+            raise WeightsError(f"{path} has another architecture: {'; '.join(shown)}.")
+        self.network.load_state_dict({**self.network.state_dict(), **other.state_dict()})
+
+    def _architecture(self, network: nn.Module) -> dict[str, Any]:
+        """Return the settings of a network in which `start_from` allows no difference."""
+        settings = network.architecture() if hasattr(network, "architecture") else {}  # type: ignore[operator]  # a method
+        return {"network": type(network).__name__, **settings}
+
+    # --- validation ---------------------------------------------------------------------------------------
+
+    def metric_groups(self) -> dict[str, MetricGroup]:
+        """Return the metrics of validation by the name under which they are logged; "" adds no name."""
+        return {}
+
+    def validate_image(self, image: Tensor, batch: Batch, place: int) -> None:
+        """Update the validation metrics with one image.
+
+        Args:
+            image: (3, H, W) in [0, 1].
+            batch: The image's batch.
+            place: Position of the image in the batch.
+        """
+        raise NotImplementedError
+
+    def total_loss(self, losses: Sequence[float]) -> float:
+        """Combine the losses of all metric groups to `val/loss`; their mean unless overridden."""
+        return sum(loss / len(losses) for loss in losses)
+
+    def on_validation_epoch_start(self) -> None:
+        """Reset validation metrics."""
+        for group in self.metric_groups().values():
+            group.reset()
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        """Validate each image on its own, in float32, as networks run after training."""
+        for place, image in enumerate(batch.images):
+            if is_repeated(self.trainer.val_dataloaders, batch_index, place):
+                continue
+            with torch.autocast(image.device.type, enabled=False):
+                self.validate_image(image, batch, place)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation metrics, as `val/NAME/METRIC`, and `val/loss`."""
+        groups, losses = self.metric_groups(), []
+        for name, group in groups.items():
+            values = group.compute()
+            losses.append(float(values["loss"]))
+            if not name:
+                del values["loss"]
+            prefix = f"val/{name}/" if name else "val/"
+            self.log_dict({f"{prefix}{key}": value for key, value in values.items()}, sync_dist=True)
+        if groups:
+            self.log("val/loss", self.total_loss(losses), prog_bar=True, sync_dist=True)
 
     # --- Lightning's plumbing -----------------------------------------------------------------------------
 

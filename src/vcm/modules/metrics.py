@@ -23,16 +23,16 @@ from vcm.tasks.distance import FeatureDistance, Reference
 from vcm.types import Features, Prediction, Prepared
 
 
-class Figures(nn.Module):
-    """Metrics over a set of images, as attributes; their states are synchronized as torchmetrics does."""
+class MetricGroup(nn.Module):
+    """Validation metrics as attributes; torchmetrics synchronizes their states over processes."""
 
     def compute(self) -> dict[str, Tensor]:
-        """Every figure by name: a metric's own, or the metric's name where it has one figure."""
-        figures: dict[str, Tensor] = {}
+        """Return all values by name: those of a metric that returns several, or the metric's own name."""
+        values: dict[str, Tensor] = {}
         for name, metric in self._metrics().items():
             value = metric.compute()
-            figures.update(value if isinstance(value, dict) else {name: value})
-        return figures
+            values.update(value if isinstance(value, dict) else {name: value})
+        return values
 
     def reset(self) -> None:
         """Reset the metrics."""
@@ -43,8 +43,8 @@ class Figures(nn.Module):
         return {name: metric for name, metric in self.named_children() if isinstance(metric, Metric)}
 
 
-class WidthFigures(Figures, ABC):
-    """Figures of one width: `bpp` over all pixels of the originals, the others averaged over images.
+class WidthMetrics(MetricGroup, ABC):
+    """Metrics of one width: `bpp` over all pixels of the originals, the others averaged over images.
 
     Args:
         lmbda: λ of the width's loss.
@@ -60,10 +60,10 @@ class WidthFigures(Figures, ABC):
 
     @abstractmethod
     def add(self, network: MultiTaskNetwork, image: Tensor) -> None:
-        """Code one image, (3, H, W) in [0, 1], with rounded symbols, and take its figures."""
+        """Code one image, (3, H, W) in [0, 1], with rounded symbols, and update the metrics."""
 
 
-class ImageFigures(WidthFigures):
+class ReconstructionMetrics(WidthMetrics):
     """`bpp`, `loss`, `psnr` in dB and `ms_ssim` of the width that reconstructs images."""
 
     def __init__(self, lmbda: float) -> None:
@@ -71,7 +71,7 @@ class ImageFigures(WidthFigures):
         self.psnr, self.ms_ssim = MeanMetric(), MeanMetric()
 
     def add(self, network: MultiTaskNetwork, image: Tensor) -> None:
-        """See `WidthFigures.add`."""
+        """See `WidthMetrics.add`."""
         height, width = image.shape[-2:]
         output = network(pad_to_multiple(image[None], network.stride), RECONSTRUCTION)
         decoded = output.decoded[..., :height, :width]
@@ -87,7 +87,7 @@ class ImageFigures(WidthFigures):
         self.ms_ssim.update(similarity if defined else 0.0, float(defined))
 
 
-class TaskFigures(WidthFigures):
+class FeatureMetrics(WidthMetrics):
     """`bpp`, `loss`, `feature_error` and the task's accuracy against its own predictions on the originals.
 
     Args:
@@ -107,7 +107,7 @@ class TaskFigures(WidthFigures):
         self._memory: Memory[tuple[Prepared, Reference, Prediction]] = Memory()
 
     def add(self, network: MultiTaskNetwork, image: Tensor) -> None:
-        """See `WidthFigures.add`; the image is prepared as the task prepares it."""
+        """See `WidthMetrics.add`; the image is prepared as the task prepares it."""
         task = self._distance.task
         prepared, reference, true = self._memory(image, lambda: self._originals(image))
         x, target = prepared.inputs, reference.target

@@ -13,16 +13,15 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from vcm.data import Batch
-from vcm.errors import ArgumentError, WeightsError
+from vcm.errors import ArgumentError
 from vcm.losses.proxy import straight_through
 from vcm.modules.base import NetworkModule, crops_of
 from vcm.modules.codec_loop import CodecLoop, check_stands_in
-from vcm.modules.distributed import is_repeated
-from vcm.modules.metrics import Figures, Memory
+from vcm.modules.metrics import Memory, MetricGroup
 from vcm.modules.optimization import Schedule
 from vcm.modules.schedules import LRSchedule, OptimizerFactory, SchedulerFactory
 from vcm.modules.supervision import Guide, Supervision, TaskSupervision
-from vcm.nn.preprocessor import NPP, QuantizationAdaptiveNPP, load_preprocessor, save_preprocessor
+from vcm.nn.preprocessor import NPP, QuantizationAdaptiveNPP, save_preprocessor
 from vcm.nn.proxy import Proxy
 from vcm.tasks import SplitTask
 from vcm.types import Target
@@ -31,8 +30,8 @@ from vcm.validation import check_between, check_positive
 Drawing = Literal["per_batch", "per_image"]
 
 
-class PairFigures(Figures):
-    """Figures of one (λ, quality) over images that no training saw.
+class PairMetrics(MetricGroup):
+    """Validation metrics of one (λ, quality) pair.
 
     Args:
         task: Frozen; its metric is taken against its own predictions on the originals.
@@ -45,9 +44,9 @@ class PairFigures(Figures):
 
     def compute(self) -> dict[str, Tensor]:
         """`bpp` over all pixels; `loss`, `task_loss`, `psnr` of x̄ in dB, and the metric's own figures."""
-        figures = super().compute()
-        figures["psnr"] = -10 * figures.pop("mse").clamp(min=1e-10).log10()
-        return figures
+        values = super().compute()
+        values["psnr"] = -10 * values.pop("mse").clamp(min=1e-10).log10()
+        return values
 
 
 class NPPModule(NetworkModule):
@@ -147,7 +146,7 @@ class NPPModule(NetworkModule):
         self.codec_loop = codec_loop
         self._parts = (proxy, task)  # frozen, and no part of this module's checkpoints
         self.guide = TaskSupervision(task, supervision, pseudo_score, feature_share=feature_share)
-        self.figures = nn.ModuleList(PairFigures(task) for _ in self.pairs)
+        self.val_metrics = nn.ModuleList(PairMetrics(task) for _ in self.pairs)
         self._memory: Memory[tuple[Sequence[Guide], list[Target]]] = Memory()
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
@@ -205,21 +204,18 @@ class NPPModule(NetworkModule):
 
     # --- validation ---------------------------------------------------------------------------------------
 
-    def on_validation_epoch_start(self) -> None:
-        """Reset validation metrics."""
-        for figures in self.figures:
-            assert isinstance(figures, PairFigures)
-            figures.reset()
+    def metric_groups(self) -> dict[str, MetricGroup]:
+        """One group for each pair, named "λ@quality"."""
+        return {
+            f"{lmbda:g}@{quality:g}": metrics
+            for (lmbda, quality), metrics in zip(self.pairs, self._pair_metrics(), strict=True)
+        }
 
-    def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """Whole images through the real codec, at every pair."""
-        for place, image in enumerate(batch.images):
-            if is_repeated(self.trainer.val_dataloaders, batch_index, place):
-                continue
-            with torch.autocast(image.device.type, enabled=False):  # as codecs run what is saved
-                self._validate(image, batch, place)
+    def _pair_metrics(self) -> list[PairMetrics]:
+        return [metrics for metrics in self.val_metrics if isinstance(metrics, PairMetrics)]
 
-    def _validate(self, image: Tensor, batch: Batch, place: int) -> None:
+    def validate_image(self, image: Tensor, batch: Batch, place: int) -> None:
+        """Run a whole image through the real codec at every pair."""
         x = image[None]
         waiting = []
         for lmbda, quality in self.pairs:
@@ -231,40 +227,23 @@ class NPPModule(NetworkModule):
             lambda: (self.guide.guides([image], [batch.targets[place]]), self.guide.pseudo_labels([image])),
             batch.image_ids[place],
         )
-        for (lmbda, _), figures, (filtered, coded) in zip(self.pairs, self.figures, waiting, strict=True):
+        for (lmbda, _), metrics, (filtered, coded) in zip(
+            self.pairs, self._pair_metrics(), waiting, strict=True
+        ):
             outcome = coded()
             if len(outcome.kept):
-                assert isinstance(figures, PairFigures)
                 distortion = (filtered - x).pow(2).mean()
                 task_loss = self.guide.loss(list(outcome.decoded), guide)
-                figures.bpp.update(outcome.bpp, x.shape[-1] * x.shape[-2])
-                figures.loss.update(self._loss(outcome.bpp.mean(), distortion, lmbda * task_loss))
-                figures.task_loss.update(task_loss)
-                figures.mse.update(distortion)
-                figures.accuracy.update(self._parts[1].predict(list(outcome.decoded)), label)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log every figure."""
-        total = 0.0
-        for (lmbda, quality), figures in zip(self.pairs, self.figures, strict=True):
-            assert isinstance(figures, PairFigures)
-            values = figures.compute()
-            total += float(values["loss"]) / len(self.pairs)
-            name = f"val/{lmbda:g}@{quality:g}"
-            self.log_dict({f"{name}/{key}": value for key, value in values.items()}, sync_dist=True)
-        self.log("val/loss", total, prog_bar=True, sync_dist=True)
+                metrics.bpp.update(outcome.bpp, x.shape[-1] * x.shape[-2])
+                metrics.loss.update(self._loss(outcome.bpp.mean(), distortion, lmbda * task_loss))
+                metrics.task_loss.update(task_loss)
+                metrics.mse.update(distortion)
+                metrics.accuracy.update(self._parts[1].predict(list(outcome.decoded)), label)
 
     def save_model(self, path: Path, **notes: str) -> None:
         """Write the network, and the pairs it was trained with, to a file that `load_preprocessor` reads."""
         pairs = json.dumps({"codec": self.codec_loop.name, "pairs": self.pairs})
         save_preprocessor(self.network, path, **notes, pairs=pairs)
-
-    def start_from(self, path: str | Path) -> None:
-        """See `NetworkModule.start_from`."""
-        other = load_preprocessor(path)
-        if other.architecture() != self.network.architecture():
-            raise WeightsError(f"{path} is of another architecture: {other.architecture()}.")
-        self.network.load_state_dict(other.state_dict())
 
 
 def _check_pairs(

@@ -13,15 +13,15 @@ from torchmetrics import MeanMetric
 
 from vcm.data import Batch
 from vcm.deprecation import former_arguments
-from vcm.errors import ArgumentError, WeightsError
+from vcm.errors import ArgumentError
 from vcm.losses.proxy import imitation
 from vcm.metrics.fidelity import ProxyFidelity
 from vcm.modules.base import NetworkModule, crops_of
 from vcm.modules.codec_loop import CodecLoop, check_stands_in
-from vcm.modules.distributed import is_repeated
+from vcm.modules.metrics import MetricGroup
 from vcm.modules.optimization import Schedule
 from vcm.modules.schedules import LRSchedule, OptimizerFactory, SchedulerFactory
-from vcm.nn.proxy import LearnedProxy, Proxy, load_proxy, save_proxy
+from vcm.nn.proxy import LearnedProxy, Proxy, save_proxy
 from vcm.validation import check_between, check_positive
 
 _NUM_VALIDATED = 3
@@ -35,12 +35,27 @@ class _ProxyModule(NetworkModule):
         """Write the proxy to a file that `vcm.nn.proxy.load_proxy` reads."""
         save_proxy(self.network, path, **notes)
 
-    def start_from(self, path: str | Path) -> None:
-        """See `NetworkModule.start_from`."""
-        other = load_proxy(path)
-        if other.architecture() != self.network.architecture():
-            raise WeightsError(f"{path} is of another architecture: {other.architecture()}.")
-        self.network.load_state_dict(other.state_dict())
+
+class ProxyCodecMetrics(MetricGroup):
+    """Validation metrics of a proxy as a codec: `bpp`, `loss` and `psnr` in dB."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bpp, self.mse, self.loss = MeanMetric(), MeanMetric(), MeanMetric()
+
+    def compute(self) -> dict[str, Tensor]:
+        """See `MetricGroup.compute`."""
+        values = super().compute()
+        values["psnr"] = -10 * values.pop("mse").log10()
+        return values
+
+
+class ImitationMetrics(MetricGroup):
+    """Validation metrics of a proxy as an imitation: `loss`, and those of `ProxyFidelity`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fidelity, self.loss = ProxyFidelity(), MeanMetric()
 
 
 class ProxyCodecModule(_ProxyModule):
@@ -108,7 +123,7 @@ class ProxyCodecModule(_ProxyModule):
                 "lmbda", expected="two numbers, for the smallest and the largest quality", got=lmbda
             )
         self.log_lmbda = [math.log(check_positive("lmbda", value)) for value in lmbda]
-        self.bpp, self.mse, self.loss = MeanMetric(), MeanMetric(), MeanMetric()
+        self.val_metrics = ProxyCodecMetrics()
 
     def parameter_groups(self) -> list[tuple[list[torch.nn.Parameter], float]]:
         """All but the rate's scale."""
@@ -132,32 +147,22 @@ class ProxyCodecModule(_ProxyModule):
         lmbda = torch.exp(low + (high - low) * self.network.condition(quality, x))
         return output.bpp, mse, output.bpp + lmbda * 255**2 * mse
 
-    def on_validation_epoch_start(self) -> None:
-        """Reset validation metrics."""
-        for metric in (self.bpp, self.mse, self.loss):
-            metric.reset()
+    def metric_groups(self) -> dict[str, MetricGroup]:
+        """One group, without a name."""
+        return {"": self.val_metrics}
 
-    def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """Whole images, with rounded symbols, at both ends and in the middle."""
-        for place, image in enumerate(batch.images):
-            if is_repeated(self.trainer.val_dataloaders, batch_index, place):
-                continue
-            for quality in self._validated():
-                with torch.autocast(image.device.type, enabled=False):
-                    bpp, mse, loss = self._outcome(image[None], quality.to(image.device))
-                for metric, value in ((self.bpp, bpp), (self.mse, mse), (self.loss, loss)):
-                    metric.update(value)
+    def validate_image(self, image: Tensor, batch: Batch, place: int) -> None:
+        """Code a whole image, with rounded symbols, at the smallest, middle and largest quality."""
+        del batch, place
+        for quality in self._validated():
+            bpp, mse, loss = self._outcome(image[None], quality.to(image.device))
+            self.val_metrics.bpp.update(bpp)
+            self.val_metrics.mse.update(mse)
+            self.val_metrics.loss.update(loss)
 
     def _validated(self) -> Tensor:
         low, high = self.network.qualities
         return torch.linspace(low, high, _NUM_VALIDATED)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the figures."""
-        total = float(self.loss.compute())
-        psnr = -10 * self.mse.compute().log10()
-        self.log_dict({"val/bpp": self.bpp.compute(), "val/psnr": psnr}, sync_dist=True)
-        self.log("val/loss", total, prog_bar=True, sync_dist=True)
 
 
 class ProxyImitationModule(_ProxyModule):
@@ -234,8 +239,7 @@ class ProxyImitationModule(_ProxyModule):
         for quality in self.validation_qualities:
             codec_loop.codec(quality)
             network.condition(quality, torch.zeros(1))
-        self.fidelity = ProxyFidelity()
-        self.loss = MeanMetric()
+        self.val_metrics = ImitationMetrics()
 
     def save_model(self, path: Path, **notes: str) -> None:
         """Write the proxy, and for which settings of the codec it is; see `load_proxy`."""
@@ -279,32 +283,20 @@ class ProxyImitationModule(_ProxyModule):
         low, high = self.network.qualities
         return (math.ceil(low), math.floor(high)) if self.codec_loop.scale.integer else (low, high)
 
-    def on_validation_epoch_start(self) -> None:
-        """Reset validation metrics."""
-        self.fidelity.reset()
-        self.loss.reset()
+    def metric_groups(self) -> dict[str, MetricGroup]:
+        """One group, without a name."""
+        return {"": self.val_metrics}
 
-    def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """Whole images, with rounded symbols, at each of the validation qualities."""
-        for place, image in enumerate(batch.images):
-            if is_repeated(self.trainer.val_dataloaders, batch_index, place):
-                continue
-            x, several = image[None], len(self.validation_qualities)
-            name = [batch.image_ids[place]] * several
-            coded = self.codec_loop.start(x.expand(several, -1, -1, -1), self.validation_qualities, name)
-            with torch.autocast(x.device.type, enabled=False):
-                outputs = [self.network(x, quality) for quality in self.validation_qualities]
-            outcome = coded()
-            for row, number in enumerate(outcome.kept.tolist()):
-                pair = (outputs[number].decoded, outputs[number].bpp)
-                codec = (outcome.decoded[row : row + 1], outcome.bpp[row : row + 1])
-                self.fidelity.update(*pair, *codec, self.validation_qualities[number])
-                self.loss.update(imitation(*pair, *codec, x=x, rate_weight=self.rate_weight).loss)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the figures."""
-        self.log_dict(
-            {f"val/{name}": value for name, value in self.fidelity.compute().items()}, sync_dist=True
-        )
-        total = float(self.loss.compute())
-        self.log("val/loss", total, prog_bar=True, sync_dist=True)
+    def validate_image(self, image: Tensor, batch: Batch, place: int) -> None:
+        """Compare proxy and codec on a whole image, with rounded symbols, at each validation quality."""
+        x, several = image[None], len(self.validation_qualities)
+        name = [batch.image_ids[place]] * several
+        coded = self.codec_loop.start(x.expand(several, -1, -1, -1), self.validation_qualities, name)
+        outputs = [self.network(x, quality) for quality in self.validation_qualities]
+        outcome = coded()
+        for row, number in enumerate(outcome.kept.tolist()):
+            pair = (outputs[number].decoded, outputs[number].bpp)
+            codec = (outcome.decoded[row : row + 1], outcome.bpp[row : row + 1])
+            self.val_metrics.fidelity.update(*pair, *codec, self.validation_qualities[number])
+            loss = imitation(*pair, *codec, x=x, rate_weight=self.rate_weight).loss
+            self.val_metrics.loss.update(loss)

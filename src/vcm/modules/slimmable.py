@@ -6,22 +6,21 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from vcm.data import Batch
 from vcm.deprecation import former_arguments
-from vcm.errors import ArgumentError, WeightsError
+from vcm.errors import ArgumentError
 from vcm.losses.rate_distortion import RateDistortion, rate_distortion, squared_error
 from vcm.modules.base import NetworkModule, crops_of
-from vcm.modules.distributed import is_repeated
-from vcm.modules.metrics import ImageFigures, TaskFigures, WidthFigures
+from vcm.modules.metrics import FeatureMetrics, MetricGroup, ReconstructionMetrics, WidthMetrics
 from vcm.modules.optimization import Schedule
 from vcm.modules.schedules import LRSchedule, OptimizerFactory, SchedulerFactory
 from vcm.nn.layers import pad_to_multiple
-from vcm.nn.slimmable import RECONSTRUCTION, CodecOutput, MultiTaskNetwork, load_network, save_network
+from vcm.nn.slimmable import RECONSTRUCTION, CodecOutput, MultiTaskNetwork, save_network
 from vcm.tasks import SplitTask
 from vcm.tasks.distance import FeatureDistance
 from vcm.tasks.letterbox import GREY
@@ -158,7 +157,7 @@ class SlimmableModule(NetworkModule):
             name: FeatureDistance(task, self.guides.get(name), near_weight) for name, task in tasks.items()
         }
         self._compiled = [torch.compile(network) if compile else network]
-        self.figures = nn.ModuleDict({name: self._figures(name) for name in network.tasks})
+        self.val_metrics = nn.ModuleDict({name: self._metrics_of(name) for name in network.tasks})
 
     @property
     def tasks(self) -> dict[str, SplitTask]:
@@ -225,38 +224,29 @@ class SlimmableModule(NetworkModule):
 
     # --- validation ---------------------------------------------------------------------------------------
 
-    def on_validation_epoch_start(self) -> None:
-        """Reset validation metrics."""
-        for figures in self._every_figures().values():
-            figures.reset()
+    def metric_groups(self) -> dict[str, MetricGroup]:
+        """One group for each width, named by its task."""
+        return dict(self._widths())
 
-    def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """Code whole images at every width, with rounded symbols and estimated rates."""
-        for place, image in enumerate(batch.images):
-            if is_repeated(self.trainer.val_dataloaders, batch_index, place):
-                continue
-            with torch.autocast(image.device.type, enabled=False):  # as codecs run what is saved
-                for figures in self._every_figures().values():
-                    figures.add(self.network, image)
+    def validate_image(self, image: Tensor, batch: Batch, place: int) -> None:
+        """Code a whole image at every width, with rounded symbols and estimated rates."""
+        del batch, place
+        for metrics in self._widths().values():
+            metrics.add(self.network, image)
 
-    def on_validation_epoch_end(self) -> None:
-        """Log every figure."""
-        total = 0.0
-        for task, figures in self._every_figures().items():
-            values = figures.compute()
-            total += float(values["loss"])
-            self.log_dict({f"val/{task}/{name}": value for name, value in values.items()}, sync_dist=True)
-        self.log("val/loss", total, prog_bar=True, sync_dist=True)
+    def total_loss(self, losses: Sequence[float]) -> float:
+        """The sum over widths."""
+        return sum(losses)
 
-    def _figures(self, name: str) -> WidthFigures:
+    def _metrics_of(self, name: str) -> WidthMetrics:
         scales = self.quality_scales  # validation is at the middle of them
         lmbda = self.lmbda[name] * math.sqrt(scales[(len(scales) - 1) // 2] * scales[len(scales) // 2])
         if name == RECONSTRUCTION:
-            return ImageFigures(lmbda)
-        return TaskFigures(name, self._distances[name], lmbda, self.pseudo_score)
+            return ReconstructionMetrics(lmbda)
+        return FeatureMetrics(name, self._distances[name], lmbda, self.pseudo_score)
 
-    def _every_figures(self) -> dict[str, WidthFigures]:
-        return {name: part for name, part in self.figures.items() if isinstance(part, WidthFigures)}
+    def _widths(self) -> dict[str, WidthMetrics]:
+        return {name: part for name, part in self.val_metrics.items() if isinstance(part, WidthMetrics)}
 
     def save_model(self, path: Path, **notes: str) -> None:
         """Write the network to a file that `vcm.codecs.LearnedCodec` takes; see `save_network`.
@@ -267,24 +257,15 @@ class SlimmableModule(NetworkModule):
         save_network(self.network, path, half=False, training=json.dumps(training), **notes)
 
     def start_from(self, path: str | Path) -> None:
-        """Load the weights of a model file, for instance to train for another λ.
+        """See `NetworkModule.start_from`; residual blocks that the file lacks start as the identity."""
+        super().start_from(path)
 
-        Residual blocks that the file lacks start as the identity.
-
-        Raises:
-            WeightsError: If it cannot be read, or is of another architecture.
-        """
-        other = load_network(path)
-        own, given = self.network.architecture(), other.architecture()
-        blocks, given_blocks = own.pop("blocks", {}), given.pop("blocks", {})
-        different = {name for name in {**own, **given} if own.get(name) != given.get(name)}
-        if any(count > blocks.get(task, 0) for task, count in given_blocks.items()):
-            own, given = {**own, "blocks": blocks}, {**given, "blocks": given_blocks}
-            different.add("blocks")
-        if different:
-            shown = (f"{name} is {given.get(name)}, not {own.get(name)}" for name in sorted(different))
-            raise WeightsError(f"{path} is of another architecture: {'; '.join(shown)}.")
-        self.network.load_state_dict({**self.network.state_dict(), **other.state_dict()})
+    def _architecture(self, network: nn.Module) -> dict[str, Any]:
+        settings = super()._architecture(network)
+        blocks, own = settings.get("blocks", {}), self.network.architecture().get("blocks", {})
+        if all(count <= own.get(task, 0) for task, count in blocks.items()):
+            settings["blocks"] = own
+        return settings
 
 
 def with_borders(x: Tensor, share: float) -> Tensor:

@@ -15,8 +15,7 @@ from vcm.deprecation import former_arguments
 from vcm.errors import ArgumentError
 from vcm.modules.base import NetworkModule, crops_of
 from vcm.modules.codec_loop import CodecLoop
-from vcm.modules.distributed import is_repeated
-from vcm.modules.metrics import Figures, Memory
+from vcm.modules.metrics import Memory, MetricGroup
 from vcm.modules.optimization import Schedule
 from vcm.modules.schedules import LRSchedule, OptimizerFactory, SchedulerFactory
 from vcm.modules.supervision import Guide, Supervision, TaskSupervision
@@ -26,8 +25,8 @@ from vcm.tasks.fine_tuned import save_fine_tuned
 from vcm.types import Target
 
 
-class QualityFigures(Figures):
-    """`bpp` over all pixels, `loss`, and the metric's own figures at one quality.
+class QualityMetrics(MetricGroup):
+    """Validation metrics of one quality: `bpp` over all pixels, `loss` and the task's metric.
 
     Args:
         task: Whose metric is taken.
@@ -118,7 +117,7 @@ class TaskModule(NetworkModule):
         self._preprocessor = frozen  # no part of this module's checkpoints
         self.guide = TaskSupervision(task, supervision, pseudo_score, feature_share=feature_share)
         self.learner = TaskSupervision(self.network, supervision, pseudo_score, feature_share=feature_share)
-        self.figures = torch.nn.ModuleList(QualityFigures(task) for _ in self.points)
+        self.val_metrics = torch.nn.ModuleList(QualityMetrics(task) for _ in self.points)
         self._memory: Memory[tuple[Sequence[Guide], Sequence[Target]]] = Memory()
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
@@ -147,21 +146,18 @@ class TaskModule(NetworkModule):
 
     # --- validation ---------------------------------------------------------------------------------------
 
-    def on_validation_epoch_start(self) -> None:
-        """Reset validation metrics."""
-        for figures in self.figures:
-            assert isinstance(figures, QualityFigures)
-            figures.reset()
+    def metric_groups(self) -> dict[str, MetricGroup]:
+        """One group for each quality, named by it."""
+        return {
+            f"{quality:g}": metrics
+            for (_, quality), metrics in zip(self.points, self._quality_metrics(), strict=True)
+        }
 
-    def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """Whole images through the real codec, at every quality."""
-        for place, image in enumerate(batch.images):
-            if is_repeated(self.trainer.val_dataloaders, batch_index, place):
-                continue
-            with torch.autocast(image.device.type, enabled=False):  # as tasks run where they are used
-                self._validate(image, batch, place)
+    def _quality_metrics(self) -> list[QualityMetrics]:
+        return [metrics for metrics in self.val_metrics if isinstance(metrics, QualityMetrics)]
 
-    def _validate(self, image: Tensor, batch: Batch, place: int) -> None:
+    def validate_image(self, image: Tensor, batch: Batch, place: int) -> None:
+        """Run a whole image through the real codec at every quality."""
         name = [batch.image_ids[place]]
         waiting = [
             self.codec_loop.start(self._filtered(image[None], lmbda), q, name) for lmbda, q in self.points
@@ -169,30 +165,19 @@ class TaskModule(NetworkModule):
         guide, truth = self._memory(
             image, lambda: self._originals(image, batch.targets[place]), batch.image_ids[place]
         )
-        for figures, coded in zip(self.figures, waiting, strict=True):
+        for metrics, coded in zip(self._quality_metrics(), waiting, strict=True):
             outcome = coded()
             if len(outcome.kept):
-                assert isinstance(figures, QualityFigures)
                 decoded = list(outcome.decoded)
-                figures.bpp.update(outcome.bpp, image.shape[-1] * image.shape[-2])
-                figures.loss.update(self.learner.loss(decoded, guide))
-                figures.accuracy.update(self.network.predict(decoded), truth)
+                metrics.bpp.update(outcome.bpp, image.shape[-1] * image.shape[-2])
+                metrics.loss.update(self.learner.loss(decoded, guide))
+                metrics.accuracy.update(self.network.predict(decoded), truth)
 
     def _originals(self, image: Tensor, target: Target | None) -> tuple[Sequence[Guide], Sequence[Target]]:
         """What a decoded image is compared with: for the loss, and for the accuracy."""
         guide = self.guide.guides([image], [target])
         labels = [one for one in guide if not isinstance(one, dict)]
         return guide, labels or self.guide.pseudo_labels([image])
-
-    def on_validation_epoch_end(self) -> None:
-        """Log every figure."""
-        total = 0.0
-        for (_, quality), figures in zip(self.points, self.figures, strict=True):
-            assert isinstance(figures, QualityFigures)
-            values = figures.compute()
-            total += float(values["loss"]) / len(self.points)
-            self.log_dict({f"val/{quality:g}/{k}": value for k, value in values.items()}, sync_dist=True)
-        self.log("val/loss", total, prog_bar=True, sync_dist=True)
 
     # --- files --------------------------------------------------------------------------------------------
 

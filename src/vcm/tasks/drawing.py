@@ -10,26 +10,26 @@ from PIL import Image, ImageDraw, ImageFont
 from vcm.types import Detections
 
 MAX_BOXES = 20
-"""So many at most are shown in a small image."""
+"""Maximum number of boxes drawn in a small image."""
 COLOURS = ("#ffd400", "#4fe3ff", "#ff7ad9", "#8dff6b", "#ffa24d", "#c3b1ff", "#ffffff", "#ff7272")
 LETTER_PX = 11.0
-"""Height of a label's letters on the screen, in pixels."""
-_LETTER_WIDTH, _LABEL_HEIGHT = 0.62, 1.35  # of a label, in heights of its letters
+"""Letter height of a label on the screen, in pixels."""
+_LETTER_WIDTH, _LABEL_HEIGHT = 0.62, 1.35  # in multiples of the letter height
 _HALO, _INK = "#000000", "#111111"
 
 Area = tuple[float, float, float, float]
-"""x, y, width, height in pixels of the image."""
+"""x, y, width and height in image pixels."""
 
 
 @dataclass(frozen=True)
 class Box:
-    """One detection, in pixels of the image.
+    """One detection to draw, in image pixels.
 
     Attributes:
-        area: Where it is.
-        caption: What it is, and the task's score.
-        colour: Of its category.
-        label: Where the caption stands; None where there is no room for it.
+        area: The box.
+        caption: Category and score.
+        colour: Colour of the category.
+        label: Area of the caption; None if there is no room for it.
     """
 
     area: Area
@@ -40,7 +40,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Count:
-    """How many boxes of one category there are."""
+    """Number of drawn boxes of one category."""
 
     category: str
     colour: str
@@ -57,16 +57,19 @@ def place_boxes(
     letter: float,
     max_boxes: int = MAX_BOXES,
 ) -> tuple[list[Box], list[Count]]:
-    """Boxes by falling score, and how many there are of each category.
+    """Choose boxes, colours and label positions.
 
     Args:
-        found: What the task found.
-        categories: Names that its labels index.
-        colours: By category; new ones are added.
-        min_score: Boxes below it are left out, in [0, 1].
-        size: The image's (height, width) in pixels.
-        letter: Height of a label's letters, in pixels of the image.
-        max_boxes: The others, those of the lowest scores, are left out.
+        found: Detections in the image.
+        categories: Category names, indexed by the labels.
+        colours: Colours by category; updated with new categories.
+        min_score: Lowest score of a drawn box, in [0, 1].
+        size: (height, width) of the image in pixels.
+        letter: Letter height in image pixels.
+        max_boxes: Maximum number of boxes; those with the highest scores are kept.
+
+    Returns:
+        Boxes by descending score, and the number of boxes per category.
     """
     boxes: list[Box] = []
     counts: dict[str, int] = {}
@@ -86,12 +89,12 @@ def place_boxes(
 
 
 def draw_boxes(image: Image.Image, boxes: Sequence[Box], letter: float) -> None:
-    """Draw placed boxes, and their labels over them, into an RGB image.
+    """Draw boxes, and then their labels, into an RGB image.
 
     Args:
-        image: Is changed.
-        boxes: What `place_boxes` gave for its size.
-        letter: As it was given to `place_boxes`.
+        image: Image to draw into, in place.
+        boxes: Boxes from `place_boxes` for an image of this size.
+        letter: Letter height given to `place_boxes`.
     """
     draw = ImageDraw.Draw(image)
     line = max(1, round(letter / 7))
@@ -113,7 +116,7 @@ def draw_boxes(image: Image.Image, boxes: Sequence[Box], letter: float) -> None:
 def _room(
     area: Area, num_letters: int, taken: Sequence[Area], size: tuple[int, int], letter: float
 ) -> Area | None:
-    """Where the label fits: above the box, inside its top, below it, inside its bottom, or nowhere."""
+    """Return a free label area: above the box, inside its top, below it or inside its bottom, or None."""
     x, y, _, box_height = area
     width, height = (num_letters * _LETTER_WIDTH + 0.5) * letter, _LABEL_HEIGHT * letter
     left = max(min(x, size[1] - width), 0)

@@ -1,1 +1,1 @@
-"""BPG (HEVC intra in a small container), in process."""
+"""In-process BPG (HEVC intra in a small container)."""

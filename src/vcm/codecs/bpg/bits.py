@@ -1,4 +1,4 @@
-"""Bits and variable-length integers of BPG and HEVC headers."""
+"""Bit fields and variable-length integers of BPG and HEVC headers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class BitReader:
             BitstreamError: If fewer bits are left.
         """
         if num_bits > self._left:
-            raise BitstreamError(f"BPG: a header needs {num_bits} more bits where {self._left} are left.")
+            raise BitstreamError(f"BPG: a header is cut short: {num_bits} bits needed, {self._left} left.")
         self._left -= num_bits
         return (self._value >> self._left) & ((1 << num_bits) - 1)
 
@@ -48,10 +48,10 @@ class BitReader:
         return (1 << num_zeros) - 1 + self.u(num_zeros)
 
     def expect_padding(self) -> None:
-        """Check that nothing but the zero bits up to the next byte is left.
+        """Check that only zero bits up to the next byte boundary are left.
 
         Raises:
-            BitstreamError: If there is more.
+            BitstreamError: If there is more data.
         """
         if self._left >= 8 or self.u(self._left) != 0:
             raise BitstreamError("BPG: the HEVC header has bits after its last field.")
@@ -76,14 +76,14 @@ class BitWriter:
         return self
 
     def to_bytes(self) -> bytes:
-        """All that was written, with zero bits up to a whole byte."""
+        """Return the written bits, zero-padded to whole bytes."""
         bits = "".join(self._bits)
         num_bytes = -(-len(bits) // 8)
         return int(bits.ljust(8 * num_bytes, "0"), 2).to_bytes(num_bytes, "big")
 
 
 def read_ue7(data: bytes, position: int) -> tuple[int, int]:
-    """Read a ue7 number (groups of 7 bits, big-endian, top bit set: more follow).
+    """Read a ue7 number (groups of 7 bits, big-endian; a set top bit means that more follow).
 
     Returns:
         The number, and the position after it.
@@ -106,7 +106,7 @@ def read_ue7(data: bytes, position: int) -> tuple[int, int]:
 
 
 def write_ue7(value: int) -> bytes:
-    """A ue7 number in as few bytes as it needs."""
+    """Return the shortest ue7 encoding of a number."""
     groups = [value & 0x7F]
     while value := value >> 7:
         groups.append(0x80 | value & 0x7F)
@@ -114,7 +114,7 @@ def write_ue7(value: int) -> bytes:
 
 
 def add_emulation_prevention(payload: bytes) -> bytes:
-    """Put 0x03 before every byte of 0–3 that follows two zero bytes, ITU-T H.265 section 7.4.2."""
+    """Insert 0x03 before every byte of 0–3 that follows two zero bytes (ITU-T H.265 section 7.4.2)."""
     out = bytearray()
     num_zeros = 0
     for byte in payload:

@@ -1,4 +1,4 @@
-"""BPG in process: x265 and FFmpeg's HEVC decoder through PyAV."""
+"""In-process BPG: x265 and FFmpeg's HEVC decoder through PyAV."""
 
 from __future__ import annotations
 
@@ -28,29 +28,28 @@ _NEEDED: tuple[tuple[str, Literal["r", "w"]], ...] = (("libx265", "w"), ("hevc",
 
 
 class BPGCodec(ArrayCodec):
-    """BPG, bit-compatible with libbpg in both directions, without its programs.
+    """BPG codec that reads and writes libbpg's format without its programs.
 
-    Writing is 8 bits, BT.601 full range (RGB planes when lossless), by x265 tuned for SSIM as bpgenc does it.
-    Reading takes still pictures of 8, 9, 10 or 12 bits in every chroma format and colour space, but neither
-    CMYK nor what bpgenc's jctvc encoder makes when lossless. A plane of opacity is dropped, undecoded: the
-    colour comes out as it is stored, which for premultiplied opacity means over black. The format is libbpg's
+    The encoder writes 8 bits, BT.601 full range (RGB planes if lossless), with x265 tuned for SSIM as in
+    bpgenc. The decoder reads still images of 8, 9, 10 or 12 bits in every chroma format and colour space,
+    except CMYK and the lossless streams of bpgenc's jctvc encoder. An alpha plane is ignored: colours are
+    returned as stored, which for premultiplied alpha means over black. The format is specified in libbpg's
     `doc/bpg_spec.txt`; the coding is ITU-T H.265 intra.
 
     Args:
-        quality: QP as `bpgenc -q` counts it, 0 to 51; without effect when lossless.
-        chroma: "420", "422" or "444".
-        preset: x265's preset, "ultrafast" to "placebo"; `bpgenc -m 8` is "veryslow".
-        qp_convention: Which QP the slice gets for `quality` q (never below 0). "rate": q − 2, the closest to
-            bpgenc's file size. "x265": q − 3, what bpgenc gives its default encoder. "jctvc": q, what bpgenc
-            gives its other one.
-        lossless: Whether to give back the very pixels; needs chroma "444".
-        integrity_hash: Whether to write a hash of everything else into the file (13 bytes), and to refuse
-            files without one when reading. Without it, damage inside the picture data can decode to a wrong
-            picture in silence, in libbpg too; truncation is always noticed. Where a hash is there, it is
-            always checked. libbpg skips it.
+        quality: QP of `bpgenc -q`, 0 to 51; ignored if lossless.
+        chroma: Chroma subsampling: "420", "422" or "444".
+        preset: x265 preset, "ultrafast" to "placebo"; `bpgenc -m 8` corresponds to "veryslow".
+        qp_convention: Mapping from `quality` q to the slice QP (at least 0). "rate": q − 2, the closest to
+            bpgenc's file size. "x265": q − 3, as in bpgenc with its default encoder. "jctvc": q, as in
+            bpgenc with its jctvc encoder.
+        lossless: Whether to code losslessly; requires chroma "444".
+        integrity_hash: Whether to write a hash of all other bytes (13 bytes), and to reject files without one
+            when decoding. Without it, damaged image data can decode to a wrong image without an error, in
+            libbpg too; truncation is always detected. An existing hash is always verified; libbpg ignores it.
 
     Raises:
-        ArgumentError: If an argument is not one of these.
+        ArgumentError: If an argument is invalid.
     """
 
     name: ClassVar[str] = "bpg"
@@ -81,11 +80,11 @@ class BPGCodec(ArrayCodec):
 
     @property
     def slice_qp(self) -> int:
-        """The QP that `quality` and `qp_convention` give the slice, without offsets."""
+        """Slice QP that results from `quality` and `qp_convention`, without offsets."""
         return max(0, int(self.quality) - QP_OFFSETS[self.qp_convention])
 
     def with_preset_up_to(self, preset: str) -> BPGCodec:
-        """Return this codec, with `preset` where its own is slower."""
+        """Return this codec with `preset`, or unchanged if its own preset is not slower."""
         if PRESETS.index(self.preset) <= PRESETS.index(check_choice("preset", preset, PRESETS)):
             return self
         faster = copy.copy(self)
@@ -95,20 +94,20 @@ class BPGCodec(ArrayCodec):
     def encode(
         self, image: Tensor, offsets: Tensor | npt.NDArray[Any] | None = None, *, block: int = 32
     ) -> bytes:
-        """Encode one image, optionally with a QP of its own for each block.
+        """Encode one image, optionally with QP offsets per block.
 
-        A map of zeros, or None, gives the bytes of plain encoding, and a map of one value those of plain
-        encoding at that QP. Every BPG decoder reads the result.
+        An all-zero map gives the same bytes as None, and a constant map the same bytes as plain encoding at
+        that QP. Every BPG decoder reads the stream.
 
         Args:
-            image: (3, H, W) uint8 RGB, any size from 1×1.
-            offsets: (rows, columns) integers from −51 to 51, ⌈H / block⌉ by ⌈W / block⌉: QP steps added to
-                the slice's QP in each block. Sums beyond 0 to 51 are clipped to it.
-            block: Side of a block in pixels: 16, 32 or 64.
+            image: RGB image (3, H, W), uint8, of any size from 1×1.
+            offsets: Integer map (⌈H / block⌉, ⌈W / block⌉) in [−51, 51], added to the slice QP of each block.
+                The sums are clipped to [0, 51].
+            block: Block size in pixels: 16, 32 or 64.
 
         Raises:
-            ArgumentError: If `image` is not such a tensor, the map has another size or values out of range,
-                or the codec is lossless and there is a map.
+            ArgumentError: If `image` is not such a tensor, the map has the wrong size or values out of range,
+                or the codec is lossless and a map is given.
             CodecError: If x265 fails.
         """
         check_image(image)
@@ -117,16 +116,16 @@ class BPGCodec(ArrayCodec):
     def encode_array(
         self, pixels: Array, offsets: Tensor | npt.NDArray[Any] | None = None, *, block: int = 32
     ) -> bytes:
-        """Encode (H, W, 3) uint8 RGB pixels; see `encode`.
+        """Encode RGB pixels (H, W, 3), uint8; see `encode`.
 
         Raises:
-            ArgumentError: If a side is longer than 16384 pixels, or as `encode` raises it.
+            ArgumentError: If a side is longer than 16384 pixels, or an argument is invalid.
             CodecError: If x265 fails.
         """
         height, width, _ = pixels.shape
         if max(height, width) > MAX_SIDE:
             raise ArgumentError(
-                "image", expected=f"at most {MAX_SIDE} pixels a side for BPG", got=(height, width)
+                "image", expected=f"at most {MAX_SIDE} pixels per side for BPG", got=(height, width)
             )
         space = ColourSpace.RGB if self.lossless else ColourSpace.BT601
         chroma_format = CHROMA_FORMATS[self.chroma]
@@ -147,10 +146,10 @@ class BPGCodec(ArrayCodec):
         return write_file(header, picture.parameters, picture.nals, digest=self.integrity_hash)
 
     def _block_qps(self, offsets: npt.NDArray[Any], qp: int) -> tuple[int, list[Region]]:
-        """The slice's QP and the regions that differ from it, for a map in range."""
+        """Return the slice QP and the regions with another QP, for a validated map."""
         if self.lossless:
             raise ArgumentError(
-                "offsets", expected="None with lossless=True, which has no QP", got=f"a map {offsets.shape}"
+                "offsets", expected="None, because lossless=True has no QP", got=f"a map {offsets.shape}"
             )
         qps = (qp + offsets).clip(0, MAX_QP)
         if qps.min() == qps.max():
@@ -159,23 +158,21 @@ class BPGCodec(ArrayCodec):
         if len(found) > MAX_REGIONS:
             raise ArgumentError(
                 "offsets",
-                expected=f"a map of at most {MAX_REGIONS:,} rectangles of equal offsets",
+                expected=f"a map with at most {MAX_REGIONS:,} rectangles of equal offsets",
                 got=len(found),
-                remedy="Use larger blocks, or a smoother map.",
+                remedy="Use larger blocks or a smoother map.",
             )
         return qp, found
 
     def decode_array(self, data: bytes) -> Array:
-        """Decode to (H, W, 3) uint8 RGB pixels.
+        """Decode to RGB pixels (H, W, 3), uint8.
 
         Raises:
-            BitstreamError: If `data` is not a whole BPG still picture of a kind that can be decoded.
+            BitstreamError: If `data` is not a complete BPG still image of a supported kind.
         """
         file = read_file(data)
         if self.integrity_hash and not file.has_digest:
-            raise BitstreamError(
-                "BPG: the stream has no integrity hash, and integrity_hash=True asks for one."
-            )
+            raise BitstreamError("BPG: the stream has no integrity hash, which integrity_hash=True requires.")
         header = file.header
         planes = decode_picture(
             file.stream,
@@ -197,12 +194,12 @@ class BPGCodec(ArrayCodec):
 
     @classmethod
     def unavailable(cls) -> str:
-        """Why this codec cannot run here; empty where it can."""
+        """Return why this codec cannot run here; empty if it can."""
         missing = [name for name, mode in _NEEDED if not _has(name, mode)]
         return f"this build of PyAV lacks {', '.join(missing)}: pip install av" if missing else ""
 
     def implementation(self) -> str:
-        """PyAV's version and that of the FFmpeg library inside, which decide the bytes."""
+        """Return the versions of PyAV and its FFmpeg library, which determine the bytes."""
         import av
 
         return (

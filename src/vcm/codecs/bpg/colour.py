@@ -1,8 +1,9 @@
-"""Colour conversion and chroma resampling as libbpg does them, to the bit.
+"""Colour conversion and chroma resampling, bit-exact with libbpg.
 
 Coefficients: ITU-R BT.601, BT.709 and BT.2020 in fixed point; b is the bit depth. The arithmetic is int32
-(int64 where 32 bits do not hold the sum), on bands of rows, so that it needs little more memory than the
-picture.
+    (int64
+if a sum does not fit 32 bits). Bands of rows are processed one after another, so that little memory is needed
+in addition to the image.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ if TYPE_CHECKING:
 _DOWN_TAPS = (2, -4, -8, 17, 57, 57, 17, -8, -4, 2)  # /128, from -4 to +5
 _UP_TAPS = (2, -6, 18, 57, -10, 4, -1)  # /64, from -3 to +3; odd outputs take them reversed
 _UP_HALF_TAPS = (-1, 4, -11, 40, 40, -11, 4, -1)  # /64, from -3 to +4: between two samples
-_BEFORE_DOWN, _AFTER_DOWN = 4, 4  # rows or columns that halving wants around an even number of them
-_BEFORE_UP, _AFTER_UP = 3, 4  # and doubling
-_BAND_PIXELS = 1 << 16  # stays in a processor's cache
-_MIN_BAND_ROWS = 32  # even; neighbouring bands share some rows of chroma
+_BEFORE_DOWN, _AFTER_DOWN = 4, 4  # context rows or columns of the downsampling filter, for an even length
+_BEFORE_UP, _AFTER_UP = 3, 4  # context rows or columns of the upsampling filter
+_BAND_PIXELS = 1 << 16  # fits a processor's cache
+_MIN_BAND_ROWS = 32  # even; neighbouring bands share some chroma rows
 
 
 class ColourSpace(IntEnum):
@@ -46,12 +47,12 @@ _LUMA_WEIGHTS = {
 
 
 def rgb_to_planes(pixels: Pixels, chroma_format: int, colour_space: ColourSpace) -> list[Array]:
-    """Turn (H, W, 3) uint8 RGB into three uint8 planes, full range.
+    """Convert RGB pixels to three full-range uint8 planes.
 
     Args:
-        pixels: (H, W, 3) uint8 RGB.
+        pixels: RGB pixels (H, W, 3), uint8.
         chroma_format: 1 4:2:0, 2 4:2:2, 3 4:4:4.
-        colour_space: BT601, or RGB (planes G, B, R) with 4:4:4.
+        colour_space: BT601, or RGB (planes G, B, R) with 4:4:4 only.
     """
     import numpy as np
 
@@ -76,7 +77,7 @@ def rgb_to_planes(pixels: Pixels, chroma_format: int, colour_space: ColourSpace)
         for plane, row in zip(planes[1:], weights, strict=True):
             chroma = _weigh(channels, row, 128)
             if chroma_format == 1:
-                # 4:2:0: the intermediate is neither clipped nor rounded to 8 bits.
+                # In 4:2:0, the horizontal intermediate is neither clipped nor rounded to 8 bits.
                 chroma = _shift(_down(_shift(_down(_widen(chroma)), 1), axis=0), 13)
                 np.clip(chroma, 0, 255, out=chroma)
             elif chroma_format == 2:
@@ -87,13 +88,13 @@ def rgb_to_planes(pixels: Pixels, chroma_format: int, colour_space: ColourSpace)
 
 
 def _bands(height: int, width: int) -> Iterator[tuple[int, int]]:
-    """First and last (exclusive) row of each band; the first is even."""
+    """Yield (first, last + 1) row of each band; the first is even."""
     rows = max(_MIN_BAND_ROWS, _BAND_PIXELS // width & ~1)
     return ((top, min(top + rows, height)) for top in range(0, height, rows))
 
 
 def _rows(plane: Array, start: int, stop: int) -> Array:
-    """A copy of some rows; beyond the edges, the first and the last are repeated."""
+    """Copy some rows; rows outside the plane repeat the first or last row."""
     import numpy as np
 
     rows: Array = plane[np.arange(start, stop).clip(0, len(plane) - 1)]
@@ -108,7 +109,7 @@ def _shift(plane: Array, bits: int) -> Array:
 
 
 def _rgb_weights(colour_space: ColourSpace) -> list[tuple[float, float, float]]:
-    """What R, G and B weigh in Y, Cb and Cr."""
+    """Return the weights of R, G and B in Y, Cb and Cr."""
     k_r, k_b = _LUMA_WEIGHTS[colour_space]
     k_g = 1 - k_r - k_b
     return [
@@ -119,7 +120,7 @@ def _rgb_weights(colour_space: ColourSpace) -> list[tuple[float, float, float]]:
 
 
 def _weigh(channels: Sequence[Array], weights: Sequence[float], offset: int) -> Array:
-    """One plane from int32 R, G and B: their weighted sum plus `offset`, rounded and clipped to 8 bits."""
+    """Return the weighted sum of int32 R, G and B plus `offset`, rounded and clipped to 8 bits."""
     import numpy as np
 
     total: Array = channels[0] * np.int32(round(weights[0] * (1 << 23)))
@@ -131,7 +132,7 @@ def _weigh(channels: Sequence[Array], weights: Sequence[float], offset: int) -> 
 
 
 def _widen(plane: Array) -> Array:
-    """Repeat the first and the last column as `_down` wants it."""
+    """Pad columns by edge replication for `_down`."""
     import numpy as np
 
     after = _AFTER_DOWN + plane.shape[1] % 2
@@ -139,7 +140,7 @@ def _widen(plane: Array) -> Array:
 
 
 def _down(plane: Array, *, axis: int = 1) -> Array:
-    """Halve one axis with the 10-tap filter, times 128; its ends are used up."""
+    """Halve one axis with the 10-tap filter, scaled by 128; consumes the padding."""
     import numpy as np
 
     phases = [np.ascontiguousarray(plane[p::2] if axis == 0 else plane[:, p::2]) for p in (0, 1)]
@@ -165,15 +166,16 @@ def planes_to_rgb(
     limited_range: bool = False,
     cosited: bool = False,
 ) -> Pixels:
-    """Turn planes into (H, W, 3) uint8 RGB.
+    """Convert planes to RGB pixels (H, W, 3), uint8.
 
     Args:
-        planes: One plane (gray) or three; chroma of ceil(W/2), ceil(H/2) where it is halved.
+        planes: One plane (gray) or three; subsampled chroma has ⌈W/2⌉ columns and ⌈H/2⌉ rows.
         chroma_format: 0 gray, 1 4:2:0, 2 4:2:2, 3 4:4:4.
-        bit_depth: b of the planes.
-        colour_space: What the planes are; G, B, R for RGB and Y, Cg, Co for YCGCO.
+        bit_depth: Bit depth b of the planes.
+        colour_space: Colour space of the planes; RGB has G, B, R and YCGCO has Y, Cg, Co.
         limited_range: Whether luma spans 16–235 and chroma 16–240 (times 2^(b−8)).
-        cosited: Whether halved chroma lies on the even columns (MPEG-2) instead of between two (JPEG).
+        cosited: Whether subsampled chroma is sited on even columns (MPEG-2) rather than between columns
+            (JPEG).
     """
     import numpy as np
 
@@ -194,7 +196,7 @@ def planes_to_rgb(
 def _fill(
     out: Pixels, planes: Sequence[Array], bit_depth: int, colour_space: ColourSpace, limited_range: bool
 ) -> None:
-    """Put planes of one size into `out`, (H, W, 3) uint8 RGB."""
+    """Convert planes of equal size to RGB pixels in `out`, (H, W, 3), uint8."""
     import numpy as np
 
     wide: Any = np.int32 if bit_depth == 8 and not limited_range else np.int64
@@ -219,7 +221,7 @@ def _fill(
     luma += wide(offset)
     center = 1 << (bit_depth - 1)
     first, second = (np.subtract(plane, center, dtype=wide) for plane in planes[1:])
-    if colour_space is ColourSpace.YCGCO:  # libbpg scales Cg and Co as luma, in the limited range too
+    if colour_space is ColourSpace.YCGCO:  # libbpg scales Cg and Co like luma, even in the limited range
         first *= wide(one)
         second *= wide(one)
         put(1, luma + first)
@@ -244,7 +246,7 @@ def _fill(
 def _upsample(
     plane: Array, size: tuple[int, int], chroma_format: int, bit_depth: int, cosited: bool
 ) -> Array:
-    """Bring a band of one chroma plane, with the rows around it for 4:2:0, to `size` (height, width)."""
+    """Upsample a band of one chroma plane to `size` (height, width); for 4:2:0 it includes context rows."""
     import numpy as np
 
     height, width = size
@@ -263,7 +265,7 @@ def _upsample(
 
 
 def _up(plane: Array, size: int, *, axis: int, cosited: bool = False) -> Array:
-    """Double one axis to `size` samples, times 64; its ends are used up."""
+    """Double one axis to `size` samples, scaled by 64; consumes the padding."""
     import numpy as np
 
     length = plane.shape[axis] - _BEFORE_UP - _AFTER_UP

@@ -1,4 +1,4 @@
-"""The BPG file around the HEVC data: libbpg's doc/bpg_spec.txt."""
+"""BPG container around the HEVC data, as specified in libbpg's doc/bpg_spec.txt."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from vcm.errors import BitstreamError
 
 MAGIC = b"BPG\xfb"
 _BIT_DEPTHS = (8, 9, 10, 12)
-_DIGEST_TAG = 0x7643  # "vC": a private tag; readers skip tags that they do not know
+_DIGEST_TAG = 0x7643  # "vC": a private tag; decoders skip unknown tags
 _DIGEST_SIZE = 8
 
 
 @dataclass(frozen=True)
 class BPGHeader:
-    """What the first bytes of a BPG file say.
+    """Header of a BPG file.
 
     Attributes:
-        width: 1 or more, in pixels.
-        height: Likewise.
+        width: Image width in pixels, at least 1.
+        height: Image height in pixels, at least 1.
         chroma_format: 0 gray, 1 4:2:0, 2 4:2:2, 3 4:4:4.
-        cosited: Whether halved chroma lies on the even columns (MPEG-2) instead of between two (JPEG).
-        bit_depth: Bits a sample: 8, 9, 10 or 12.
-        colour_space: What the planes mean.
+        cosited: Whether subsampled chroma is sited on even columns (MPEG-2) rather than between columns
+            (JPEG).
+        bit_depth: Bits per sample: 8, 9, 10 or 12.
+        colour_space: Colour space of the planes.
         limited_range: Whether luma spans 16–235 and chroma 16–240.
-        alpha: Whether a plane of opacity goes along.
-        premultiplied: Whether colour is already multiplied with opacity.
+        alpha: Whether there is an alpha plane.
+        premultiplied: Whether colour is premultiplied by alpha.
     """
 
     width: int
@@ -50,11 +51,11 @@ class BPGFile:
     """A parsed BPG file.
 
     Attributes:
-        header: What the first bytes say.
-        parameters: The colour planes' coding parameters, checked.
+        header: Fields of the header.
+        parameters: Validated coding parameters of the colour planes.
         stream: NAL units in Annex B form, without the first start code.
-        has_length: Whether the file says how long its picture data are; truncation has then been ruled out.
-        has_digest: Whether vcm's integrity hash is there; it has then been verified.
+        has_length: Whether the file states the length of its image data; truncation has then been ruled out.
+        has_digest: Whether the file contains vcm's integrity hash, which has then been verified.
     """
 
     header: BPGHeader
@@ -67,7 +68,7 @@ class BPGFile:
 def write_file(
     header: BPGHeader, parameters: CodingParameters, nals: tuple[bytes, ...], *, digest: bool
 ) -> bytes:
-    """Lay out a BPG file; with `digest`, an extension holds a hash of all the rest."""
+    """Write a BPG file; with `digest`, an extension block contains a hash of everything else."""
     pixel_format = header.chroma_format + (3 if header.cosited else 0)
     coded = parameters.to_bpg()
     body = write_ue7(len(coded)) + coded + b"\x00\x00\x01".join(nals)
@@ -92,11 +93,11 @@ def _digest(head: bytes, body: bytes) -> bytes:
 
 
 def read_file(data: bytes) -> BPGFile:
-    """Parse a BPG file and check everything in it that can be checked before decoding.
+    """Parse a BPG file and check everything that can be checked before decoding.
 
     Raises:
-        BitstreamError: If it is not a BPG still picture, truncated, damaged, too large, or of a kind that
-            cannot be decoded.
+        BitstreamError: If it is not a BPG still image, truncated, damaged, too large, or of an unsupported
+            kind.
     """
     if not data.startswith(MAGIC):
         raise BitstreamError("BPG: the stream does not begin with BPG's magic bytes 42 50 47 fb.")
@@ -115,9 +116,9 @@ def read_file(data: bytes) -> BPGFile:
         position += size
     body = data[position:]
     if position > len(data) or length > len(body):
-        raise BitstreamError(f"BPG: the stream is truncated: {len(body)} of {length} bytes of picture data.")
+        raise BitstreamError(f"BPG: the stream is truncated: {len(body)} of {length} bytes of image data.")
     if length and length < len(body):
-        raise BitstreamError(f"BPG: {len(body) - length} bytes follow the end of the picture.")
+        raise BitstreamError(f"BPG: {len(body) - length} bytes follow the end of the image.")
     stored = _find_digest(extension)
     if stored is not None and stored != _digest(head, body):
         raise BitstreamError("BPG: the stream is damaged: its integrity hash does not match.")
@@ -126,17 +127,17 @@ def read_file(data: bytes) -> BPGFile:
 
 
 def _read_flags(first: int, second: int) -> tuple[dict[str, Any], bool]:
-    """The header's two bytes of fields, and whether an extension follows."""
+    """Parse the two bytes of header flags; also return whether an extension follows."""
     pixel_format, bit_depth, colour_space = first >> 5, (first & 15) + 8, second >> 4
     alpha, premultiplied = bool(first & 16), bool(second & 4)
     if pixel_format > 5:
         raise BitstreamError(f"BPG: pixel_format must be 0 to 5; got {pixel_format}.")
     if bit_depth not in _BIT_DEPTHS:
-        raise BitstreamError(f"BPG: {bit_depth} bits a sample cannot be decoded; 8, 9, 10 and 12 can.")
+        raise BitstreamError(f"BPG: bit depth must be 8, 9, 10 or 12; got {bit_depth}.")
     if colour_space > max(ColourSpace):
         raise BitstreamError(f"BPG: color_space must be 0 to {max(ColourSpace):d}; got {colour_space}.")
     if second & 1:
-        raise BitstreamError("BPG: the stream is an animation; only still pictures can be decoded.")
+        raise BitstreamError("BPG: the stream is an animation; only still images can be decoded.")
     if premultiplied and not alpha:
         raise BitstreamError("BPG: the stream is CMYK, which is not supported.")
     chroma_format = pixel_format - 3 if pixel_format > 3 else pixel_format
@@ -155,7 +156,7 @@ def _read_flags(first: int, second: int) -> tuple[dict[str, Any], bool]:
 
 
 def _find_digest(extension: bytes) -> bytes | None:
-    """Find vcm's integrity hash among an extension's tagged blocks."""
+    """Return vcm's integrity hash from the tagged blocks of an extension, or None."""
     position = 0
     found = None
     while position < len(extension):
@@ -173,7 +174,7 @@ def _find_digest(extension: bytes) -> bytes | None:
 def _read_parameters(body: bytes, header: BPGHeader) -> tuple[CodingParameters, bytes]:
     position = 0
     coded = b""
-    for _ in range(2 if header.alpha else 1):  # the alpha plane's come first
+    for _ in range(2 if header.alpha else 1):  # the alpha plane's parameters come first
         size, position = read_ue7(body, position)
         coded = body[position : position + size]
         position += size

@@ -1,4 +1,4 @@
-"""One HEVC intra picture in and out of FFmpeg, through PyAV."""
+"""Encode and decode a single HEVC intra picture with FFmpeg through PyAV."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PRESETS = (
     "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo",
 )  # fmt: skip
 PIXEL_FORMATS = ("gray", "yuv420p", "yuv422p", "yuv444p")
-"""FFmpeg's names by HEVC's chroma format."""
+"""FFmpeg pixel formats, indexed by HEVC's chroma format."""
 
 _NAL_SPS, _NAL_PPS, _NAL_SEI_SUFFIX = 33, 34, 40
 _NAL_INTRA = range(16, 24)
@@ -36,16 +36,16 @@ _X265_OPTIONS = (
     "tu-inter-depth=1:allow-non-conformance=1"
 )
 _OTHER_END = bytes.fromhex("b6db6db6db6db6db6db6db6db6db6db6")
-_open_lock = threading.Lock()  # x265 fills its global tables when the first encoder of a process opens
+_open_lock = threading.Lock()  # x265 initializes global tables when a process opens its first encoder
 
 
 @dataclass(frozen=True)
 class EncodedPicture:
-    """One HEVC intra picture as BPG stores it.
+    """HEVC intra picture in the form that BPG stores.
 
     Attributes:
-        parameters: What the file's `hevc_header` must say.
-        nals: PPS, slices and picture hash, in order, without start codes.
+        parameters: Coding parameters for the file's `hevc_header`.
+        nals: PPS and slices in order, without start codes.
     """
 
     parameters: CodingParameters
@@ -63,35 +63,35 @@ def encode_picture(
     regions: Sequence[Region] = (),
     block: int = 32,
 ) -> EncodedPicture:
-    """Encode one picture with x265.
+    """Encode one HEVC intra picture with x265.
 
     Args:
-        planes: Luma (H, W) and two chroma planes, in `bit_depth` bits.
+        planes: Luma (H, W) and two chroma planes with `bit_depth` bits.
         chroma_format: 1 4:2:0, 2 4:2:2, 3 4:4:4.
-        qp: The slice's QP, 0 to 51.
+        qp: Slice QP, 0 to 51.
         preset: One of `PRESETS`.
-        lossless: Whether to bypass transform and quantization; `qp` then has no effect.
+        lossless: Whether to bypass transform and quantization; `qp` is then ignored.
         bit_depth: 8, 10 or 12.
-        regions: Rectangles with another QP, `qp` + offset each, in blocks; they do not overlap.
-        block: Side of a block in pixels: 16, 32 or 64.
+        regions: Disjoint rectangles, in blocks, with QP `qp` + offset.
+        block: Block size in pixels: 16, 32 or 64.
 
     Raises:
-        CodecError: If x265 fails or writes what BPG cannot express.
+        CodecError: If x265 fails or writes something that BPG cannot represent.
     """
     height, width = planes[0].shape
-    # x265 takes no picture of a side of 8, whatever the smallest coding block.
+    # x265 rejects a height or width of 8, whatever the smallest coding block.
     unit = 16 if min(height, width) <= 8 else 8
     full_height, full_width = (-(-side // unit) * unit for side in (height, width))
     chroma_height = full_height // 2 if chroma_format == 1 else full_height
     chroma_width = full_width // 2 if chroma_format < 3 else full_width
     luma, *chroma = planes
-    # x265 drops regions where the QP is constant, and where adaptive quantization has no strength at all.
+    # x265 ignores regions at a constant QP, and if adaptive quantization has no strength at all.
     rate_control = (
         f"crf={qp}:qcomp=1:aq-mode=1:aq-strength=0.0001:cutree=0:qg-size={block}" if regions else f"qp={qp}"
     )
     options = f"{rate_control}:min-cu-size={unit}:lossless={lossless:d}:{_X265_OPTIONS}"
     if preset == "placebo" and min(full_height, full_width) < 32:
-        options += ":tu-intra-depth=3"  # its own 4 does not fit the coding tree blocks of so small a picture
+        options += ":tu-intra-depth=3"  # the default of 4 does not fit such small coding tree blocks
     stream = _run_x265(
         [_pad(luma, full_height, full_width), *(_pad(c, chroma_height, chroma_width) for c in chroma)],
         PIXEL_FORMATS[chroma_format] + ("" if bit_depth == 8 else f"{bit_depth}le"),
@@ -107,12 +107,12 @@ def encode_picture(
         elif kind == _NAL_PPS or kind in _NAL_SLICE:
             nals.append(nal)
     if parameters is None or len(nals) < 2:
-        raise CodecError(f"x265 wrote no whole picture ({len(stream)} bytes).")
+        raise CodecError(f"x265 wrote an incomplete image ({len(stream)} bytes).")
     return EncodedPicture(parameters, tuple(nals))
 
 
 def _pad(plane: Plane, height: int, width: int) -> Plane:
-    """Replicate the last row and column up to `height` × `width`."""
+    """Pad to `height` × `width` by replicating the last row and column."""
     import numpy as np
 
     return np.pad(plane, [(0, height - plane.shape[0]), (0, width - plane.shape[1])], mode="edge")
@@ -142,11 +142,11 @@ def _run_x265(
             context.open()
         return b"".join(bytes(packet) for part in (frame, None) for packet in context.encode(part))
     except (av.FFmpegError, ValueError) as error:
-        raise CodecError(f"x265 failed on a picture of {width}x{height}: {error}") from error
+        raise CodecError(f"x265 failed on an image of {width}x{height}: {error}") from error
 
 
 def _with_regions(frame: VideoFrame, regions: Sequence[Region]) -> VideoFrame:
-    """The frame with regions of interest, in pixels: PyAV cannot set them, libavfilter's `addroi` can."""
+    """Attach regions of interest (in pixels) with libavfilter's `addroi`, because PyAV cannot set them."""
     from fractions import Fraction
 
     import av
@@ -168,7 +168,7 @@ def _with_regions(frame: VideoFrame, regions: Sequence[Region]) -> VideoFrame:
 
 
 def _plane_view(plane: VideoPlane, dtype: npt.DTypeLike) -> Plane:
-    """An (H, stride) view of an FFmpeg plane's memory."""
+    """Return an (H, stride) view of an FFmpeg plane's memory."""
     import numpy as np
 
     view: Plane = np.frombuffer(cast("Any", plane), dtype).reshape(plane.height, -1)
@@ -176,7 +176,7 @@ def _plane_view(plane: VideoPlane, dtype: npt.DTypeLike) -> Plane:
 
 
 def split_nals(stream: bytes) -> Iterator[bytes]:
-    """Split an Annex B stream into NAL units; start codes have 3 or 4 bytes.
+    """Split an Annex B stream into NAL units. Start codes have 3 or 4 bytes.
 
     Raises:
         BitstreamError: If a unit is shorter than its two-byte header.
@@ -186,7 +186,7 @@ def split_nals(stream: bytes) -> Iterator[bytes]:
         if not nal:
             continue
         if len(nal) < 2:
-            raise BitstreamError("BPG: the HEVC data hold a unit without a header.")
+            raise BitstreamError("BPG: the HEVC data contain a NAL unit without a header.")
         yield nal
 
 
@@ -200,29 +200,31 @@ def decode_picture(
     bit_depth: int,
     may_be_cut: bool = False,
 ) -> list[Plane]:
-    """Decode one picture with FFmpeg, cropped to `width` × `height`.
+    """Decode one picture with FFmpeg and crop it to `width` × `height`.
 
     Args:
-        stream: PPS and slices in Annex B form; units of other layers (alpha) are left out.
-        parameters: Checked coding parameters.
-        width: Of the picture.
-        height: Of the picture.
+        stream: PPS and slices in Annex B form; units of other layers (alpha) are ignored.
+        parameters: Validated coding parameters.
+        width: Image width in pixels.
+        height: Image height in pixels.
         chroma_format: 0 gray, 1 4:2:0, 2 4:2:2, 3 4:4:4.
         bit_depth: 8, 9, 10 or 12.
-        may_be_cut: Whether the file does not say how long `stream` is. The picture is then decoded twice,
-            with other bytes after its end: a decoder that runs past the end gives two pictures.
+        may_be_cut: Whether the file does not state the length of `stream`. The image is then decoded twice
+            with different bytes appended: if the results differ, the decoder read past the end.
 
     Returns:
-        One plane or three, uint8 for 8 bits and uint16 above; chroma of ceil(W/2) and ceil(H/2) where it is
-        halved.
+        One or three planes, uint8 for 8 bits and uint16 above; subsampled chroma has ⌈W/2⌉ columns and ⌈H/2⌉
+        rows.
 
     Raises:
-        BitstreamError: If the stream does not hold exactly one such picture, whole.
+        BitstreamError: If the stream does not contain exactly one complete picture of this kind.
     """
+    # Each coding tree block of an intra picture has at least one coding block, whose prediction mode is a
+    # bypass bin of one bit.
     # Each coding tree block of an intra picture has a coding block at least, and its prediction mode a bypass
     # bin, which takes a whole bit.
     if 8 * len(stream) < -(-width // parameters.ctb) * -(-height // parameters.ctb):
-        raise BitstreamError(f"BPG: {len(stream)} bytes cannot hold a picture of {width}x{height}.")
+        raise BitstreamError(f"BPG: {len(stream)} bytes cannot contain an image of {width}x{height}.")
     nals = _picture_nals(stream)
     sps = parameters.to_sps(width=width, height=height, chroma_format=chroma_format, bit_depth=bit_depth)
     packet = b"".join(_START + nal for nal in (VPS, sps, *nals))
@@ -235,7 +237,7 @@ def decode_picture(
     )
     got = (frame.format.name, frame.width, frame.height)
     if got != expected:
-        raise BitstreamError(f"BPG: the HEVC data hold a picture of {got} where the header says {expected}.")
+        raise BitstreamError(f"BPG: the HEVC data contain an image of {got}, and the header says {expected}.")
     import numpy as np
 
     planes = _frame_planes(frame, width, height, chroma_format, bit_depth)
@@ -243,7 +245,7 @@ def decode_picture(
         other = _frame_planes(_run_decoder(packet + _OTHER_END), width, height, chroma_format, bit_depth)
         if not all(np.array_equal(*pair) for pair in zip(planes, other, strict=True)):
             raise BitstreamError(
-                "BPG: the stream is truncated: its HEVC data go on after the end of the file."
+                "BPG: the stream is truncated: its HEVC data continue after the end of the file."
             )
     return planes
 
@@ -251,7 +253,7 @@ def decode_picture(
 def _frame_planes(
     frame: VideoFrame, width: int, height: int, chroma_format: int, bit_depth: int
 ) -> list[Plane]:
-    """Views of a frame's planes, cropped."""
+    """Return cropped views of a frame's planes."""
     import numpy as np
 
     dtype = np.uint8 if bit_depth == 8 else np.dtype("<u2")
@@ -262,10 +264,10 @@ def _frame_planes(
 
 
 def _picture_nals(stream: bytes) -> list[bytes]:
-    """The base layer's units: one intra picture, its PPS and its hash.
+    """Return the base layer's NAL units: one intra picture, its PPS and its hash.
 
     Raises:
-        BitstreamError: If there is a unit of another kind, or not exactly one picture.
+        BitstreamError: If there is a slice of another kind, or not exactly one picture.
     """
     nals, num_pictures = [], 0
     for nal in split_nals(stream):
@@ -275,14 +277,14 @@ def _picture_nals(stream: bytes) -> list[bytes]:
         if kind in _NAL_SLICE:
             if kind not in _NAL_INTRA or len(nal) < 3:
                 raise BitstreamError(
-                    f"BPG: the HEVC data hold a unit of type {kind}, which no still picture has."
+                    f"BPG: the HEVC data contain a NAL unit of type {kind}, which a still image cannot have."
                 )
             num_pictures += nal[2] >> 7
         elif kind != _NAL_PPS and not (kind == _NAL_SEI_SUFFIX and nal[2:3] == bytes([_SEI_PICTURE_HASH])):
             continue
         nals.append(nal)
     if num_pictures != 1:
-        raise BitstreamError(f"BPG: a still picture must have one first slice; got {num_pictures}.")
+        raise BitstreamError(f"BPG: a still image must have exactly one first slice; got {num_pictures}.")
     return nals
 
 
@@ -297,5 +299,5 @@ def _run_decoder(packet: bytes) -> VideoFrame:
     except (av.FFmpegError, ValueError) as error:
         raise BitstreamError(f"BPG: the HEVC data are damaged: {error}") from error
     if len(frames) != 1 or frames[0].is_corrupt:
-        raise BitstreamError("BPG: the HEVC data are damaged: no whole picture came out.")
+        raise BitstreamError("BPG: the HEVC data are damaged: the decoder returned no complete image.")
     return frames[0]

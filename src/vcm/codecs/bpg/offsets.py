@@ -1,4 +1,4 @@
-"""Block QP offsets from importance, and as x265 regions."""
+"""Convert importance maps to block QP offsets, and offsets to x265 regions."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     Map = npt.NDArray[np.int64]
 
 BLOCKS = (16, 32, 64)
-"""Sides in pixels of the blocks that x265 takes a QP for."""
+"""Block sizes in pixels for which x265 supports a QP."""
 MAX_QP = 51
 MAX_REGIONS = 20_000
-"""Most rectangles of equal offsets: libavfilter's time rises with their square."""
+"""Maximum number of rectangles with equal offsets; libavfilter's time is quadratic in it."""
 _FLOOR = 2.0**-16
-"""Smallest importance of a block, as a share of the mean."""
+"""Smallest importance of a block, relative to the mean."""
 
 
 def check_block(block: int) -> None:
@@ -40,30 +40,30 @@ class Region(NamedTuple):
     offset: int
 
     def scaled(self, block: int) -> Region:
-        """The same rectangle in pixels, for blocks of this side."""
+        """Convert the rectangle from blocks to pixels."""
         return Region(
             self.top * block, self.left * block, self.rows * block, self.columns * block, self.offset
         )
 
 
 def qp_offsets(importance: Tensor, *, block: int = 32, alpha: float = 2.0, clip: int = 9) -> Tensor:
-    """Turn importance of pixels into QP offsets of blocks: lower QPs where more depends on the pixels.
+    """Convert per-pixel importance to per-block QP offsets, which lower the QP of important blocks.
 
     ```
     s = ½ (mean over the block) + ½ (mean of that over 3 × 3 blocks)
     ΔQP = round(clip(−α · (log2 s − mean log2 s)))
     ```
 
-    The defaults were chosen on the photo corpus' validation part: `benchmarks/importance.py`.
+    The defaults were chosen on the validation set of the photo corpus with `benchmarks/importance.py`.
 
     Args:
-        importance: (H, W), not negative, as `vcm.tasks.Task.importance` returns it.
-        block: Side of a block in pixels: 16, 32 or 64.
-        alpha: QP steps for each doubling of importance, from 0; 6 QP steps double the quantization step.
-        clip: Largest absolute offset, from 0 to 51.
+        importance: Nonnegative map (H, W), such as `vcm.tasks.Task.importance` returns.
+        block: Block size in pixels: 16, 32 or 64.
+        alpha: QP steps per doubling of importance, at least 0; 6 QP steps double the quantization step.
+        clip: Largest absolute offset, in [0, 51].
 
     Returns:
-        (rows, columns) int64, from −clip to clip; zeros where all pixels are equally important.
+        Offsets (rows, columns), int64, in [−clip, clip]; zeros if all pixels have importance 0.
 
     Raises:
         ArgumentError: If an argument is out of range.
@@ -74,15 +74,15 @@ def qp_offsets(importance: Tensor, *, block: int = 32, alpha: float = 2.0, clip:
     check_block(block)
     check_whole("clip", clip, 0, MAX_QP)
     if not is_number(alpha) or not 0 <= alpha < math.inf:
-        raise ArgumentError("alpha", expected="a finite number from 0", got=alpha)
+        raise ArgumentError("alpha", expected="a finite number of at least 0", got=alpha)
     if not isinstance(importance, torch.Tensor) or importance.ndim != 2 or 0 in importance.shape:
         came = tuple(importance.shape) if isinstance(importance, torch.Tensor) else type(importance).__name__
         raise ArgumentError("importance", expected="a tensor (H, W)", got=came)
     if not (importance.isfinite().all() and (importance >= 0).all()):
-        raise ArgumentError("importance", expected="finite and not negative", got=importance.min().item())
+        raise ArgumentError("importance", expected="finite and nonnegative", got=importance.min().item())
     means = F.avg_pool2d(
         importance[None, None].double(), block, ceil_mode=True, count_include_pad=False
-    )  # parts of blocks at the right and bottom count by their own pixels
+    )  # partial blocks at the right and bottom edges are averaged over their own pixels
     s = (means + F.avg_pool2d(means, 3, stride=1, padding=1, count_include_pad=False))[0, 0] / 2
     if s.max() <= 0:
         return torch.zeros(s.shape, dtype=torch.int64)
@@ -91,23 +91,23 @@ def qp_offsets(importance: Tensor, *, block: int = 32, alpha: float = 2.0, clip:
 
 
 def checked_offsets(offsets: Any, height: int, width: int, block: int) -> Map:  # noqa: ANN401  array or tensor
-    """Return a map of QP offsets as int64 (rows, columns).
+    """Validate a map of QP offsets and return it as int64 (rows, columns).
 
     Args:
-        offsets: Integers from −51 to 51.
-        height: The image's height in pixels.
-        width: Its width in pixels.
-        block: Side of a block in pixels.
+        offsets: Integers in [−51, 51].
+        height: Image height in pixels.
+        width: Image width in pixels.
+        block: Block size in pixels.
 
     Raises:
-        ArgumentError: If the block size, the map's size, type or a value is out of range.
+        ArgumentError: If the block size, or the map's size, type or a value is invalid.
     """
     import numpy as np
 
     check_block(block)
     try:
         values = np.asarray(offsets.detach().cpu() if hasattr(offsets, "cpu") else offsets)
-    except (TypeError, ValueError, RuntimeError) as error:  # ragged, sparse, or of a type that NumPy lacks
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged, sparse, or of a dtype unknown to NumPy
         raise ArgumentError(
             "offsets",
             expected="an array or tensor of integers",
@@ -118,23 +118,23 @@ def checked_offsets(offsets: Any, height: int, width: int, block: int) -> Map:  
     if values.shape != expected:
         raise ArgumentError(
             "offsets",
-            expected=f"(rows, columns) {expected}, one for each {block}x{block} block of {height}x{width}",
+            expected=f"(rows, columns) {expected}, one per {block}x{block} block of {height}x{width}",
             got=values.shape,
         )
     if not np.issubdtype(values.dtype, np.integer):
-        raise ArgumentError("offsets", expected="integers", got=str(values.dtype), remedy="Round them.")
+        raise ArgumentError("offsets", expected="integers", got=str(values.dtype), remedy="Round the values.")
     low, high = int(values.min()), int(values.max())
     if low < -MAX_QP or high > MAX_QP:
         raise ArgumentError(
-            "offsets", expected=f"from {-MAX_QP} to {MAX_QP} QP steps", got=low if low < -MAX_QP else high
+            "offsets", expected=f"in [{-MAX_QP}, {MAX_QP}]", got=low if low < -MAX_QP else high
         )
     return values.astype(np.int64)
 
 
 def regions(offsets: Map) -> list[Region]:
-    """Merge equal blocks into rectangles: runs along rows, then equal runs of rows below each other.
+    """Merge blocks of equal offset into rectangles: runs along rows, then equal runs in consecutive rows.
 
-    Blocks with offset 0 belong to none.
+    Blocks with offset 0 are omitted.
     """
     done: list[Region] = []
     open_: dict[tuple[int, int, int], Region] = {}

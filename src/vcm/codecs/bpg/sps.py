@@ -1,4 +1,4 @@
-"""HEVC's sequence parameters: BPG's short form, x265's full form, and the full form that a decoder wants."""
+"""HEVC sequence parameters: BPG's short form, x265's SPS, and the full SPS for a decoder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from vcm.codecs.bpg.bits import BitReader, BitWriter, add_emulation_prevention, 
 from vcm.errors import BitstreamError, CodecError
 
 VPS = bytes.fromhex("40010c01ffff0408000003009000000300000300fff024")
-"""A video parameter set for any still picture; BPG leaves it out and FFmpeg wants one."""
+"""Video parameter set for any still image; BPG omits it and FFmpeg requires it."""
 
 _PROFILE_RANGE_EXTENSIONS = 4
 _RANGE_EXTENSION_FLAGS = (
@@ -21,14 +21,14 @@ _UNSUPPORTED_FLAGS = ("implicit_rdpcm", "extended_precision", "cabac_bypass_alig
 
 @dataclass(frozen=True)
 class PCM:
-    """Limits of blocks that are stored as they are.
+    """Limits of PCM blocks, which store samples without transform or prediction.
 
     Attributes:
         bit_depth_luma: 1 to 16.
         bit_depth_chroma: 1 to 16.
-        log2_min_size: log2 of the smallest such block's side, in pixels.
-        log2_diff_size: log2 of the ratio between the largest and the smallest side.
-        loop_filter_disabled: Whether deblocking leaves them alone.
+        log2_min_size: log2 of the smallest PCM block size in pixels.
+        log2_diff_size: log2 of the ratio between the largest and the smallest size.
+        loop_filter_disabled: Whether deblocking skips PCM blocks.
     """
 
     bit_depth_luma: int
@@ -40,18 +40,18 @@ class PCM:
 
 @dataclass(frozen=True)
 class CodingParameters:
-    """What BPG's `hevc_header` says about the HEVC stream; names as in ITU-T H.265 section 7.4.3.2.
+    """Coding parameters in BPG's `hevc_header`, named as in ITU-T H.265 section 7.4.3.2.
 
     Attributes:
-        log2_min_cb: log2 of the smallest coding block's side, in pixels.
+        log2_min_cb: log2 of the smallest coding block size in pixels.
         log2_diff_cb: log2 of the ratio between the largest and the smallest coding block.
-        log2_min_tb: log2 of the smallest transform block's side, in pixels.
+        log2_min_tb: log2 of the smallest transform block size in pixels.
         log2_diff_tb: log2 of the ratio between the largest and the smallest transform block.
-        max_depth_intra: How often an intra block may be split for the transform.
-        sample_adaptive_offset: Whether that filter is on.
-        pcm: Limits of PCM blocks, or None without them.
-        strong_intra_smoothing: Whether that filter is on.
-        range_extension: Nine flags of the range extension, or None without it.
+        max_depth_intra: Maximum transform hierarchy depth of intra blocks.
+        sample_adaptive_offset: Whether the sample adaptive offset filter is enabled.
+        pcm: Limits of PCM blocks; None if PCM is disabled.
+        strong_intra_smoothing: Whether strong intra smoothing is enabled.
+        range_extension: The nine flags of the range extension; None without it.
     """
 
     log2_min_cb: int
@@ -66,19 +66,19 @@ class CodingParameters:
 
     @property
     def min_cb(self) -> int:
-        """Side of the smallest coding block, in pixels; HEVC codes whole ones."""
+        """Size of the smallest coding block in pixels; HEVC codes a whole number of them."""
         return 1 << self.log2_min_cb
 
     @property
     def ctb(self) -> int:
-        """Side of a coding tree block, in pixels."""
+        """Size of a coding tree block in pixels."""
         return 1 << (self.log2_min_cb + self.log2_diff_cb)
 
     def check(self, bit_depth: int) -> None:
         """Check the ranges of ITU-T H.265 section 7.4.3.2.
 
         Raises:
-            BitstreamError: If a value is out of range, or a tool is on that the decoder gets wrong.
+            BitstreamError: If a value is out of range, or the stream uses a tool that the decoder gets wrong.
         """
         ctb, max_tb = self.log2_min_cb + self.log2_diff_cb, self.log2_min_tb + self.log2_diff_tb
         if not 4 <= ctb <= 6:
@@ -94,7 +94,7 @@ class CodingParameters:
         if pcm is not None:
             largest = pcm.log2_min_size + pcm.log2_diff_size
             if max(pcm.bit_depth_luma, pcm.bit_depth_chroma) > bit_depth:
-                raise BitstreamError("BPG: PCM samples have more bits than the picture.")
+                raise BitstreamError("BPG: PCM samples have more bits than the image.")
             if not min(self.log2_min_cb, 5) <= pcm.log2_min_size <= largest <= min(ctb, 5):
                 raise BitstreamError(
                     f"BPG: PCM blocks of log2 size {pcm.log2_min_size} to {largest} do not fit."
@@ -105,7 +105,7 @@ class CodingParameters:
 
     @classmethod
     def from_bpg(cls, data: bytes) -> CodingParameters:
-        """Read the bits of a `hevc_header`, without its length.
+        """Parse a `hevc_header`, without its length field.
 
         Raises:
             BitstreamError: If it is too short or too long.
@@ -119,7 +119,7 @@ class CodingParameters:
         return cls(log2_min_cb, log2_diff_cb, log2_min_tb, log2_diff_tb, depth, sao, pcm, strong, extension)
 
     def to_bpg(self) -> bytes:
-        """The bits of a `hevc_header`, without its length."""
+        """Return a `hevc_header`, without its length field."""
         bits = BitWriter()
         self._write_block_sizes(bits)
         bits.ue(self.max_depth_intra).u(self.sample_adaptive_offset, 1)
@@ -129,26 +129,26 @@ class CodingParameters:
         return bits.to_bytes()
 
     def to_sps(self, *, width: int, height: int, chroma_format: int, bit_depth: int) -> bytes:
-        """A whole SPS NAL unit, ITU-T H.265 section 7.3.2.2, without start code.
+        """Return a complete SPS NAL unit (ITU-T H.265 section 7.3.2.2) without start code.
 
         Args:
-            width: Of the picture; the SPS gets it rounded up to whole coding blocks, without a cropping
-                window.
-            height: Likewise.
+            width: Image width in pixels; the SPS contains it rounded up to whole coding blocks, without a
+                cropping window.
+            height: Image height in pixels, treated in the same way.
             chroma_format: 0 gray, 1 4:2:0, 2 4:2:2, 3 4:4:4.
-            bit_depth: Bits a sample, the same for luma and chroma.
+            bit_depth: Bits per sample, for luma and chroma.
         """
         size = self.min_cb
         bits = BitWriter()
         bits.u(0, 4).u(0, 3).u(1, 1)  # VPS 0, one layer
         bits.u(_PROFILE_RANGE_EXTENSIONS, 8).u(1 << 31 - _PROFILE_RANGE_EXTENSIONS, 32)
-        bits.u(0b1001, 4).u(0, 44).u(255, 8)  # progressive frames; any level
+        bits.u(0b1001, 4).u(0, 44).u(255, 8)  # progressive frames, any level
         bits.ue(0).ue(chroma_format)
         if chroma_format == 3:
             bits.u(0, 1)
         bits.ue(-(-width // size) * size).ue(-(-height // size) * size).u(0, 1)
         bits.ue(bit_depth - 8).ue(bit_depth - 8).ue(4)
-        bits.u(1, 1).ue(0).ue(0).ue(0)  # a picture buffer of one
+        bits.u(1, 1).ue(0).ue(0).ue(0)  # a decoded picture buffer of size one
         self._write_block_sizes(bits)
         bits.ue(self.max_depth_intra).ue(self.max_depth_intra)
         bits.u(0, 1).u(1, 1).u(self.sample_adaptive_offset, 1)
@@ -192,15 +192,15 @@ def _read_range_extension(bits: BitReader) -> tuple[bool, ...] | None:
 
 
 def read_encoder_sps(nal: bytes) -> CodingParameters:
-    """Read the SPS NAL unit that x265 wrote, ITU-T H.265 section 7.3.2.2.
+    """Parse the SPS NAL unit that x265 wrote (ITU-T H.265 section 7.3.2.2).
 
     Raises:
-        CodecError: If it holds what a BPG file cannot express.
+        CodecError: If it uses features that a BPG file cannot represent.
     """
     try:
         return _parse_sps(BitReader(remove_emulation_prevention(nal[2:])))
     except BitstreamError as error:
-        raise CodecError(f"x265 wrote an SPS that cannot be read: {error}") from error
+        raise CodecError(f"x265 wrote an SPS that cannot be parsed: {error}") from error
 
 
 def _parse_sps(bits: BitReader) -> CodingParameters:
@@ -218,10 +218,10 @@ def _parse_sps(bits: BitReader) -> CodingParameters:
     bits.ue()
     depth, scaling_lists, _amp, sao = bits.ue(), bits.flag(), bits.flag(), bits.flag()
     if scaling_lists:
-        raise CodecError("x265 used scaling lists, which BPG cannot express.")
+        raise CodecError("x265 used scaling lists, which BPG cannot represent.")
     pcm, num_ref_sets, long_term = _read_pcm(bits), bits.ue(), bits.flag()
     if num_ref_sets or long_term:
-        raise CodecError("x265 wrote reference picture sets for a still picture.")
+        raise CodecError("x265 wrote reference picture sets for a still image.")
     bits.flag()
     strong = bits.flag()
     if bits.flag():
@@ -233,7 +233,7 @@ def _parse_sps(bits: BitReader) -> CodingParameters:
 
 
 def _skip_vui(bits: BitReader) -> None:
-    """Go past the video usability information, ITU-T H.265 section E.2.1, which BPG does not keep."""
+    """Skip the video usability information (ITU-T H.265 section E.2.1), which BPG does not store."""
     if bits.flag() and bits.u(8) == 255:  # aspect ratio
         bits.u(32)
     if bits.flag():  # overscan
@@ -252,6 +252,6 @@ def _skip_vui(bits: BitReader) -> None:
         if bits.flag():
             bits.ue()
         if bits.flag():
-            raise CodecError("x265 wrote parameters of a hypothetical decoder.")
+            raise CodecError("x265 wrote hypothetical reference decoder parameters.")
     if bits.flag():
         raise CodecError("x265 wrote bitstream restrictions.")

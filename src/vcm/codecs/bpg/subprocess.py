@@ -1,4 +1,4 @@
-"""BPG by libbpg's own programs, bpgenc and bpgdec."""
+"""BPG with libbpg's programs bpgenc and bpgdec."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ ENCODERS = ("x265", "jctvc")
 
 
 class BPGSubprocessCodec(ArrayCodec):
-    """BPG by `bpgenc` and `bpgdec`, each run on files in a private temporary folder.
+    """BPG with `bpgenc` and `bpgdec`, which run on files in a private temporary folder.
 
-    `BPGCodec` gives the same format without these programs, and faster.
+    `BPGCodec` implements the same format without these programs, and is faster.
 
     Args:
         quality: QP, `bpgenc -q`, 0 to 51.
-        chroma: "420", "422" or "444", `bpgenc -f`.
+        chroma: Chroma subsampling, `bpgenc -f`: "420", "422" or "444".
         level: Effort, `bpgenc -m`, 1 (fast) to 9.
-        encoder: "x265" or "jctvc", `bpgenc -e`.
-        lossless: Whether to give back the very pixels, `bpgenc -lossless -c rgb`; needs chroma "444".
-        timeout_s: Seconds after which a program is killed, its children too.
-        bpgenc: Name on PATH, or path, of the encoder.
-        bpgdec: Name on PATH, or path, of the decoder.
+        encoder: Encoder, `bpgenc -e`: "x265" or "jctvc".
+        lossless: Whether to code losslessly, `bpgenc -lossless -c rgb`; requires chroma "444".
+        timeout_s: Time limit of each program in seconds, after which it is killed with its children.
+        bpgenc: Name or path of the encoder.
+        bpgdec: Name or path of the decoder.
 
     Raises:
-        ArgumentError: If an argument is not one of these.
+        ArgumentError: If an argument is invalid.
     """
 
     name: ClassVar[str] = "bpgenc"
@@ -85,11 +85,11 @@ class BPGSubprocessCodec(ArrayCodec):
         self._runner = ProgramRunner(self.timeout_s)
 
     def encode_array(self, pixels: Array) -> bytes:
-        """Encode (H, W, 3) uint8 RGB pixels.
+        """Encode RGB pixels (H, W, 3), uint8.
 
         Raises:
-            MissingToolError: If there is no bpgenc.
-            CodecError: If it fails, hangs, or writes nothing or no BPG file; or if the disk is full.
+            MissingToolError: If bpgenc is not found.
+            CodecError: If bpgenc fails, times out, or writes no valid BPG file; or if the disk is full.
         """
         from PIL import Image
 
@@ -105,19 +105,18 @@ class BPGSubprocessCodec(ArrayCodec):
         try:
             header = read_file(data).header
         except BitstreamError as error:
-            raise CodecError(f"{program} wrote something else than a BPG file: {error}") from error
+            raise CodecError(f"{program} did not write a BPG file: {error}") from error
         if (header.height, header.width) != pixels.shape[:2]:
-            raise CodecError(f"{program} wrote a picture of another size: {header.height}x{header.width}.")
+            raise CodecError(f"{program} wrote an image of another size: {header.height}x{header.width}.")
         return data
 
     def decode_array(self, data: bytes) -> Array:
-        """Decode to (H, W, 3) uint8 RGB pixels.
+        """Decode to RGB pixels (H, W, 3), uint8.
 
         Raises:
-            BitstreamError: If `data` is not a BPG still picture, or bpgdec refuses it.
-            MissingToolError: If there is no bpgdec.
-            CodecError: If it hangs, or writes nothing or no picture of the right size; or if the disk is
-                full.
+            BitstreamError: If `data` is not a BPG still image, or bpgdec rejects it.
+            MissingToolError: If bpgdec is not found.
+            CodecError: If bpgdec times out or writes no image of the right size; or if the disk is full.
         """
         import numpy as np
         from PIL import Image
@@ -139,20 +138,20 @@ class BPGSubprocessCodec(ArrayCodec):
         except CodecError:
             raise
         except Exception as error:
-            raise CodecError(f"{program} wrote something else than a PNG file: {error}") from error
+            raise CodecError(f"{program} did not write a PNG file: {error}") from error
 
     def interrupt(self) -> None:
-        """Kill the programs that other threads wait for."""
+        """Kill the running programs; the threads that wait for them get a CodecError."""
         self._runner.kill()
 
     @classmethod
     def unavailable(cls) -> str:
-        """Why this codec cannot run here; empty where it can."""
+        """Return why this codec cannot run here; empty if it can."""
         missing = [name for name in ("bpgenc", "bpgdec") if shutil.which(name) is None]
         return _remedy(", ".join(missing)) if missing else ""
 
     def implementation(self) -> str:
-        """The version that bpgenc states of itself and both programs' SHA-256, or what is missing."""
+        """Return bpgenc's version and the SHA-256 of both programs, or what is missing."""
         try:
             version = self._runner.run([_find(self.bpgenc), "-h"], accept=(0, 1)).strip().partition("\n")[0]
         except CodecError:
@@ -163,7 +162,7 @@ class BPGSubprocessCodec(ArrayCodec):
 
 
 def _hash(program: str) -> str:
-    """The first 12 digits of a program file's SHA-256."""
+    """Return the first 12 hexadecimal digits of a program's SHA-256."""
     path = shutil.which(program)
     if path is None:
         return "(missing)"
@@ -182,22 +181,22 @@ def _find(program: str) -> str:
 
 def _remedy(programs: str) -> str:
     return (
-        f"{programs}: not found. Build libbpg 0.9.8 (https://bellard.org/bpg) and put its folder on PATH, "
+        f"{programs}: not found. Build libbpg 0.9.8 (https://bellard.org/bpg) and add its folder to PATH, "
         "or pass bpgenc=… and bpgdec=…. vcm.codecs.BPGCodec (`codec=bpg`) reads and writes the same "
-        "format without them."
+        "format without these programs."
     )
 
 
 @contextlib.contextmanager
 def _private_folder() -> Iterator[Path]:
-    """A temporary folder of one's own; a full disk becomes a CodecError."""
+    """Create a private temporary folder; a full disk raises a CodecError."""
     try:
         with tempfile.TemporaryDirectory(prefix="vcm-bpg-") as folder:
             yield Path(folder)
     except OSError as error:
         raise CodecError(
             f"BPG (bpgenc): cannot use the temporary folder {tempfile.gettempdir()}: {error}. "
-            "Free some space there, or set TMPDIR to a folder with more."
+            "Free some space there, or set TMPDIR to another folder."
         ) from error
 
 

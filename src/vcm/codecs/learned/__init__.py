@@ -1,4 +1,4 @@
-"""Learned codecs. Importing this imports no torch."""
+"""Learned codecs. Does not import torch."""
 
 from vcm.codecs.learned.codec import LearnedCodec, SlimmableFeatureCodec
 from vcm.codecs.learned.zoo import CompressAICodec

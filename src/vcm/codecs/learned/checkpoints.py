@@ -1,12 +1,12 @@
-"""Checkpoints of CompressAI's networks, as training scripts save them, read without trusting them.
+"""Load checkpoints of CompressAI's networks from untrusted files.
 
 ```
-weights by name                                  as CompressAI's own, or with "module.", "network.", … before
-{"state_dict": weights, "epoch": …, "loss": …}   or under "net_state_dict" or another name, nested or not
+weights by name                                  as in CompressAI, also with prefix "module.", "network.", …
+{"state_dict": weights, "epoch": …, "loss": …}   or under another key such as "net_state_dict", also nested
 ```
 
-Beside the weights there may be anything that `torch.load(weights_only=True)` takes, and NumPy's scalars and
-arrays of numbers, whose values are left out.
+In addition to weights, a checkpoint may contain anything that `torch.load(weights_only=True)` accepts, and
+NumPy scalars and numeric arrays, whose values are ignored.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ from vcm.nn.entropy import check_tables, update_bottleneck
 from vcm.nn.weights import at_most, check_values, load_tensors
 
 _FIRST_LAYER = "g_a.0."
-"""What every architecture has a weight of, and so what prefixes are found by."""
+"""Prefix of a weight that every architecture has, used to find name prefixes."""
 _FIRST_CHOICE = ("state_dict", "net_state_dict", "model_state_dict", "network", "model", "net")
 _MAX_DEPTH = 4
 _SHOWN = 8
 
 
 def read_checkpoint(architecture: str, path: str) -> tuple[Any, str]:
-    """A network of CompressAI's zoo in evaluation mode, with tables, and the SHA-256 of its file.
+    """Load a CompressAI network in evaluation mode with entropy tables; also return its file's SHA-256.
 
     Args:
         architecture: CompressAI's name, such as "bmshj2018-hyperprior".
         path: The checkpoint, at most 8 GiB.
 
     Raises:
-        WeightsError: If it cannot be read, holds no weights of this architecture, or holds weights or tables
-            that no trained network has.
+        WeightsError: If the file cannot be read, does not contain weights of this architecture, or contains
+            weights or tables that no trained network has.
     """
     kinds = {name.replace("_", "-"): kind for name, kind in model_architectures.items()}
     try:
@@ -60,7 +60,7 @@ def read_checkpoint(architecture: str, path: str) -> tuple[Any, str]:
             while block := file.read(1 << 20):
                 digest.update(block)
             state = load_pretrained(_find(_load(file)))
-        with at_most(size // 2):  # a number has two bytes or more
+        with at_most(size // 2):  # a number has at least two bytes
             network = kinds[architecture].from_state_dict(state).eval()
         check_values(network.state_dict())
         for name, model in network.named_modules():
@@ -76,7 +76,7 @@ def read_checkpoint(architecture: str, path: str) -> tuple[Any, str]:
 
 
 class _Ignored:
-    """Stands for a NumPy dtype or array in a checkpoint; a class, since its pickled form has a state."""
+    """Placeholder for a NumPy dtype or array; a class, because their pickled form has a state."""
 
     def __init__(self, *arguments: object) -> None:
         del arguments
@@ -86,13 +86,13 @@ class _Ignored:
 
 
 def _scalar(*arguments: object) -> None:
-    """Stands for a NumPy scalar in a checkpoint: nothing here reads it."""
+    """Placeholder for a NumPy scalar, which is not needed."""
     del arguments
 
 
 def _numpy_values() -> AbstractContextManager[object]:
-    """Let NumPy's scalars and arrays pass `weights_only`, replaced by nothing: no code of NumPy's runs."""
-    allowing = getattr(torch.serialization, "safe_globals", None)  # from torch 2.5 on
+    """Let `weights_only` accept NumPy scalars and arrays as placeholders; no NumPy code runs."""
+    allowing = getattr(torch.serialization, "safe_globals", None)  # since torch 2.5
     if allowing is None:
         return nullcontext()
     modules = ("numpy.core.multiarray", "numpy._core.multiarray")
@@ -108,11 +108,11 @@ def _numpy_values() -> AbstractContextManager[object]:
 
 
 def _load(file: BinaryIO) -> object:
-    """What a checkpoint holds.
+    """Load the content of a checkpoint.
 
     Raises:
-        WeightsError: If it holds something that only running code of its own would give back.
-        Exception: What `load_tensors` raises.
+        WeightsError: If it contains an object that could only be restored by running code.
+        Exception: Any error of `load_tensors`.
     """
     try:
         with _numpy_values():
@@ -122,21 +122,21 @@ def _load(file: BinaryIO) -> object:
         if found is None:
             raise
         raise WeightsError(
-            f"beside or in its weights it holds an object of {found[1]}, and reading that would run code; "
-            "save the state dict alone: torch.save(network.state_dict(), path)"
+            f"it contains an object of {found[1]}, which cannot be loaded without running code; save only "
+            "the state dict: torch.save(network.state_dict(), path)"
         ) from error
 
 
 _GLOBAL = re.compile(r"GLOBAL '?([\w.]{1,80})")
-"""How torch's refusal names what it does not read."""
+"""Extracts the rejected name from torch's error message."""
 _DTYPES = ("Float64", "Float32", "Float16", "Int64", "Int32", "Bool")
 
 
 def _find(loaded: object) -> dict[str, Tensor]:
-    """The weights in what was loaded, by CompressAI's own names.
+    """Find the weights in a checkpoint and strip their name prefix.
 
     Raises:
-        WeightsError: If there are none; the message has the keys that there are.
+        WeightsError: If there are none; the message lists the keys.
     """
     for candidate in _mappings(loaded, 0):
         tensors = {str(name): value for name, value in candidate.items() if isinstance(value, Tensor)}
@@ -149,17 +149,17 @@ def _find(loaded: object) -> dict[str, Tensor]:
                     if key.startswith(prefix)
                 }
     if not isinstance(loaded, Mapping):
-        raise WeightsError(f"it holds no weights by name, but a {type(loaded).__name__}")
+        raise WeightsError(f"it contains a {type(loaded).__name__} instead of weights by name")
     keys = ", ".join(repr(key)[:80] for key in list(loaded)[:_SHOWN])
     more = f" and {len(loaded) - _SHOWN} more" if len(loaded) > _SHOWN else ""
     raise WeightsError(
-        f"it holds no weight of {_FIRST_LAYER}*, by which networks of CompressAI are known; its keys are "
+        f"it contains no weight named {_FIRST_LAYER}*, which every CompressAI network has; its keys are "
         f"{keys}{more}"
     )
 
 
 def _mappings(value: object, depth: int) -> Iterator[Mapping[Any, Any]]:
-    """A mapping, and those in it, the usual names first."""
+    """Yield a mapping and its nested mappings, common keys first."""
     if not isinstance(value, Mapping) or depth > _MAX_DEPTH:
         return
     yield value
@@ -169,20 +169,20 @@ def _mappings(value: object, depth: int) -> Iterator[Mapping[Any, Any]]:
 
 
 def _prepare(model: EntropyModel, name: str) -> None:
-    """Give an entropy model tables where the checkpoint has none, check them, and guard its symbols."""
+    """Update an entropy model's tables if the checkpoint has none, validate them, and add bounds checks."""
     if isinstance(model, EntropyBottleneck):
         if not model.offset.numel():
             update_bottleneck(model)
         model.__class__ = _CheckedBottleneck
     else:
-        model.update_scale_table(get_scale_table())  # does nothing where there are tables
+        model.update_scale_table(get_scale_table())  # does nothing if there are tables
         model.__class__ = _CheckedConditional
     check_tables(model, f"the tables of {name}")
 
 
 @contextmanager
 def spending(spend: Callable[[Tensor], None]) -> Iterator[None]:
-    """Tell `spend` the rows of a Gaussian conditional's symbols before they are decoded, in this thread."""
+    """Pass the table rows of a Gaussian conditional's symbols to `spend` before decoding, in this thread."""
     token = _spend.set(spend)
     try:
         yield
@@ -194,10 +194,10 @@ _spend: ContextVar[Callable[[Tensor], None] | None] = ContextVar("_spend", defau
 
 
 class _Checked(EntropyModel):  # type: ignore[misc]  # CompressAI is untyped
-    """An entropy model whose range coder is kept within bounds; see `vcm.codecs.learned.coder`."""
+    """Entropy model with a bounds-checked range coder; see `vcm.codecs.learned.coder`."""
 
     def quantize(self, inputs: Tensor, mode: str, means: Tensor | None = None) -> Tensor:
-        """As CompressAI's, with the latent checked first."""
+        """Quantize like CompressAI, after checking the latent."""
         if mode == "symbols":
             check_latent(inputs if means is None else inputs - means)
         quantized: Tensor = super().quantize(inputs, mode, means)
@@ -210,10 +210,10 @@ class _Checked(EntropyModel):  # type: ignore[misc]  # CompressAI is untyped
         dtype: torch.dtype = torch.float,
         means: Tensor | None = None,
     ) -> Tensor:
-        """As CompressAI's.
+        """Decompress like CompressAI.
 
         Raises:
-            BitstreamError: If a string is too short for its symbols, or they are beyond what is coded.
+            BitstreamError: If a string is too short for its symbols, or contains symbols out of range.
         """
         table, rows = CodingTable.of(self), indexes.cpu()
         symbols = [decode_symbols(string, part, table) for string, part in zip(strings, rows, strict=True)]
@@ -222,14 +222,14 @@ class _Checked(EntropyModel):  # type: ignore[misc]  # CompressAI is untyped
 
 
 class _CheckedBottleneck(EntropyBottleneck, _Checked):  # type: ignore[misc]  # CompressAI is untyped
-    """An entropy bottleneck kept within bounds."""
+    """Bounds-checked entropy bottleneck."""
 
 
 class _CheckedConditional(GaussianConditional, _Checked):  # type: ignore[misc]  # CompressAI is untyped
-    """A Gaussian conditional kept within bounds."""
+    """Bounds-checked Gaussian conditional."""
 
     def build_indexes(self, scales: Tensor) -> Tensor:
-        """As CompressAI's, by binary search, reporting to what `spending` was given."""
+        """Build indexes like CompressAI, by binary search, and pass them to the callback of `spending`."""
         bounded = self.lower_bound_scale(scales).contiguous()
         indexes = torch.bucketize(bounded, self.scale_table[:-1].contiguous(), out_int32=True)
         if (spend := _spend.get()) is not None:

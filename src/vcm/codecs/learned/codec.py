@@ -1,4 +1,4 @@
-"""Trained networks as codecs. Importing this imports no torch."""
+"""Trained networks as codecs. Does not import torch."""
 
 from __future__ import annotations
 
@@ -26,21 +26,22 @@ MODEL_SCALE = QualityScale("model or quality", 0, 1e9, higher_is_better=True, de
 
 
 class ModelStreams:
-    """What `LearnedCodec` and `SlimmableFeatureCodec` share: a model, one of its tasks, and their settings.
+    """Common base of `LearnedCodec` and `SlimmableFeatureCodec`: a model, one of its tasks, and settings.
 
     Args:
-        quality: Which of the model's qualities; or which model of a family, where `model` says "{quality}".
-            None takes the model's middle one, or a family's 1. Models of a family are coded at their middle.
-        model: A model file that `vcm train` wrote, with "{quality}" in its path where each operating point
-            is a model of its own; or a network, which is put into evaluation mode and onto the device, and
-            must not be trained while the codec is in use.
-        task: Which of the model's tasks.
-        device: Where the network runs: "cpu", "cuda", …
-        effort: Steps of the search for each image; 0 for none.
-        lmbda: λ of that search; None takes what the model file notes of its training.
+        quality: Quality of the model; or, if `model` contains "{quality}", the model of a family. None for
+            the model's middle quality, or for model 1 of a family. Models of a family use their middle
+            quality.
+        model: Model file written by `vcm train`, with "{quality}" in its path if each operating point is a
+            separate model; or a network, which is set to evaluation mode, moved to the device, and must not
+            be trained while the codec is in use.
+        task: Task of the model.
+        device: Device of the network: "cpu", "cuda", …
+        effort: Steps of the encoder-side search per image; 0 for no search.
+        lmbda: λ of the search; None for the λ recorded in the model file.
 
     Raises:
-        ArgumentError: If the model has no such task or quality, or no λ is known.
+        ArgumentError: If the model does not have the task or quality, or the search has no λ.
         WeightsError: If the model file cannot be read.
     """
 
@@ -73,37 +74,35 @@ class ModelStreams:
             network = model.eval()
         else:
             network = load_network(str(model).replace("{quality}", f"{quality:g}") if is_family else model)
-        # Of a family, and of a model with one quality, the number is but a name.
+        # For a family or a model with a single quality, the number is only a label.
         self._coded_with = network.check_quality(None if is_family or network.qualities == 1 else quality)
         self.quality = self._coded_with
         if quality is not None and (is_family or network.qualities == 1):
             self.quality = quality
         if task not in network.tasks:
-            raise ArgumentError(
-                "task", expected=f"one that the model has: {', '.join(network.tasks)}", got=task
-            )
+            raise ArgumentError("task", expected=f"a task of the model: {', '.join(network.tasks)}", got=task)
         self.network, self.task = network.to(device).to(memory_format=torch.channels_last), task
         self.device = str(device)
         self.training = TrainingNote.of(network, task)
         self._effort = Effort(effort, lmbda, self.training.lmbdas)
         self.effort, self.lmbda = self._effort.steps, lmbda
         if self.effort:
-            self._effort.lmbda(self._coded_with)  # if there is none, now
+            self._effort.lmbda(self._coded_with)  # raises now if there is no λ
 
     @cached_property
     def streams(self) -> StreamCoder:
-        """What writes and reads the bytes."""
+        """Encoder and decoder of the streams."""
         from vcm.codecs.learned.streams import StreamCoder
 
         return StreamCoder(self.network, self.task, self._coded_with)
 
     @classmethod
     def unavailable(cls) -> str:
-        """Empty: what a learned codec needs comes with vcm."""
+        """Return an empty string: learned codecs need only vcm itself."""
         return ""
 
     def settings(self) -> Settings:
-        """What decides the bytes: the model's weights, wherever its file lies."""
+        """Return everything that determines the bytes, with the hash of the weights instead of their path."""
         return {
             "name": self.name,
             "quality": self.quality,
@@ -116,7 +115,7 @@ class ModelStreams:
         }
 
     def _search_settings(self) -> Settings:
-        """What of the search decides the bytes; nothing without one, so that such records keep their keys."""
+        """Return the settings of the search; empty without one, so that earlier records keep their keys."""
         if not self.effort:
             return {}
         from vcm.nn.annealing import VERSION
@@ -125,7 +124,7 @@ class ModelStreams:
         return {"effort": self.effort, "lmbda": lmbda, "search_version": VERSION}
 
     def implementation(self) -> str:
-        """Version of the entropy coder."""
+        """Return the version of the entropy coder."""
         from importlib.metadata import version
 
         return f"compressai {version('compressai')}"
@@ -135,23 +134,24 @@ class ModelStreams:
 
 
 class LearnedCodec(ModelStreams, Codec):
-    """A trained network's image for people, as a codec: bytes by a range coder, in vcm's own container.
+    """Trained network as an image codec: range-coded latents in vcm's container.
 
     Args:
-        quality: Which of the model's qualities; or which model of a family, where `model` says "{quality}".
-            None takes the model's middle one, or a family's 1. Models of a family are coded at their middle.
-        model: A model file that `vcm train` wrote, with "{quality}" in its path where each operating point
-            is a model of its own; or a network, which is put into evaluation mode and onto the device, and
-            must not be trained while the codec is in use.
-        device: Where the network runs: "cpu", "cuda", …
-        effort: Steps of an encoder-side search for each image (and for each 512 × 512 of a larger one); 0
-            for none. Any decoder of the model reads the streams, and they are never worse by rate + λ ·
-            distortion, as estimated.
-        lmbda: λ of that search, of bits / pixel + λ · 255² · MSE; None takes what the model file notes.
-        metric: What the search lowers: "mse", or "ms_ssim" (1 − MS-SSIM).
+        quality: Quality of the model; or, if `model` contains "{quality}", the model of a family. None for
+            the model's middle quality, or for model 1 of a family. Models of a family use their middle
+            quality.
+        model: Model file written by `vcm train`, with "{quality}" in its path if each operating point is a
+            separate model; or a network, which is set to evaluation mode, moved to the device, and must not
+            be trained while the codec is in use.
+        device: Device of the network: "cpu", "cuda", …
+        effort: Steps of the encoder-side search per image (per 512 × 512 tile of larger images); 0 for no
+            search. Any decoder of the model reads the streams. The estimated rate + λ · distortion never gets
+            worse.
+        lmbda: λ of the search, in bits / pixel + λ · 255² · MSE; None for the λ recorded in the model file.
+        metric: Distortion of the search: "mse" or "ms_ssim" (1 − MS-SSIM).
 
     Raises:
-        ArgumentError: If the model has no task "reconstruction", or no such quality, or no λ is known.
+        ArgumentError: If the model has no task "reconstruction" or not this quality, or the search has no λ.
         WeightsError: If the model file cannot be read.
     """
 
@@ -173,18 +173,18 @@ class LearnedCodec(ModelStreams, Codec):
         self.metric: Metric = metric
 
     def encode(self, image: Tensor, on_step: Callable[[int, int], None] | None = None) -> bytes:
-        """Encode (3, H, W) uint8 RGB; see `Codec.encode`.
+        """Encode an RGB image (3, H, W), uint8; see `Codec.encode`.
 
         Args:
             image: The image.
-            on_step: Called during a search with the steps done and all of them.
+            on_step: Progress callback of the search; receives the steps done and the total.
         """
         from torch import inference_mode
 
         from vcm.codecs.learned.effort import image_search
 
         check_image(image)
-        with inference_mode(False):  # a search takes gradients
+        with inference_mode(False):  # the search needs gradients
             x = image[None].to(self.device).float().div_(255)
             search = image_search(self.streams, x, self._effort, metric=self.metric, on_step=on_step)
             return self.streams.encode(x, (image.shape[1], image.shape[2]), search)
@@ -194,32 +194,34 @@ class LearnedCodec(ModelStreams, Codec):
         return {**found, "metric": self.metric} if found else found
 
     def decode(self, data: bytes) -> Tensor:
-        """Decode to (3, H, W) uint8 RGB; see `Codec.decode`."""
+        """Decode to an RGB image (3, H, W), uint8; see `Codec.decode`."""
         import torch
 
         _, decoded = self.streams.decode(check_bytes(data))
-        # In place: at these sizes every copy counts.
+        # In place, because copies are expensive for large images.
         return decoded[0].float().clamp(0, 1).mul_(255).round_().to(torch.uint8).cpu()
 
 
 class SlimmableFeatureCodec(ModelStreams, FeatureCodec):
-    """A trained network's narrow stream: from a task's input to the feature map at the task's cut.
+    """Trained network as a feature codec: from a task's input to the feature map at the task's cut.
 
     Args:
-        quality: Which of the model's qualities; or which model of a family, where `model` says "{quality}".
-            None takes the model's middle one, or a family's 1. Models of a family are coded at their middle.
-        model: A model file that `vcm train` wrote, with "{quality}" in its path where each operating point
-            is a model of its own; or a network, which is put into evaluation mode and onto the device, and
-            must not be trained while the codec is in use.
-        task: Which of the model's tasks; not "reconstruction".
-        device: Where the network runs: "cpu", "cuda", …
-        effort: Steps of an encoder-side search for each image; 0 for none. Any decoder of the model reads the
-            streams, and they are never worse by rate + λ · distance, as estimated.
-        lmbda: λ of that search; None takes 0.15 of what the model file notes, which keeps about the rate.
-        objective: The task's distance, which a search needs; `vcm evaluate` and `vcm compress` give it.
+        quality: Quality of the model; or, if `model` contains "{quality}", the model of a family. None for
+            the model's middle quality, or for model 1 of a family. Models of a family use their middle
+            quality.
+        model: Model file written by `vcm train`, with "{quality}" in its path if each operating point is a
+            separate model; or a network, which is set to evaluation mode, moved to the device, and must not
+            be trained while the codec is in use.
+        task: Task of the model, other than "reconstruction".
+        device: Device of the network: "cpu", "cuda", …
+        effort: Steps of the encoder-side search per image; 0 for no search. Any decoder of the model reads
+            the streams. The estimated rate + λ · distance never gets worse.
+        lmbda: λ of the search; None for 0.15 times the λ recorded in the model file, which keeps the rate
+            about the same.
+        objective: Task distance for the search; `vcm evaluate` and `vcm compress` set it.
 
     Raises:
-        ArgumentError: If the model has no such task or quality, or no λ is known.
+        ArgumentError: If the model does not have the task or quality, or the search has no λ.
         WeightsError: If the model file cannot be read.
     """
 
@@ -241,7 +243,7 @@ class SlimmableFeatureCodec(ModelStreams, FeatureCodec):
         self.objective, self.guides = objective, tuple(self.training.guides)
         if task not in self.network.features:
             raise ArgumentError(
-                "task", expected=f"one with features: {', '.join(self.network.features) or 'none'}", got=task
+                "task", expected=f"one of {', '.join(self.network.features) or 'none'}", got=task
             )
 
     @property
@@ -252,21 +254,21 @@ class SlimmableFeatureCodec(ModelStreams, FeatureCodec):
     def encode(
         self, x: Tensor, size: tuple[int, int], on_step: Callable[[int, int], None] | None = None
     ) -> bytes:
-        """See `FeatureCodec.encode`; a search without an objective is an ArgumentError, too."""
+        """See `FeatureCodec.encode`. Also raises ArgumentError for a search without an objective."""
         from torch import inference_mode
 
         from vcm.codecs.learned.effort import feature_search
 
         if x.ndim != 4 or x.shape[:2] != (1, 3) or 0 in x.shape or not x.is_floating_point():
             raise ArgumentError(
-                "x", expected="float (1, 3, H, W) in [0, 1]", got=f"{tuple(x.shape)} {x.dtype}"
+                "x", expected="a float tensor (1, 3, H, W) in [0, 1]", got=f"{tuple(x.shape)} {x.dtype}"
             )
         if not x.isfinite().all():
-            raise ArgumentError("x", expected="float in [0, 1]", got="NaN or infinite pixels")
+            raise ArgumentError("x", expected="finite and in [0, 1]", got="NaN or infinite pixels")
         for name, (height, width) in (("size", size), ("x", (x.shape[2], x.shape[3]))):
             if not (height >= 1 and width >= 1 and height * width <= MAX_PIXELS):
                 raise ArgumentError(name, expected=f"1 to {MAX_PIXELS} pixels", got=f"{height}x{width}")
-        with inference_mode(False):  # a search takes gradients
+        with inference_mode(False):  # the search needs gradients
             x = (x.clone() if x.is_inference() else x).to(self.device)
             search = feature_search(
                 self.streams,
@@ -286,7 +288,7 @@ class SlimmableFeatureCodec(ModelStreams, FeatureCodec):
         return {**found, "lmbda": lmbda, "guides": list(self.guides)}
 
     def decode(self, data: bytes) -> tuple[Tensor, tuple[int, int]]:
-        """See `FeatureCodec.decode`; streams of other models or tasks are a BitstreamError."""
+        """See `FeatureCodec.decode`. Streams of other models or tasks raise BitstreamError."""
         header, features = self.streams.decode(check_bytes(data))
         return features, header.size
 
@@ -294,5 +296,5 @@ class SlimmableFeatureCodec(ModelStreams, FeatureCodec):
 def check_bytes(data: bytes) -> bytes:
     """Return `data` as bytes; raise ArgumentError for anything else."""
     if not isinstance(data, (bytes, bytearray, memoryview)):
-        raise ArgumentError("data", expected="bytes, as encode returns them", got=type(data).__name__)
+        raise ArgumentError("data", expected="bytes from encode", got=type(data).__name__)
     return bytes(data)

@@ -1,8 +1,8 @@
-"""Symbols to bytes and back, by CompressAI's range coder.
+"""Entropy coding of symbols with CompressAI's range coder.
 
-That coder checks nothing: its encoder overruns its buffer if there are fewer than three symbols and never
-returns from symbols beyond 2^27, and its decoder reads on past the end of bytes that nobody encoded. Both are
-kept within bounds here, and work on some symbols at a time.
+The range coder does not check its input: with fewer than three symbols the encoder writes past its buffer,
+with symbols beyond 2^27 it never returns, and the decoder reads past the end of forged bytes. This module
+keeps both within bounds, and processes a limited number of symbols at a time.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
 _WORD = 4
 SHORTEST = 2 * _WORD
 _FEWEST = 4
-"""Fewer symbols than these are filled up with copies of the last."""
+"""Minimum number of symbols; fewer are padded with copies of the last one."""
 _PRECISION = 16
 _CHUNK = 1 << 18
-"""Symbols that are Python numbers at a time: as lists, they take ten times the memory."""
+"""Number of symbols held as Python numbers at a time; lists take ten times the memory of tensors."""
 
 
 @dataclass(frozen=True, eq=False)
 class CodingTable:
-    """Cumulative distributions in the form that the range coder takes.
+    """Cumulative distributions in the form of the range coder.
 
     Attributes:
-        rows: One cumulative distribution a row, of different lengths.
-        lengths: Their lengths.
-        offsets: The symbol that each row begins with.
+        rows: Cumulative distributions, of different lengths.
+        lengths: Length of each row.
+        offsets: First symbol of each row.
     """
 
     rows: list[list[int]]
@@ -49,10 +49,10 @@ class CodingTable:
 
     @classmethod
     def of(cls, model: EntropyModel) -> CodingTable:
-        """The tables of one of CompressAI's entropy models, each row cut to its length.
+        """Convert the tables of a CompressAI entropy model, and trim each row to its length.
 
         Raises:
-            ArgumentError: If the range coder could not work with them.
+            ArgumentError: If the tables are invalid for the range coder.
         """
         check_tables(model)
         lengths = model.cdf_length.flatten().tolist()
@@ -61,25 +61,25 @@ class CodingTable:
 
     @cached_property
     def fewest_bits(self) -> Tensor:
-        """What each row's most probable symbol costs: (rows,) float64."""
+        """Cost in bits of each row's most probable symbol, (rows,) float64."""
         widest = [max(after - before for before, after in pairwise(row)) for row in self.rows]
         return torch.tensor([_PRECISION - math.log2(width) for width in widest], dtype=torch.float64)
 
     def upto(self, index: int) -> tuple[list[list[int]], list[int], list[int]]:
-        """The rows that indexes up to this one need."""
+        """Return the rows needed for indexes up to and including this one."""
         return self.rows[: index + 1], self.lengths[: index + 1], self.offsets[: index + 1]
 
 
 def encode_symbols(symbols: Tensor, indexes: Tensor, table: CodingTable) -> bytes:
-    """Code symbols in order.
+    """Encode symbols in order.
 
     Args:
-        symbols: (C, h, w), whole numbers.
-        indexes: (C, h, w) int32, the row of each symbol.
-        table: What `indexes` point into.
+        symbols: Integers (C, h, w).
+        indexes: Table row of each symbol, (C, h, w) int32.
+        table: Table that `indexes` refer to.
 
     Raises:
-        CodecError: If a symbol is not finite or beyond `MAX_SYMBOL`.
+        CodecError: If a symbol is not finite or its magnitude exceeds `MAX_SYMBOL`.
     """
     values = symbols.detach().cpu()
     check_latent(values)
@@ -95,35 +95,35 @@ def encode_symbols(symbols: Tensor, indexes: Tensor, table: CodingTable) -> byte
 
 
 def check_latent(latent: Tensor) -> None:
-    """Check a latent, or its symbols, before the range coder sees them.
+    """Check a latent, or its symbols, before entropy coding.
 
     Raises:
-        CodecError: If a value is not finite or beyond `MAX_SYMBOL`.
+        CodecError: If a value is not finite or its magnitude exceeds `MAX_SYMBOL`.
     """
     low, high = latent.detach().aminmax()
-    largest = max(-float(low), float(high))  # aminmax gives NaN twice where there is one
+    largest = max(-float(low), float(high))  # aminmax returns NaN for both if there is one
     if not largest <= MAX_SYMBOL:
         raise CodecError(
-            f"the network's latent has values up to {largest:g}; at most {MAX_SYMBOL} can be coded. "
-            "The model has not been trained properly."
+            f"the network's latent has values up to {largest:g}, and at most {MAX_SYMBOL} can be coded. "
+            "The model is not properly trained."
         )
 
 
 def check_section(data: bytes) -> None:
-    """Raise BitstreamError if `encode_symbols` gives no bytes of this length, whatever the symbols are."""
+    """Raise BitstreamError if no output of `encode_symbols` has this length."""
     if len(data) < SHORTEST or len(data) % _WORD:
         raise BitstreamError(
-            f"a section of the stream has {len(data)} bytes; it must have a multiple of {_WORD}, "
-            f"from {SHORTEST}."
+            f"a section of the stream has {len(data)} bytes; the length must be a multiple of {_WORD} and "
+            f"at least {SHORTEST}."
         )
 
 
 class Budget:
-    """What symbols need at least, against the bytes that are there.
+    """Compares the minimum size of coded symbols with the bytes of a section.
 
     Args:
-        data: A section.
-        table: What it is coded with.
+        data: The section.
+        table: Table that it is coded with.
     """
 
     def __init__(self, data: bytes, table: CodingTable) -> None:
@@ -131,26 +131,26 @@ class Budget:
         self.symbols, self.needed = 0, 0.0
 
     def spend(self, indexes: Tensor) -> None:
-        """Count symbols with these rows.
+        """Add symbols with these table rows.
 
         Raises:
-            BitstreamError: If the section is too short for all that were counted.
+            BitstreamError: If the section is too short for all added symbols.
         """
         counts = torch.bincount(indexes.flatten(), minlength=len(self.table.rows)).double().cpu()
         self.symbols += indexes.numel()
         self.needed += float(counts @ self.table.fewest_bits) / 8
         if self.needed * (1 - 1e-3) > self.bytes:
             raise BitstreamError(
-                f"the stream is damaged: a section has {self.bytes} bytes; {self.symbols} symbols need "
-                f"{self.needed:.0f}."
+                f"the stream is damaged: a section has {self.bytes} bytes, and {self.symbols} symbols need "
+                f"at least {self.needed:.0f}."
             )
 
 
 def decode_symbols(data: bytes, indexes: Tensor, table: CodingTable) -> Tensor:
-    """The symbols that were coded with these indexes: (C, h, w) float32, on the CPU.
+    """Decode the symbols coded with these indexes, to (C, h, w) float32 on the CPU.
 
     Raises:
-        BitstreamError: If `data` cannot be what `encode_symbols` gave.
+        BitstreamError: If `data` cannot be an output of `encode_symbols`.
     """
     check_section(data)
     Budget(data, table).spend(indexes)
@@ -160,7 +160,7 @@ def decode_symbols(data: bytes, indexes: Tensor, table: CodingTable) -> Tensor:
     decoder.set_stream(guarded(data, flat.numel()))
     symbols = torch.empty(flat.numel())
     for part, target in zip(torch.split(flat, _CHUNK), torch.split(symbols, _CHUNK), strict=True):
-        # By way of NumPy, which takes lists three times as fast as torch.
+        # Through NumPy, which converts lists three times as fast as torch.
         values = np.array(decoder.decode_stream(part.tolist(), *rows), dtype=np.int32)
         target.copy_(torch.from_numpy(values))
         if target.abs().max() > MAX_SYMBOL:
@@ -169,9 +169,9 @@ def decode_symbols(data: bytes, indexes: Tensor, table: CodingTable) -> Tensor:
 
 
 def guarded(data: bytes, num_symbols: int) -> bytes:
-    """The data with zeros after it, enough for a decoder that a forged stream sends past the end.
+    """Append enough zeros that a decoder of a forged stream does not read past the end.
 
-    Ordinary symbols take two bytes at most. A rare one states its own length in groups of four bits, a group
-    of ones standing for 15 groups more: all of the data may say so once.
+    Ordinary symbols take at most two bytes. A rare symbol states its length in groups of four bits, in which
+    a group of ones adds 15 groups; all of the data may do so once.
     """
     return data + bytes(16 * len(data) + 4 * num_symbols + 1024)

@@ -1,20 +1,20 @@
-"""The container of learned codecs' streams. Reading one needs neither a model nor torch.
+"""Container of learned codecs' streams. Parsing needs neither a model nor torch.
 
 ```
 bytes  field
 3      "VCM"
 1      version, 2
-1      purpose: 0 an image, 1 detection, 2 classification, 3 other features; + 128 where a coded size follows
-4      fingerprint of the model that decodes it, for this task
-1–5    channels of the latent (each number is a base-128 varint, low groups first)
-1–5    quality that it was coded with, in sixteenths; 16 for a model of a single one
+1      purpose: 0 image, 1 detection, 2 classification, 3 other features; + 128 if a coded size follows
+4      fingerprint of the model for this task
+1–5    channels of the latent (each number is a base-128 varint, least significant group first)
+1–5    quality in sixteenths; 16 for a model with a single quality
 1–5    height of the original image
 1–5    width of the original image
-…      height and width that were coded, only where they differ from the original's
+…      coded height and width, only if they differ from the original's
 1      number of sections
 1–5    length of each section in bytes
 …      the sections
-4      CRC-32 of everything before it, big-endian
+4      CRC-32 of all preceding bytes, big-endian
 ```
 """
 
@@ -50,15 +50,15 @@ _KNOWN = {
 
 @dataclass(frozen=True)
 class Header:
-    """What a stream says of itself.
+    """Header of a stream.
 
     Attributes:
-        purpose: Whom it serves, one of `PURPOSES`.
-        fingerprint: First four bytes of the fingerprint of the model (and width) that decodes it.
+        purpose: Purpose of the stream, one of `PURPOSES`.
+        fingerprint: First four bytes of the fingerprint of the model for the task.
         channels: Channels of the latent.
         size: (height, width) of the original image in pixels.
-        coded_size: (height, width) of what was coded in pixels: the original, or a task's own input.
-        quality: Which of the model's qualities, a multiple of a sixteenth; 1 for a model of a single one.
+        coded_size: (height, width) of the coded tensor in pixels: the original's, or that of a task's input.
+        quality: Quality of the model, a multiple of 1/16; 1 for a model with a single quality.
     """
 
     purpose: str
@@ -71,12 +71,12 @@ class Header:
 
 @dataclass(frozen=True)
 class Stream:
-    """A parsed stream: its header, its sections' bytes, and the number of bytes that are neither.
+    """A parsed stream.
 
     Attributes:
-        header: What it says of itself.
-        sections: Entropy-coded bytes.
-        overhead: Bytes of header and checksum.
+        header: Fields of the header.
+        sections: Entropy-coded bytes of each section.
+        overhead: Number of bytes of header and checksum.
     """
 
     header: Header
@@ -85,7 +85,7 @@ class Stream:
 
 
 def write_stream(header: Header, sections: Sequence[bytes]) -> bytes:
-    """The stream's bytes."""
+    """Serialize a stream."""
     other_size = header.coded_size != header.size
     out = bytearray(MAGIC)
     out += bytes([VERSION, PURPOSES.index(header.purpose) | (_OTHER_SIZE if other_size else 0)])
@@ -103,8 +103,8 @@ def read_stream(data: bytes) -> Stream:
     """Parse a stream and check everything that can be checked without a model.
 
     Raises:
-        BitstreamError: If it is empty, something else, of another version, cut short, longer than it says,
-            damaged, or states sizes that cannot be.
+        BitstreamError: If it is empty, of another format or version, too short, too long, damaged, or has
+            invalid sizes.
     """
     data = bytes(data)
     if not data:
@@ -112,7 +112,7 @@ def read_stream(data: bytes) -> Stream:
     if data[: len(MAGIC)] != MAGIC:
         kind = next((name for start, name in _KNOWN.items() if data.startswith(start)), "")
         if MAGIC.startswith(data):
-            raise BitstreamError(f"the stream is cut short: {len(data)} bytes are not even a header.")
+            raise BitstreamError(f"the stream is cut short: {len(data)} bytes are less than a header.")
         raise BitstreamError(f"not a vcm stream{f' but {kind}' if kind else ''}: it does not begin with VCM.")
     reader = _Reader(data, len(MAGIC))
     version = reader.take(1)[0]
@@ -123,7 +123,7 @@ def read_stream(data: bytes) -> Stream:
     try:
         header, lengths = _read_header(reader)
         fault = ""
-    except BitstreamError as error:  # a damaged header is told as damage, where the checksum shows it
+    except BitstreamError as error:  # the checksum cannot be located, so report the header's error
         header, lengths, fault = None, [], str(error)
     if header is not None:
         expected = reader.position + sum(lengths) + _CRC_BYTES
@@ -134,7 +134,7 @@ def read_stream(data: bytes) -> Stream:
     if fault:
         raise BitstreamError(fault)
     if zlib.crc32(data[:-_CRC_BYTES]) != int.from_bytes(data[-_CRC_BYTES:], "big"):
-        raise BitstreamError("the stream is damaged: its checksum does not fit.")
+        raise BitstreamError("the stream is damaged: its checksum does not match.")
     assert header is not None
     overhead = reader.position + _CRC_BYTES
     sections = tuple(reader.take(length) for length in lengths)
@@ -156,7 +156,7 @@ def _read_header(reader: _Reader) -> tuple[Header, list[int]]:
 
 
 class _Reader:
-    """Takes bytes and numbers off the front of a stream."""
+    """Reads bytes and numbers sequentially."""
 
     def __init__(self, data: bytes, position: int) -> None:
         self.data, self.position = data, position
@@ -186,8 +186,8 @@ class _Reader:
         height, width = self.number("height", MAX_PIXELS), self.number("width", MAX_PIXELS)
         if height * width > MAX_PIXELS:
             raise BitstreamError(
-                f"the stream is damaged: it says that the image has {height}x{width} pixels; at most "
-                f"{MAX_PIXELS} are allowed."
+                f"the stream is damaged: it states an image size of {height}x{width}, and at most "
+                f"{MAX_PIXELS} pixels are allowed."
             )
         return height, width
 

@@ -1,4 +1,4 @@
-"""Encoder-side search of learned codecs."""
+"""Encoder-side search for learned codecs."""
 
 from __future__ import annotations
 
@@ -20,34 +20,33 @@ if TYPE_CHECKING:
 
 Metric = Literal["mse", "ms_ssim"]
 Distance = Callable[["Tensor"], "Tensor"]
-"""Of decoded features, (1, C, h, w), from the original's; a scalar with a gradient."""
+"""Differentiable scalar distance of decoded features (1, C, h, w) from the original's."""
 Objective = Callable[["Tensor"], Distance]
-"""From a task's input, (1, 3, H, W) in [0, 1], to the distance from its features."""
+"""Maps a task's input, (1, 3, H, W) in [0, 1], to the distance from its features."""
 
 OnStep = Callable[[int, int], None]
-"""Told the steps done and all of them."""
+"""Progress callback; receives the steps done and the total."""
 
 MAX_EFFORT = 10_000
 NARROW_SHARE = 0.15
-"""Of the λ that a narrow width was trained with: with it a search keeps about the rate of effort 0."""
+"""Share of a feature width's training λ with which the search keeps about the rate of effort 0."""
 _MS_SSIM_SCALE = 1640.0
-"""λ for 1 − MS-SSIM by λ for 255² · MSE: as vcm's own model trades bits for either between its qualities, on
-the corpus' validation part (1,600 to 1,840)."""
+"""Ratio of the λ for 1 − MS-SSIM to the λ for 255² · MSE, measured as vcm's own model trades bits for either
+between its qualities on the corpus' validation set (1,600 to 1,840)."""
 _SMALLEST_MS_SSIM = 161
-"""Shortest side in pixels that MS-SSIM with five scales is defined for; its window has 11."""
+"""Shortest side in pixels for which five-scale MS-SSIM with an 11-pixel window is defined."""
 
 
 class Effort:
-    """How much an encoder searches for each image.
+    """Settings of the encoder-side search.
 
     Args:
-        steps: Gradient steps an image (and tile, for large images); 0 searches nothing.
-        lmbda: λ of bits / pixel + λ · 255² · distortion; None takes what the model file notes of its
-            training.
-        noted: λ of each of the model's qualities, from its file; empty where there are none.
+        steps: Gradient steps per image (per tile of large images), in [0, 10000]; 0 for no search.
+        lmbda: λ of bits / pixel + λ · 255² · distortion; None for the λ recorded in the model file.
+        noted: λ of each of the model's qualities, from its file; empty if it has none.
 
     Raises:
-        ArgumentError: If a number is out of its range.
+        ArgumentError: If a number is out of range.
     """
 
     def __init__(self, steps: int, lmbda: float | None, noted: Sequence[float]) -> None:
@@ -57,17 +56,17 @@ class Effort:
         self.given, self.noted = lmbda, noted
 
     def lmbda(self, quality: float) -> float:
-        """λ at one of the model's qualities, between two of them geometrically interpolated.
+        """Return λ at a quality, interpolated geometrically between the model's qualities.
 
         Raises:
-            ArgumentError: If none is known.
+            ArgumentError: If there is no λ.
         """
         if self.given is not None:
             return float(self.given)
         if not self.noted:
             raise ArgumentError(
                 "lmbda",
-                expected="λ of rate + λ · distortion, which this model's file does not note",
+                expected="set, because this model's file records no λ",
                 got=None,
                 remedy="Pass lmbda=…, or effort=0.",
             )
@@ -79,16 +78,16 @@ class Effort:
         return math.exp((1 - share) * math.log(self.noted[below]) + share * math.log(self.noted[above]))
 
     def narrow_lmbda(self, quality: float) -> float:
-        """λ for a narrow width: what was given, or a share of what it was trained with."""
+        """Return λ for a feature width: the given λ, or a share of the training λ."""
         return self.lmbda(quality) * (NARROW_SHARE if self.given is None else 1.0)
 
 
 @dataclass(frozen=True)
 class TrainingNote:
-    """What a model file notes of a task's training.
+    """Training settings of a task, as recorded in a model file.
 
     Attributes:
-        lmbdas: λ at each of the model's qualities; empty where it is not noted.
+        lmbdas: λ of each of the model's qualities; empty if not recorded.
         guides: Layers of the task's network at which features were compared; see
             `vcm.tasks.distance.FeatureDistance`.
     """
@@ -98,15 +97,15 @@ class TrainingNote:
 
     @classmethod
     def of(cls, network: MultiTaskNetwork, task: str) -> TrainingNote:
-        """Read a network's own notes.
+        """Read the settings from a network's notes.
 
         Raises:
-            WeightsError: If the note is damaged.
+            WeightsError: If they are damaged.
         """
         from vcm.nn.serialization import read_json
 
         try:
-            note = read_json(network.notes.get("training", "{}"), "the note of training")
+            note = read_json(network.notes.get("training", "{}"), "training")
             lmbda, scales = note.get("lmbda", {}).get(task), note.get("quality_scales", [1.0])
             guides = note.get("guides", {}).get(task, [])
             lmbdas = () if lmbda is None else tuple(float(lmbda) * float(scale) for scale in scales)
@@ -114,7 +113,7 @@ class TrainingNote:
                 raise ValueError(f"λ are {lmbdas}")
             return cls(lmbdas, (guides,) if isinstance(guides, str) else tuple(map(str, guides)))
         except (ArgumentError, AttributeError, TypeError, ValueError) as error:
-            raise WeightsError(f"the model's note of its training is damaged: {error}") from error
+            raise WeightsError(f"the training settings in the model file are damaged: {error}") from error
 
 
 def image_search(
@@ -125,14 +124,17 @@ def image_search(
     metric: Metric,
     on_step: OnStep | None,
 ) -> Search | None:
-    """Search for an image as people see it.
+    """Build the search for the reconstruction task.
 
     Args:
-        streams: Of the model's "reconstruction".
-        x: The image, (1, 3, H, W) in [0, 1].
-        effort: How much.
-        metric: "mse", or "ms_ssim", which of tiles below 161 pixels a side is "mse" too.
-        on_step: Called with the steps done and all of them.
+        streams: Streams of the model's task "reconstruction".
+        x: Image (1, 3, H, W) in [0, 1].
+        effort: Settings of the search.
+        metric: "mse" or "ms_ssim"; tiles with a side below 161 pixels always use "mse".
+        on_step: Progress callback; receives the steps done and the total.
+
+    Returns:
+        The search; None with effort 0.
     """
     if not effort.steps:
         return None
@@ -152,7 +154,7 @@ def image_search(
         )
         target = padded[..., rows, columns]
         found = decoded[..., : target.shape[-2], : target.shape[-1]].float()
-        share = target.shape[-2] * target.shape[-1] / (height * width)  # of the image's mean
+        share = target.shape[-2] * target.shape[-1] / (height * width)  # the tile's weight in the mean
         if metric == "ms_ssim" and min(target.shape[-2:]) >= _SMALLEST_MS_SSIM:
             similarity: Tensor = ms_ssim(found.clamp(0, 1), target, data_range=1.0)
             return share * (1 - similarity) * _MS_SSIM_SCALE / 255**2
@@ -172,27 +174,30 @@ def feature_search(
     objective: Objective | None,
     on_step: OnStep | None,
 ) -> Search | None:
-    """Search for a task's features.
+    """Build the search for a task's features.
 
     Args:
-        streams: Of one of the model's tasks.
-        x: The task's input, (1, 3, H, W) in [0, 1].
-        effort: How much.
-        num_pixels: Of the original image.
-        objective: The task's distance.
-        on_step: Called with the steps done and all of them.
+        streams: Streams of a task with features.
+        x: Task input (1, 3, H, W) in [0, 1].
+        effort: Settings of the search.
+        num_pixels: Number of pixels of the original image.
+        objective: Task distance.
+        on_step: Progress callback; receives the steps done and the total.
+
+    Returns:
+        The search; None with effort 0.
 
     Raises:
         ArgumentError: If there is no objective.
     """
     if not effort.steps:
         return None
-    expected = "with effort a task's distance, such as vcm.tasks.distance.feature_objective gives"
+    expected = "a task distance if effort is set, such as from vcm.tasks.distance.feature_objective"
     if not callable(objective):
         raise ArgumentError("objective", expected=expected, got=objective)
     distance = objective(x.float())
     if not callable(distance):
-        raise ArgumentError("objective", expected=expected, got=f"one that returns {distance!r}")
+        raise ArgumentError("objective", expected=expected, got=f"a function that returns {distance!r}")
     stride = streams.network.features[streams.task].stride
     places = tuple(-(-side // stride) for side in x.shape[-2:])
 

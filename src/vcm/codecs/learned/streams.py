@@ -1,4 +1,4 @@
-"""One task of a multi-task network, between tensors and bytes."""
+"""Encode and decode streams of one task of a multi-task network."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from vcm.nn.slimmable.transforms import LATENT_STRIDE
 from vcm.nn.tiling import in_tiles
 
 TILE = 64
-"""Side of a tile in places of the latent: 1024 pixels."""
+"""Tile size in latent positions: 1024 pixels."""
 HALO = 4
-"""Places of the latent around a tile; g_a looks 30 pixels around itself, g_s less than 2 places."""
+"""Latent positions around a tile; g_a reaches 30 pixels beyond it, and g_s less than 2 positions."""
 Search = Callable[[Tensor, Symbols], Symbols]
-"""From y, (1, C, h, w), and the symbols that rounding gives to the symbols that are sent."""
+"""Maps y, (1, C, h, w), and its rounded symbols to the symbols to encode."""
 
 
 class StreamCoder:
-    """Writes and reads the streams of one of a network's tasks; many threads may use one.
+    """Encodes and decodes the streams of one task of a network. Thread-safe.
 
     Args:
-        network: In evaluation mode; it must not change meanwhile.
-        task: One of its tasks.
-        quality: The one of its qualities that is written; None takes the middle. All are read.
+        network: Network in evaluation mode, which must not change while the coder is in use.
+        task: Task of the network.
+        quality: Quality of encoded streams; None for the middle one. Streams of all qualities are decoded.
     """
 
     def __init__(self, network: MultiTaskNetwork, task: str, quality: float | None = None) -> None:
@@ -50,15 +50,15 @@ class StreamCoder:
         self.purpose = task if task in PURPOSES else PURPOSES[-1]
 
     def encode(self, x: Tensor, size: tuple[int, int], search: Search | None = None) -> bytes:
-        """Encode what the network is given.
+        """Encode an image or a task's input.
 
         Args:
-            x: (1, 3, H, W) in [0, 1], on the network's device, of any size from 1×1 and any precision.
+            x: Tensor (1, 3, H, W) in [0, 1] on the network's device, of any size from 1×1 and any precision.
             size: (height, width) of the original image in pixels.
-            search: Makes better symbols of the latent and those that rounding gives; None keeps these.
+            search: Improves the rounded symbols of the latent; None for no search.
 
         Raises:
-            CodecError: If the latent is not finite, or beyond what can be coded.
+            CodecError: If the latent is not finite, or out of the range that can be coded.
         """
         with torch.inference_mode(search is None), torch.no_grad():  # a search needs gradients
             x = x.to(next(self.encoder.parameters()).dtype)
@@ -82,10 +82,10 @@ class StreamCoder:
         return write_stream(header, coded)
 
     def read(self, data: bytes) -> tuple[Header, tuple[bytes, ...]]:
-        """Check a stream as far as can be before any network runs.
+        """Parse a stream and check it as far as possible before any network runs.
 
         Raises:
-            BitstreamError: If it is not a whole, undamaged stream of this model for this task.
+            BitstreamError: If it is not a complete, undamaged stream of this model and task.
         """
         stream = read_stream(data)
         header = stream.header
@@ -93,16 +93,14 @@ class StreamCoder:
             for other in self.network.tasks:
                 if header.fingerprint == self.network.fingerprint(other)[:FINGERPRINT_BYTES]:
                     raise BitstreamError(
-                        f"the stream is this model's, but of its width for {other}, not for {self.task}."
+                        f"the stream was encoded with this model for {other}, not for {self.task}."
                     )
             raise BitstreamError(
-                f"the stream is of another model: it has fingerprint {header.fingerprint.hex()}, this model "
-                f"{self.fingerprint.hex()}."
+                f"the stream was encoded with another model: it has fingerprint {header.fingerprint.hex()}, "
+                f"this model {self.fingerprint.hex()}."
             )
         if header.purpose != self.purpose:
-            raise BitstreamError(
-                f"the stream does not fit its model: it says that it is for {header.purpose}."
-            )
+            raise BitstreamError(f"the stream does not match its model: its purpose is {header.purpose}.")
         if self.task == RECONSTRUCTION and header.coded_size != header.size:
             raise BitstreamError(
                 f"the stream is damaged: an image of size {header.size} cannot be coded as "
@@ -110,30 +108,30 @@ class StreamCoder:
             )
         if header.channels != self.channels or len(stream.sections) != len(self.sections):
             raise BitstreamError(
-                f"the stream does not fit its model: {header.channels} channels in {len(stream.sections)} "
-                f"sections, not {self.channels} in {len(self.sections)}."
+                f"the stream does not match its model: it has {header.channels} channels in "
+                f"{len(stream.sections)} sections, not {self.channels} in {len(self.sections)}."
             )
         if not 1 <= header.quality <= self.network.qualities:
-            theirs = f"1 to {self.network.qualities}" if self.network.qualities > 1 else "1 alone"
+            theirs = f"1 to {self.network.qualities}" if self.network.qualities > 1 else "only 1"
             raise BitstreamError(
-                f"the stream does not fit its model: it has quality {header.quality:g}, the model {theirs}."
+                f"the stream does not match its model: it has quality {header.quality:g}, the model {theirs}."
             )
-        for section in stream.sections:  # all of them, before the first decides what the next ones mean
+        for section in stream.sections:  # check all of them before decoding the first
             check_section(section)
         return header, stream.sections
 
     def _analysis(self, x: Tensor) -> Tensor:
-        """g_a of one tile; in channels-last memory it is faster."""
+        """Apply g_a to one tile, in channels-last layout for speed."""
         y: Tensor = self.encoder.g_a(x.contiguous(memory_format=torch.channels_last))
         return y
 
     @torch.inference_mode()
     def decode(self, data: bytes) -> tuple[Header, Tensor]:
-        """Decode a stream to what the task's decoder gives: (1, 3, H, W) or a feature map, on the network's
-        device.
+        """Decode a stream to the output of the task's decoder: an image (1, 3, H, W) or a feature map, on the
+        network's device.
 
         Raises:
-            BitstreamError: As `read` does; also if what the decoder makes of it is not finite.
+            BitstreamError: If the stream is invalid (see `read`), or the decoder's output is not finite.
         """
         header, sections = self.read(data)
         height, width = (-(-side // self.network.stride) * self.network.stride for side in header.coded_size)
@@ -161,6 +159,6 @@ def _check_finite(decoded: Tensor) -> None:
     low, high = decoded.aminmax()
     if not (low.isfinite() and high.isfinite()):
         raise BitstreamError(
-            "the network's decoder gives NaN or infinite values from this stream: the stream or the model's "
-            "weights are damaged."
+            "the decoder gives NaN or infinite values for this stream: the stream or the model's weights are "
+            "damaged."
         )

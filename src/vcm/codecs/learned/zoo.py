@@ -1,4 +1,4 @@
-"""Networks of CompressAI's zoo as codecs, from checkpoints on disk. Importing this imports no torch."""
+"""Networks of CompressAI's zoo as codecs, from local checkpoints. Does not import torch."""
 
 from __future__ import annotations
 
@@ -28,33 +28,33 @@ ARCHITECTURES = (
 
 
 _LATENT_STRIDE = 16
-"""Pixels of the image to one place of the latent, on each side."""
+"""Image pixels per latent position, on each side."""
 
 MAX_AUTOREGRESSIVE_PIXELS = 1 << 21
-"""Largest image of the networks with a context model, which code one place of the latent after another."""
+"""Largest image for networks with a context model, which code latent positions one after another."""
 _AUTOREGRESSIVE = ("mbt2018", "cheng2020-anchor", "cheng2020-attn")
 
 
 class CompressAICodec(Codec):
-    """A network of CompressAI's zoo, its strings in vcm's container.
+    """A network of CompressAI's zoo, with its strings in vcm's container.
 
-    Those with a hyperprior derive their entropy tables by floating-point arithmetic: decode on the machine
-    and device that encoded. (vcm's own networks do without that.)
+    Networks with a hyperprior derive their entropy tables in floating-point arithmetic, so streams must be
+    decoded on the machine and device that encoded them. (vcm's own networks do not have this restriction.)
 
-    mbt2018 and cheng2020 decode the places of the latent (16x16 pixels) one after another, some milliseconds
-    each, however short the stream: they take images of at most 2^21 pixels, such as 1920x1080.
+    mbt2018 and cheng2020 decode latent positions (16x16 pixels) one after another, at some milliseconds each.
+    They are therefore limited to images of 2^21 pixels, such as 1920x1080.
 
     Args:
-        quality: Which model of a family; it replaces "{quality}" in `checkpoint`.
+        quality: Model of a family; replaces "{quality}" in `checkpoint`.
         architecture: CompressAI's name of the network, such as "bmshj2018-hyperprior".
-        checkpoint: A file of its state dict, as CompressAI or a training script of one's own saves it (see
-            `vcm.codecs.learned.checkpoints`), with "{quality}" in its path where each operating point is a
-            model of its own.
-        device: Where the network runs: "cpu", "cuda", …
+        checkpoint: File with a state dict, saved by CompressAI or by another training script (see
+            `vcm.codecs.learned.checkpoints`), with "{quality}" in its path if each operating point is a
+            separate model.
+        device: Device of the network: "cpu", "cuda", …
 
     Raises:
         ArgumentError: If there is no such architecture.
-        WeightsError: If the checkpoint cannot be read, or is of another architecture.
+        WeightsError: If the checkpoint cannot be read, or belongs to another architecture.
     """
 
     name: ClassVar[str] = "compressai"
@@ -80,12 +80,12 @@ class CompressAICodec(Codec):
         self.network.to(self.device)
 
     def encode(self, image: Tensor) -> bytes:
-        """Encode (3, H, W) uint8 RGB; see `Codec.encode`.
+        """Encode an RGB image (3, H, W), uint8; see `Codec.encode`.
 
         Raises:
-            ArgumentError: If the image has more than `MAX_AUTOREGRESSIVE_PIXELS` and the network codes one
-                place after another.
-            CodecError: If the network's latent is not finite, or beyond what can be coded.
+            ArgumentError: If the network has a context model and the image has more than
+                `MAX_AUTOREGRESSIVE_PIXELS` pixels.
+            CodecError: If the network's latent is not finite, or out of the range that can be coded.
         """
         import torch
 
@@ -96,9 +96,9 @@ class CompressAICodec(Codec):
         if size[0] * size[1] > self._max_pixels:
             raise ArgumentError(
                 "image",
-                expected=f"of at most {self._max_pixels} pixels with {self.architecture}",
+                expected=f"at most {self._max_pixels} pixels with {self.architecture}",
                 got=f"{size[0]}x{size[1]}",
-                remedy="Resize or crop it, or choose an architecture without a context model.",
+                remedy="Resize or crop the image, or use an architecture without a context model.",
             )
         x = pad_to_multiple(image[None].to(self.device).float() / 255, self.network.downsampling_factor)
         with torch.inference_mode():
@@ -107,11 +107,11 @@ class CompressAICodec(Codec):
         return write_stream(header, [string for (string,) in strings])
 
     def decode(self, data: bytes) -> Tensor:
-        """Decode to (3, H, W) uint8 RGB; see `Codec.decode`.
+        """Decode to an RGB image (3, H, W), uint8; see `Codec.decode`.
 
         Raises:
-            BitstreamError: If `data` is not a whole, undamaged stream of this network, or what the network
-                makes of it is not finite.
+            BitstreamError: If `data` is not a complete, undamaged stream of this network, or the network's
+                output is not finite.
         """
         import torch
 
@@ -122,20 +122,20 @@ class CompressAICodec(Codec):
         header = stream.header
         if header.fingerprint != self._fingerprint:
             raise BitstreamError(
-                f"the stream is of another model: it has fingerprint {header.fingerprint.hex()}, this model "
-                f"{self._fingerprint.hex()}."
+                f"the stream was encoded with another model: it has fingerprint {header.fingerprint.hex()}, "
+                f"this model {self._fingerprint.hex()}."
             )
         if len(stream.sections) != self._num_sections or min(map(len, stream.sections)) < SHORTEST:
-            raise BitstreamError("the stream is damaged: its sections are not such as this network writes.")
+            raise BitstreamError("the stream is damaged: number or length of its sections is invalid.")
         height, width = header.size
         if height * width > self._max_pixels:
             raise BitstreamError(
-                f"the stream states an image of {height}x{width}; with {self.architecture} at most "
-                f"{self._max_pixels} pixels are allowed."
+                f"the stream states an image of {height}x{width}, and {self.architecture} is limited to "
+                f"{self._max_pixels} pixels."
             )
         factor = self.network.downsampling_factor
         places = (-(-height // factor), -(-width // factor))
-        # What each section needs at least is reported before memory and time are taken for its symbols.
+        # Check minimum lengths before memory and time are spent on the symbols.
         bottleneck = CodingTable.of(self.network.entropy_bottleneck)
         fewest = float(bottleneck.fewest_bits.sum())
         self._check_length(stream.sections[-1], fewest * places[0] * places[1], header.size)
@@ -145,19 +145,19 @@ class CompressAICodec(Codec):
             symbols = self._channels * places[0] * places[1] * (factor // _LATENT_STRIDE) ** 2
             self._check_length(sections[0], float(conditional.fewest_bits.min()) * symbols, header.size)
             spend = Budget(sections[0], conditional).spend
-            if self.architecture in _AUTOREGRESSIVE:  # it calls the range coder itself
+            if self.architecture in _AUTOREGRESSIVE:  # these call the range coder themselves
                 sections[0] = guarded(sections[0], symbols)
         with torch.inference_mode(), spending(spend):
             x: Tensor = self.network.decompress([[section] for section in sections], places)["x_hat"]
         if not x.isfinite().all():
             raise BitstreamError(
-                "the network gives NaN or infinite pixels from this stream: the stream or the weights are "
-                "damaged, or it was coded on another kind of machine."
+                "the network gives NaN or infinite pixels for this stream: the stream or the weights are "
+                "damaged, or the stream was encoded on another kind of machine."
             )
         return (x[0, :, :height, :width].float().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
 
     def settings(self) -> Settings:
-        """What decides the bytes: the weights, wherever their file lies."""
+        """Return everything that determines the bytes, with the hash of the weights instead of their path."""
         return {
             "name": self.name,
             "quality": self.quality,
@@ -168,17 +168,17 @@ class CompressAICodec(Codec):
         }
 
     def implementation(self) -> str:
-        """Version of CompressAI."""
+        """Return the version of CompressAI."""
         from importlib.metadata import version
 
         return f"compressai {version('compressai')}"
 
     def _check_length(self, section: bytes, bits: float, size: tuple[int, int]) -> None:
-        """Raise BitstreamError if a section is shorter than an image of `size` needs at least."""
+        """Raise BitstreamError if a section is too short for an image of `size`."""
         if bits / 8 * (1 - 1e-3) > len(section):
             raise BitstreamError(
-                f"the stream is damaged: {len(section)} bytes cannot hold an image of {size[0]}x{size[1]}, "
-                f"which needs {bits / 8:.0f}."
+                f"the stream is damaged: {len(section)} bytes cannot contain an image of "
+                f"{size[0]}x{size[1]}, which needs at least {bits / 8:.0f}."
             )
 
     @property
@@ -199,4 +199,4 @@ class CompressAICodec(Codec):
 
 
 def _spend_nothing(indexes: Tensor) -> None:
-    """Count no symbols: those of a bottleneck are counted where they are decoded."""
+    """Do nothing: an entropy bottleneck counts its symbols when it decodes them."""
