@@ -51,7 +51,7 @@ def measure(images: list[Tensor], chroma: str) -> tuple[np.ndarray, np.ndarray, 
         for quality in QUALITIES:
             codec = JPEGCodec(quality, chroma=chroma)
             data = codec.encode(image)
-            error = proxy(x, quality).decoded[0].clamp(0, 1) - codec.decode(data).float() / 255
+            error = proxy(x, quality).x_hat[0].clamp(0, 1) - codec.decode(data).float() / 255
             counts.append(proxy.counts(x, quality)[0].double().numpy())
             bits.append(8.0 * len(data))
             errors.append(float(error.square().mean()))

@@ -70,7 +70,7 @@ def measure(
                 output = proxy(x, quality)
                 true = (coded.decoded[row : row + 1], coded.bpp[row : row + 1])
                 for key in (str(quality), "all"):
-                    metrics[name][key].update(output.decoded, output.bpp, *true, quality)
+                    metrics[name][key].update(output.x_hat, output.bpp, *true, quality)
     return {
         name: {
             key: {figure: round(float(value), 4) for figure, value in metric.compute().items()}

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from vcm.codecs import LearnedCodec, SlimmableFeatureCodec
-from vcm.codecs.learned.coder import CodingTable, decode_symbols, encode_symbols
+from vcm.nn.coder import CodingTable, decode_symbols, encode_symbols
 from vcm.nn.slimmable import FeatureMap, MultiTaskNetwork, SlimmableFactorized, SlimmableHyperprior
 from vcm.tasks import YOLOTask
 from vcm.types import Features

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from vcm.codecs import CodecPool, LearnedCodec, RoundTrip, SlimmableFeatureCodec
-from vcm.codecs.learned.coder import CodingTable, decode_symbols, encode_symbols
 from vcm.codecs.learned.container import read_stream
 from vcm.errors import ArgumentError, BitstreamError, CodecError
+from vcm.nn.coder import CodingTable, decode_symbols, encode_symbols
 from vcm.nn.slimmable import (
     FeatureMap,
     LatentScalable,
@@ -67,7 +67,7 @@ def test_images_of_any_size_come_back_in_that_size(network, size):
 def test_the_decoded_image_is_what_the_network_says(network):
     codec = LearnedCodec(model=network)
     image = random_image(128, 192)
-    expected = network(image[None].float() / 255, "reconstruction").decoded[0]
+    expected = network(image[None].float() / 255, "reconstruction").x_hat[0]
     expected = (expected.clamp(0, 1) * 255).round().to(torch.uint8)
     difference = (codec.decode(codec.encode(image)).int() - expected.int()).abs()
     assert difference.max() <= 1
@@ -79,7 +79,7 @@ def test_features_come_back_as_the_network_says(network):
     features, size = codec.decode(codec.encode(x, (480, 800)))
     assert size == (480, 800)
     padded = torch.nn.functional.pad(x, (0, -160 % network.stride, 0, -96 % network.stride), mode="replicate")
-    torch.testing.assert_close(features, network(padded, "detection").decoded[..., :12, :20])
+    torch.testing.assert_close(features, network(padded, "detection").x_hat[..., :12, :20])
 
 
 def symbols_of(network, image, task):

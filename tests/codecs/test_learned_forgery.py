@@ -9,9 +9,9 @@ import torch
 
 from vcm.codecs import LearnedCodec, SlimmableFeatureCodec
 from vcm.codecs.learned import streams
-from vcm.codecs.learned.coder import CodingTable, decode_symbols, encode_symbols
 from vcm.codecs.learned.container import read_stream, write_stream
 from vcm.errors import ArgumentError, BitstreamError
+from vcm.nn.coder import CodingTable, decode_symbols, encode_symbols
 from vcm.nn.slimmable import FeatureMap, LatentScalable, SlimmableFactorized, SlimmableHyperprior
 
 KINDS = (SlimmableFactorized, SlimmableHyperprior, LatentScalable)
@@ -75,7 +75,7 @@ def test_bytes_that_lead_a_decoder_astray_stay_within_bounds():
     """In a process of its own: CompressAI's decoder alone reads past the end here, and dies of it."""
     code = """
 import torch
-from vcm.codecs.learned.coder import CodingTable, decode_symbols
+from vcm.nn.coder import CodingTable, decode_symbols
 from vcm.errors import BitstreamError
 rare = CodingTable([[0, 1, 65536]], [3], [0])
 for data in (b"\\xff" * 400_000, bytes(8), bytes(range(256)) * 40):

@@ -9,8 +9,8 @@ import sys
 import pytest
 import torch
 
-from vcm.codecs.learned import coder
-from vcm.codecs.learned.coder import CodingTable, decode_symbols, encode_symbols
+from vcm.nn import coder
+from vcm.nn.coder import CodingTable, decode_symbols, encode_symbols
 
 TABLE = CodingTable([[0, 100, 60000, 65000, 65536], [0, 30000, 65530, 65536]], [5, 4], [-1, 0])
 

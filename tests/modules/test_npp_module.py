@@ -97,9 +97,9 @@ def test_values_are_the_codecs_and_gradients_the_proxys(kind):
     coded = CodecLoop(JPEGCodec).start(x, 30, ["a", "b", "c"])()
     direct = proxy(x, 30.0)
     weight = torch.rand_like(x)
-    (expected,) = torch.autograd.grad((direct.decoded * weight).sum() + 3 * direct.bpp.sum(), x)
+    (expected,) = torch.autograd.grad((direct.x_hat * weight).sum() + 3 * direct.bpp.sum(), x)
     through = proxy(x, 30.0)
-    joined, bpp = straight_through(coded.decoded, through.decoded), straight_through(coded.bpp, through.bpp)
+    joined, bpp = straight_through(coded.decoded, through.x_hat), straight_through(coded.bpp, through.bpp)
     for index, image in enumerate(x.detach()):
         pixels = (image * 255).round().to(torch.uint8)
         data = JPEGCodec(quality=30).encode(pixels)

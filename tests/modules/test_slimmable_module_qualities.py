@@ -59,7 +59,7 @@ def test_every_quality_is_trained_for_its_own_rate(kind, image_data, tmp_path):
     with torch.no_grad():
         outputs = [module.network.eval()(image, "reconstruction", quality) for quality in (1, 2, 3)]
     rates = [float(-sum(v.log2().sum() for v in output.likelihoods.values())) for output in outputs]
-    errors = [float((output.decoded - image).pow(2).mean()) for output in outputs]
+    errors = [float((output.x_hat - image).pow(2).mean()) for output in outputs]
     assert rates == sorted(rates)
     assert errors[0] > max(errors[1:])  # the finer two are too near each other after so few steps
 

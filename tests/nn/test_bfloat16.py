@@ -12,7 +12,7 @@ def gradients(network, x, *, half):
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
         out = network(x, "reconstruction")
     bits = sum(-likelihoods.log2().sum() for likelihoods in out.likelihoods.values())
-    (bits / x[0, 0].numel() + 650 * (out.decoded.float() - x).square().mean()).backward()
+    (bits / x[0, 0].numel() + 650 * (out.x_hat.float() - x).square().mean()).backward()
     return {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
 
 

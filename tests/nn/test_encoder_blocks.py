@@ -36,7 +36,7 @@ def test_they_start_as_the_identity():
     state = {**more.state_dict(), **plain.state_dict()}
     more.load_state_dict(state)
     for task in plain.tasks:
-        assert torch.equal(plain(x, task, 2).decoded, more(x, task, 2).decoded)
+        assert torch.equal(plain(x, task, 2).x_hat, more(x, task, 2).x_hat)
 
 
 @pytest.mark.parametrize("quality", [1, 2.5, 3])
@@ -119,8 +119,8 @@ def test_training_starts_from_a_model_with_as_many_blocks_or_fewer(tmp_path):
     for file, count in (("two", 3), ("two", 2), ("none", 2)):
         module = Bare(make({"detection": count}))
         module.start_from(tmp_path / f"{file}.safetensors")
-        expected = load_network(tmp_path / f"{file}.safetensors")(x, "detection", 2).decoded
-        torch.testing.assert_close(module.network(x, "detection", 2).decoded, expected)
+        expected = load_network(tmp_path / f"{file}.safetensors")(x, "detection", 2).x_hat
+        torch.testing.assert_close(module.network(x, "detection", 2).x_hat, expected)
     for blocks in (None, {"detection": 1}, {"reconstruction": 2}):
         with pytest.raises(WeightsError, match=r"another architecture: blocks is \{'detection': 2\}, not"):
             Bare(make(blocks)).start_from(tmp_path / "two.safetensors")

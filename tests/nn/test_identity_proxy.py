@@ -16,7 +16,7 @@ from vcm.nn.proxy import IdentityProxy, JPEGProxy
 def test_the_image_comes_back_with_the_rate_that_it_starts_with(rate: str, size: tuple[int, int]) -> None:
     x = torch.rand(2, 3, *size)
     output = IdentityProxy("bpg", (22, 44), rate=rate, bpp=0.3)(x, torch.tensor([22.0, 40.0]))
-    assert torch.equal(output.decoded, x)
+    assert torch.equal(output.x_hat, x)
     torch.testing.assert_close(output.bpp, torch.tensor([0.3, 0.3]))
 
 
@@ -25,7 +25,7 @@ def test_a_constant_rate_has_no_gradient_and_no_weights() -> None:
     proxy = IdentityProxy("bpg", (22, 44), rate="constant")
     output = proxy(x, 30)
     assert not output.bpp.requires_grad
-    assert output.decoded.requires_grad
+    assert output.x_hat.requires_grad
     assert not list(proxy.parameters())
 
 

@@ -41,7 +41,7 @@ def test_images_and_rates_are_nearly_pillows_on_photographs(
         data = codec.encode(image)
         with torch.no_grad():
             output = proxy(as_input(image), quality)
-        levels = output.decoded[0].clamp(0, 1).mul(255).round()
+        levels = output.x_hat[0].clamp(0, 1).mul(255).round()
         distances.append(psnr(levels / 255, codec.decode(data).float() / 255))
         estimated.append(float(output.bpp))
         real.append(8 * len(data) / image[0].numel())
@@ -67,8 +67,8 @@ def test_any_size_comes_back_as_pillow_has_it(height: int, width: int, chroma: s
     codec = JPEGCodec(75, chroma=chroma)
     data = codec.encode(image)
     output = JPEGProxy(chroma=chroma).eval()(as_input(image), 75)
-    assert output.decoded.shape == (1, 3, height, width)
-    assert psnr(output.decoded[0], codec.decode(data).float() / 255) > 44
+    assert output.x_hat.shape == (1, 3, height, width)
+    assert psnr(output.x_hat[0], codec.decode(data).float() / 255) > 44
     assert float(output.bpp) == pytest.approx(8 * len(data) / (height * width), rel=0.03)
 
 
@@ -76,8 +76,8 @@ def test_training_mode_is_near_and_softer(coco_images: list[Path]) -> None:
     x = as_input(read_image(coco_images[0])[:, :128, :128])
     proxy = JPEGProxy()
     soft, hard = proxy.train()(x, 50), proxy.eval()(x, 50)
-    assert not torch.equal(soft.decoded, hard.decoded)
-    assert psnr(soft.decoded, hard.decoded) > 30
+    assert not torch.equal(soft.x_hat, hard.x_hat)
+    assert psnr(soft.x_hat, hard.x_hat) > 30
     assert float(soft.bpp) == pytest.approx(float(hard.bpp), rel=0.1)
 
 
@@ -87,12 +87,12 @@ def test_gradients_are_those_of_soft_rounding(training: bool) -> None:
     x = torch.rand(2, 3, 21, 19, requires_grad=True)
     proxy = JPEGProxy().train(training)
     output = proxy(x, torch.tensor([30.0, 90.0]))
-    for value in (output.bpp.sum(), output.decoded.square().mean()):
+    for value in (output.bpp.sum(), output.x_hat.square().mean()):
         (gradient,) = torch.autograd.grad(value, x, retain_graph=True)
         assert gradient.isfinite().all()
         assert (gradient.flatten(1).abs().amax(1) > 0).all()
     mode = JPEGProxy().train(not training)(x, torch.tensor([30.0, 90.0]))
-    ours, theirs = (torch.autograd.grad(out.decoded.sum(), x)[0] for out in (output, mode))
+    ours, theirs = (torch.autograd.grad(out.x_hat.sum(), x)[0] for out in (output, mode))
     torch.testing.assert_close(ours, theirs)  # of what is linear in the symbols
 
 
@@ -116,7 +116,7 @@ def test_a_batch_with_different_qualities_is_each_one_by_one() -> None:
     together = proxy(x, qualities)
     for index, quality in enumerate(qualities.tolist()):
         alone = proxy(x[index : index + 1], quality)
-        torch.testing.assert_close(together.decoded[index], alone.decoded[0])
+        torch.testing.assert_close(together.x_hat[index], alone.x_hat[0])
         torch.testing.assert_close(together.bpp[index], alone.bpp[0])
 
 
@@ -126,7 +126,7 @@ def test_autocast_does_not_blur_it() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         half = proxy(x, 80)
     whole = proxy(x, 80)
-    assert torch.equal(half.decoded, whole.decoded)
+    assert torch.equal(half.x_hat, whole.x_hat)
     assert torch.equal(half.bpp, whole.bpp)
 
 

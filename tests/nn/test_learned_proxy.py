@@ -28,9 +28,9 @@ def test_gradients_of_image_and_rate_reach_every_pixel(context, stages, training
     proxy = make(context=context, num_stages=stages).train(training)
     x = smooth().requires_grad_()
     output = proxy(x, 30.0)
-    assert output.decoded.shape == x.shape
+    assert output.x_hat.shape == x.shape
     assert output.bpp.shape == (2,)
-    for part in (output.decoded.sum(), output.bpp.sum()):
+    for part in (output.x_hat.sum(), output.bpp.sum()):
         (gradient,) = torch.autograd.grad(part, x, retain_graph=True)
         assert gradient.isfinite().all()
         assert (gradient.abs().sum(dim=1) > 0).float().mean() > 0.95
@@ -40,7 +40,7 @@ def test_gradients_of_image_and_rate_reach_every_pixel(context, stages, training
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (17, 33), (64, 96)])
 def test_any_size(size):
     output = make()(smooth(*size), 33.0)
-    assert output.decoded.shape == (2, 3, *size)
+    assert output.x_hat.shape == (2, 3, *size)
     assert (output.bpp > 0).all()
 
 
@@ -51,7 +51,7 @@ def test_a_batch_of_qualities_is_one_by_one():
     together = proxy(x, qualities)
     for index, quality in enumerate(qualities.tolist()):
         alone = proxy(x[index : index + 1], quality)
-        torch.testing.assert_close(together.decoded[index], alone.decoded[0], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(together.x_hat[index], alone.x_hat[0], atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(together.bpp[index], alone.bpp[0])
 
 
@@ -62,7 +62,7 @@ def test_coarser_steps_cost_less_and_lose_more():
     rates = [float(o.bpp.mean()) for o in outputs]
     assert rates == sorted(rates, reverse=True)
     assert rates[-1] > 300 / 128**2
-    errors = [float((o.decoded - x).pow(2).mean()) for o in outputs]
+    errors = [float((o.x_hat - x).pow(2).mean()) for o in outputs]
     assert errors[-1] > errors[0]
 
 
@@ -125,7 +125,7 @@ def test_files_build_the_same_proxy_again(proxy, tmp_path):
     loaded = load_proxy(tmp_path / "p.safetensors")
     assert loaded.architecture() == proxy.architecture()
     x = smooth()
-    assert torch.equal(loaded(x, 30.0).decoded, proxy(x, 30.0).decoded)
+    assert torch.equal(loaded(x, 30.0).x_hat, proxy(x, 30.0).x_hat)
     assert torch.equal(loaded(x, 30.0).bpp, proxy(x, 30.0).bpp)
 
 

@@ -38,7 +38,7 @@ def train_a_step(network):
     optimizer = torch.optim.Adam(network.parameters(), lr=0.1)
     output = network(torch.rand(1, 3, 64, 64), "detection")
     (
-        output.decoded.square().mean() - output.likelihoods[network.sections("detection")[0]].log().mean()
+        output.x_hat.square().mean() - output.likelihoods[network.sections("detection")[0]].log().mean()
     ).backward()
     optimizer.step()
     network.eval()
@@ -80,7 +80,7 @@ def test_a_file_builds_the_same_network(network, tmp_path):
     assert json.loads(json.dumps(loaded.architecture())) == network.architecture()
     assert loaded.weights_sha256() == network.weights_sha256()
     x = torch.rand(1, 3, 64, 64)
-    assert torch.equal(loaded(x, "detection").decoded, network(x, "detection").decoded)
+    assert torch.equal(loaded(x, "detection").x_hat, network(x, "detection").x_hat)
     assert build_network(network.architecture()).tasks == network.tasks
 
 
@@ -126,7 +126,7 @@ def test_a_file_of_half_the_size_holds_the_rounded_network(kind, tmp_path):
     for task in network.tasks:
         assert loaded.fingerprint(task) == network.fingerprint(task)
         assert loaded.decoders[task].state_dict().keys() == network.decoders[task].state_dict().keys()
-        assert torch.equal(loaded(x, task).decoded, network(x, task).decoded)
+        assert torch.equal(loaded(x, task).x_hat, network(x, task).x_hat)
     assert all(parameter.dtype == torch.float32 for parameter in loaded.parameters())
 
 

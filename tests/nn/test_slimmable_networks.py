@@ -1,11 +1,13 @@
 import pytest
 import torch
 from compressai.layers import GDN
+from compressai.losses import RateDistortionLoss
 from compressai.models import FactorizedPrior, ScaleHyperprior
 from packaging.version import Version
 from torch import nn
 
-from vcm.errors import ArgumentError
+from vcm.errors import ArgumentError, BitstreamError
+from vcm.losses.rate_distortion import rate_distortion
 from vcm.nn.slimmable import (
     FeatureMap,
     LatentScalable,
@@ -63,7 +65,7 @@ def test_factorized_equals_compressai_at_full_width():
     x = torch.rand(2, 3, 64, 96)
     expected, got = theirs(x), ours(x, "reconstruction")
     assert expected["likelihoods"]["y"].std() > 0.001
-    torch.testing.assert_close(got.decoded, expected["x_hat"])
+    torch.testing.assert_close(got.x_hat, expected["x_hat"])
     torch.testing.assert_close(got.likelihoods["y"], expected["likelihoods"]["y"])
 
 
@@ -90,7 +92,47 @@ def test_hyperprior_equals_compressai_at_full_width():
     assert expected["likelihoods"]["y"].std() > 0.01
     for name in ("y", "z"):
         torch.testing.assert_close(got.likelihoods[name], expected["likelihoods"][name])
-    torch.testing.assert_close(got.decoded, expected["x_hat"])
+    torch.testing.assert_close(got.x_hat, expected["x_hat"])
+
+
+@pytest.mark.parametrize("task", ["detection", "reconstruction"])
+def test_strings_are_decompressed_to_what_forward_gives(network, task):
+    torch.manual_seed(0)
+    network.eval()
+    x = torch.rand(2, 3, 2 * network.stride, network.stride)
+    coded = network.compress(x, task)
+    assert coded["shape"] == (2, 1)
+    assert [len(section) for section in coded["strings"]] == [2] * len(network.sections(task))
+    found = network.decompress(**coded, task=task)
+    with torch.no_grad():
+        expected = network(x, task)
+    torch.testing.assert_close(found["x_hat"], expected["x_hat"])
+    estimated = sum(-float(values.log2().sum()) for values in expected["likelihoods"].values())
+    real = 8 * sum(len(string) for section in coded["strings"] for string in section)
+    assert real == pytest.approx(estimated, rel=0.05, abs=400)
+    with pytest.raises(ArgumentError, match="strings must be one list each for"):
+        network.decompress(coded["strings"] * 2, coded["shape"], task)
+    damaged = [[string[:3] for string in section] for section in coded["strings"]]
+    with pytest.raises(BitstreamError):
+        network.decompress(damaged, coded["shape"], task)
+    with pytest.raises(KeyError):
+        expected["y_hat"]
+
+
+def test_compressai_computes_the_loss_of_an_output():
+    network = make(SlimmableHyperprior).eval()
+    x = torch.rand(2, 3, 64, 64)
+    output = network(x, "reconstruction")
+    found = RateDistortionLoss(lmbda=0.01)(output, x)
+    expected = rate_distortion(output.x_hat, x, output.likelihoods.values(), 2 * 64 * 64, 0.01)
+    torch.testing.assert_close(found["loss"], expected.loss)
+    torch.testing.assert_close(found["bpp_loss"], expected.bpp)
+
+
+def test_aux_loss_sums_over_tasks():
+    network = make(SlimmableHyperprior)
+    parts = [network.aux_loss(task) for task in network.tasks]
+    torch.testing.assert_close(network.aux_loss(), sum(parts))
 
 
 def test_dense_gdn_equals_compressai():
@@ -124,7 +166,7 @@ def test_at_width_gives_the_same_latent(network):
         latents = network.at_width(task)(x)
         symbols = network.quantize(latents, task)
         decoded = network.decode(network.dequantize(symbols, task), task)
-        torch.testing.assert_close(decoded, network(x, task).decoded)
+        torch.testing.assert_close(decoded, network(x, task).x_hat)
     assert not any(p.requires_grad for p in network.at_width("detection").parameters())
 
 
@@ -176,7 +218,7 @@ def test_feature_transform_refuses_other_strides(stride):
 def test_early_features_are_decoded_by_synthesis(stride, places):
     target = FeatureMap(7, stride, synthesis=True, hidden=4)
     network = make(SlimmableFactorized, features={"detection": target})
-    decoded = network(torch.rand(1, 3, 64, 64), "detection").decoded
+    decoded = network(torch.rand(1, 3, 64, 64), "detection").x_hat
     assert decoded.shape == (1, 7, places, places)
     again = build_network(network.architecture())
     again.load_state_dict(network.state_dict())
@@ -232,10 +274,10 @@ def test_any_number_of_widths_and_one_width():
         features={"detection": FeatureMap(3, 8), "classification": FeatureMap(2, 16)},
     )
     x = torch.rand(1, 3, 64, 64)
-    assert three(x, "classification").decoded.shape == (1, 2, 4, 4)
-    assert three(x, "detection").decoded.shape == (1, 3, 8, 8)
+    assert three(x, "classification").x_hat.shape == (1, 2, 4, 4)
+    assert three(x, "detection").x_hat.shape == (1, 3, 8, 8)
     one = make(SlimmableFactorized, widths={"reconstruction": 5}, features={})
-    assert one(x, "reconstruction").decoded.shape == x.shape
+    assert one(x, "reconstruction").x_hat.shape == x.shape
 
 
 def test_latent_scalable_streams_are_layered():

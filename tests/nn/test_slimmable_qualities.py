@@ -67,7 +67,7 @@ def test_a_wider_latent_is_compressais_m():
     x = torch.rand(2, 3, 64, 96)
     expected, got = theirs(x), ours(x, "reconstruction")
     assert expected["likelihoods"]["y"].std() > 0.001
-    torch.testing.assert_close(got.decoded, expected["x_hat"])
+    torch.testing.assert_close(got.x_hat, expected["x_hat"])
     torch.testing.assert_close(got.likelihoods["y"], expected["likelihoods"]["y"])
 
 
@@ -84,7 +84,7 @@ def test_gains_are_folded_into_the_encoder_that_is_deployed(network):
             latents = network.at_width(task, quality)(x)
             symbols = network.quantize(latents, task)
             y_hat = network.ungained(network.dequantize(symbols, task), task, quality)
-            found, expected = network.decode(y_hat, task), network(x, task, quality).decoded
+            found, expected = network.decode(y_hat, task), network(x, task, quality).x_hat
             # Means are multiples of 2^-12 where streams are coded: now and then that moves a symbol by one.
             assert (found - expected).abs().mean() < 0.05 * expected.abs().mean()
         finest, coarsest = (network.at_width(task, quality)(x)[0] for quality in (3, 1))
@@ -139,9 +139,7 @@ def test_every_gain_learns(network):
     for task in network.tasks:
         for quality in (1, 2, 3):
             output = network(torch.rand(2, 3, 64, 64), task, quality)
-            (
-                output.decoded.pow(2).mean() - sum(v.log().sum() for v in output.likelihoods.values())
-            ).backward()
+            (output.x_hat.pow(2).mean() - sum(v.log().sum() for v in output.likelihoods.values())).backward()
     for each in network.latent_gains:
         assert each.logarithms.grad.abs().min() > 0
         assert each.inverse_logarithms.grad.abs().min() > 0
@@ -158,7 +156,7 @@ def test_streams_say_their_quality_and_any_codec_of_the_model_reads_them(network
     streams = [codec.encode(x, (64, 64)) for codec in codecs]
     assert len({*streams}) == 3
     for codec, stream in zip(reversed(codecs), streams, strict=True):
-        expected = network(x, "detection", read_stream(stream).header.quality).decoded
+        expected = network(x, "detection", read_stream(stream).header.quality).x_hat
         torch.testing.assert_close(codec.decode(stream)[0], expected, atol=3e-3, rtol=1e-3)
 
 
@@ -166,7 +164,7 @@ def test_without_a_quality_the_middle_is_meant(network):
     assert LearnedCodec(model=network).quality == 2
     assert make(SlimmableFactorized, 4).check_quality(None) == 2.5
     x = torch.rand(1, 3, 64, 64)
-    assert torch.equal(network(x, "detection").decoded, network(x, "detection", 2).decoded)
+    assert torch.equal(network(x, "detection").x_hat, network(x, "detection", 2).x_hat)
     assert LearnedCodec(7, model=make(SlimmableFactorized, 1)).quality == 7  # but a name
 
 
@@ -216,7 +214,7 @@ def test_files_keep_everything(network, tmp_path):
     assert again.architecture() == network.architecture()
     assert again.weights_sha256() == network.weights_sha256()
     x = torch.rand(1, 3, 64, 64)
-    assert torch.equal(again(x, "detection", 3).decoded, network(x, "detection", 3).decoded)
+    assert torch.equal(again(x, "detection", 3).x_hat, network(x, "detection", 3).x_hat)
     assert build_network(network.architecture()).latents == network.latents
 
 

@@ -74,7 +74,7 @@ class ReconstructionMetrics(WidthMetrics):
         """See `WidthMetrics.add`."""
         height, width = image.shape[-2:]
         output = network(pad_to_multiple(image[None], network.stride), RECONSTRUCTION)
-        decoded = output.decoded[..., :height, :width]
+        decoded = output.x_hat[..., :height, :width]
         outcome = rate_distortion(
             decoded, image[None], output.likelihoods.values(), height * width, self.lmbda
         )
@@ -112,7 +112,7 @@ class FeatureMetrics(WidthMetrics):
         prepared, reference, true = self._memory(image, lambda: self._originals(image))
         x, target = prepared.inputs, reference.target
         output = network(pad_to_multiple(x, network.stride), self.name)
-        decoded = output.decoded[..., : target.shape[-2], : target.shape[-1]]
+        decoded = output.x_hat[..., : target.shape[-2], : target.shape[-1]]
         coded_pixels, pixels = x.shape[-2] * x.shape[-1], image.shape[-2] * image.shape[-1]
         likelihoods = output.likelihoods.values()
         distance = self._distance.to(reference)

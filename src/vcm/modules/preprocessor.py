@@ -166,7 +166,7 @@ class NPPModule(NetworkModule):
         self.log_dict({"train/codec_failures": float(self.codec_loop.num_failures)}, prog_bar=True)
         if len(kept) == 0:
             return 0 * filtered.sum()  # other processes wait for gradients
-        decoded = straight_through(outcome.decoded, proxied.decoded.float()[kept])
+        decoded = straight_through(outcome.decoded, proxied.x_hat.float()[kept])
         bpp = straight_through(outcome.bpp, proxied.bpp.float()[kept]).mean()
         distortion = (filtered - x)[kept].pow(2).mean()
         kept_guides = [guides[place] for place in kept.tolist()]

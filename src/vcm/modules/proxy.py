@@ -142,7 +142,7 @@ class ProxyCodecModule(_ProxyModule):
     def _outcome(self, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """bpp, MSE and loss of each image."""
         output = self.network(x, quality)
-        mse = (output.decoded.float() - x).pow(2).mean(dim=(1, 2, 3))
+        mse = (output.x_hat.float() - x).pow(2).mean(dim=(1, 2, 3))
         low, high = self.log_lmbda
         lmbda = torch.exp(low + (high - low) * self.network.condition(quality, x))
         return output.bpp, mse, output.bpp + lmbda * 255**2 * mse
@@ -255,9 +255,9 @@ class ProxyImitationModule(_ProxyModule):
         outcome = coded()
         self.log_dict({"train/codec_failures": float(self.codec_loop.num_failures)}, prog_bar=True)
         if len(outcome.kept) == 0:
-            nothing: Tensor = 0 * (output.bpp.sum() + output.decoded.sum())
+            nothing: Tensor = 0 * (output.bpp.sum() + output.x_hat.sum())
             return nothing  # other processes wait for gradients, of as many parameters
-        decoded, bpp = output.decoded[outcome.kept], output.bpp[outcome.kept]
+        decoded, bpp = output.x_hat[outcome.kept], output.bpp[outcome.kept]
         loss = imitation(
             decoded, bpp, outcome.decoded, outcome.bpp, x=x[outcome.kept], rate_weight=self.rate_weight
         )
@@ -295,7 +295,7 @@ class ProxyImitationModule(_ProxyModule):
         outputs = [self.network(x, quality) for quality in self.validation_qualities]
         outcome = coded()
         for row, number in enumerate(outcome.kept.tolist()):
-            pair = (outputs[number].decoded, outputs[number].bpp)
+            pair = (outputs[number].x_hat, outputs[number].bpp)
             codec = (outcome.decoded[row : row + 1], outcome.bpp[row : row + 1])
             self.val_metrics.fidelity.update(*pair, *codec, self.validation_qualities[number])
             loss = imitation(*pair, *codec, x=x, rate_weight=self.rate_weight).loss

@@ -217,7 +217,7 @@ class SlimmableModule(NetworkModule):
                 sizes = tuple((x.shape[2], x.shape[3]) for _ in x)
                 target = self.tasks[task].cut_feature(Prepared(x, sizes))
         output: CodecOutput = self._compiled[0](pad_to_multiple(x, self.network.stride), task, quality)
-        decoded = output.decoded[..., : target.shape[-2], : target.shape[-1]]
+        decoded = output.x_hat[..., : target.shape[-2], : target.shape[-1]]
         likelihoods = output.likelihoods.values()
         lmbda = self.lmbda[task] * self.quality_scales[quality - 1]
         return rate_distortion(decoded, target, likelihoods, num_pixels, lmbda, distortion=distortion)

@@ -28,9 +28,9 @@ from compressai.zoo.image import model_architectures
 from compressai.zoo.pretrained import load_pretrained
 from torch import Tensor
 
-from vcm.codecs.learned.coder import CodingTable, check_latent, decode_symbols
 from vcm.errors import WeightsError
 from vcm.files import MAX_WEIGHTS_BYTES, open_regular, printable
+from vcm.nn.coder import CodingTable, check_latent, decode_symbols
 from vcm.nn.entropy import check_tables, update_bottleneck
 from vcm.nn.weights import at_most, check_values, load_tensors
 
@@ -194,7 +194,7 @@ _spend: ContextVar[Callable[[Tensor], None] | None] = ContextVar("_spend", defau
 
 
 class _Checked(EntropyModel):  # type: ignore[misc]  # CompressAI is untyped
-    """Entropy model with a bounds-checked range coder; see `vcm.codecs.learned.coder`."""
+    """Entropy model with a bounds-checked range coder; see `vcm.nn.coder`."""
 
     def quantize(self, inputs: Tensor, mode: str, means: Tensor | None = None) -> Tensor:
         """Quantize like CompressAI, after checking the latent."""

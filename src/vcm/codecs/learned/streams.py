@@ -7,7 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from vcm.codecs.learned.coder import (
+from vcm.codecs.learned.container import FINGERPRINT_BYTES, PURPOSES, Header, read_stream, write_stream
+from vcm.errors import BitstreamError
+from vcm.nn.coder import (
     Budget,
     CodingTable,
     check_latent,
@@ -15,8 +17,6 @@ from vcm.codecs.learned.coder import (
     decode_symbols,
     encode_symbols,
 )
-from vcm.codecs.learned.container import FINGERPRINT_BYTES, PURPOSES, Header, read_stream, write_stream
-from vcm.errors import BitstreamError
 from vcm.nn.layers import pad_to_multiple
 from vcm.nn.slimmable import RECONSTRUCTION, MultiTaskNetwork, Symbols
 from vcm.nn.slimmable.transforms import LATENT_STRIDE

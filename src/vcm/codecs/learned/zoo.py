@@ -116,7 +116,7 @@ class CompressAICodec(Codec):
         import torch
 
         from vcm.codecs.learned.checkpoints import spending
-        from vcm.codecs.learned.coder import SHORTEST, Budget, CodingTable, guarded
+        from vcm.nn.coder import SHORTEST, Budget, CodingTable, guarded
 
         stream = read_stream(check_bytes(data))
         header = stream.header

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from vcm.deprecation import former_attribute
 from vcm.errors import ArgumentError
 from vcm.nn.gains import as_batch
 from vcm.types import Settings
@@ -17,15 +18,17 @@ from vcm.validation import is_number
 
 @dataclass(frozen=True, eq=False)
 class ProxyOutput:
-    """What a proxy makes of images, differentiable with respect to them.
+    """Output of a proxy, differentiable with respect to its input.
 
     Attributes:
-        decoded: (N, 3, H, W), about [0, 1], not clipped.
+        x_hat: (N, 3, H, W) estimates of the decoded images, about [0, 1], not clipped.
         bpp: (N,) estimated bits per pixel of each image.
     """
 
-    decoded: Tensor
+    x_hat: Tensor
     bpp: Tensor
+
+    decoded = former_attribute("decoded", "x_hat")
 
 
 class Proxy(nn.Module, ABC):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from compressai.entropy_models import EntropyBottleneck
@@ -13,6 +13,13 @@ from compressai.entropy_models.entropy_models import EntropyModel
 from torch import Tensor, nn
 
 from vcm.errors import ArgumentError
+from vcm.nn.coder import (
+    Budget,
+    CodingTable,
+    check_latent,
+    decode_symbols,
+    encode_symbols,
+)
 from vcm.nn.entropy import check_tables, update_bottleneck
 from vcm.nn.gains import LatentGains, check_quality
 from vcm.nn.haar import start_as_haar
@@ -276,6 +283,82 @@ class MultiTaskNetwork(TabledNetwork):
         tasks = self.tasks if task is None else (task,)
         losses = [bottleneck.loss() for name in tasks for bottleneck in self.bottlenecks(name)]
         return torch.stack(losses).sum()
+
+    @torch.no_grad()
+    def compress(self, x: Tensor, task: str, quality: float | None = None) -> dict[str, Any]:
+        """Encode images to strings, as CompressAI's `compress`.
+
+        `vcm.codecs.LearnedCodec` and `SlimmableFeatureCodec` write whole bitstreams, with size, quality and
+        fingerprint of the model.
+
+        Args:
+            x: (N, 3, H, W) in [0, 1], H and W multiples of `stride`.
+            task: One of `tasks`.
+            quality: From 1 to `qualities`; None takes the middle.
+
+        Returns:
+            `strings`: for each of `sections(task)`, one bytes object per image. `shape`: (H, W) / `stride`.
+
+        Raises:
+            ArgumentError: If there is no such task or quality.
+            CodecError: If a latent is not finite, or too large to be coded.
+        """
+        self.update()
+        encoder = self.at_width(task, quality)
+        names = self.sections(task)
+        tables = {name: CodingTable.of(self.table(task, name)) for name in names}
+        strings: list[list[bytes]] = [[] for _ in names]
+        for image in torch.split(x, 1):
+            y = encoder.g_a(image)
+            latents = (y,) if encoder.h_a is None else (y, encoder.h_a(y.abs()))
+            for latent in latents:
+                check_latent(latent)
+            symbols = self.quantize(latents, task)
+            for section, name in zip(strings, names, strict=True):
+                indexes = self.indexes(task, name, symbols, (x.shape[-2], x.shape[-1])).cpu()
+                section.append(encode_symbols(symbols[name], indexes, tables[name]))
+        return {"strings": strings, "shape": (x.shape[-2] // self.stride, x.shape[-1] // self.stride)}
+
+    @torch.no_grad()
+    def decompress(
+        self,
+        strings: Sequence[Sequence[bytes]],
+        shape: tuple[int, int],
+        task: str,
+        quality: float | None = None,
+    ) -> dict[str, Tensor]:
+        """Decode the strings of `compress`, as CompressAI's `decompress`.
+
+        Args:
+            strings: Strings from `compress`.
+            shape: Shape from `compress`.
+            task: The task that the images were compressed for.
+            quality: The quality at which they were compressed.
+
+        Returns:
+            `x_hat`: (N, 3, H, W) for reconstruction, not clipped; the task's feature maps otherwise.
+
+        Raises:
+            ArgumentError: If there is no such task or quality, or `strings` has another number of sections.
+            BitstreamError: If a string cannot come from `compress`. Strings have no checksum: damage may go
+                unnoticed.
+        """
+        self.update()
+        names, size = self.sections(task), (shape[0] * self.stride, shape[1] * self.stride)
+        if len(strings) != len(names):
+            raise ArgumentError("strings", expected=f"one list each for {', '.join(names)}", got=len(strings))
+        device = next(self.parameters()).device
+        tables = {name: CodingTable.of(self.table(task, name)) for name in names}
+        decoded = []
+        for parts in zip(*strings, strict=True):
+            symbols = Symbols()
+            for name, data in zip(names, parts, strict=True):
+                watch = Budget(data, tables[name]).spend
+                indexes = self.indexes(task, name, symbols, size, watch).cpu()
+                symbols[name] = decode_symbols(data, indexes, tables[name]).to(device)
+            y_hat = self.ungained(self.dequantize(symbols, task), task, quality)
+            decoded.append(self.decode(y_hat, task))
+        return {"x_hat": torch.cat(decoded)}
 
     def architecture(self) -> Settings:
         """What builds this network again, as plain JSON values; see `build_network`."""

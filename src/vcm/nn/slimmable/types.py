@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
+from vcm.deprecation import former_attribute
 from vcm.errors import ArgumentError
 
 RECONSTRUCTION = "reconstruction"
@@ -33,15 +35,22 @@ class FeatureMap:
 
 @dataclass(frozen=True, eq=False)
 class CodecOutput:
-    """What a network gives in training and for rate estimates.
+    """Output of a learned codec's forward pass; `output["x_hat"]` works as with CompressAI's dicts.
 
     Attributes:
-        decoded: (N, 3, H, W), about [0, 1], for reconstruction; for another task its feature map f̂.
-        likelihoods: Of every symbol, in (0, 1], by the latent's name.
+        x_hat: (N, 3, H, W), about [0, 1], for reconstruction; the task's feature map f̂ otherwise.
+        likelihoods: Likelihood of every symbol, in (0, 1], by latent: "y", and "z" with a hyperprior.
     """
 
-    decoded: Tensor
+    x_hat: Tensor
     likelihoods: dict[str, Tensor]
+
+    decoded = former_attribute("decoded", "x_hat")
+
+    def __getitem__(self, name: str) -> Any:  # noqa: ANN401  a tensor, or tensors by name
+        if name not in ("x_hat", "likelihoods"):
+            raise KeyError(name)
+        return getattr(self, name)
 
 
 class Symbols(dict[str, Tensor]):
