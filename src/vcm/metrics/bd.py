@@ -122,7 +122,7 @@ def bd_rate_interval(
 
 
 def bd_metric(anchor: Curve, test: Curve, *, method: Method = "pchip", noise: float = 0.0) -> BDResult:
-    """Compute the mean quality difference at equal rate, in the metric's unit. For the arguments, see `bd_rate`.
+    """Compute the mean quality difference at equal rate, in the metric's unit; see `bd_rate`.
 
     Raises:
         ArgumentError: If `method` is unknown or a rate is not positive.
@@ -182,8 +182,9 @@ def levelled(curve: Curve, noise: float = 0.0) -> tuple[list[tuple[float, float]
         noise: Uncertainty of a point's quality.
 
     Returns:
-        Points of rising quality, and a note ("dips by …"). The curve itself and an empty note if nothing dips,
-        if quality falls by more than `DIP_TOLERANCE` of its range and `noise`, or if a value is not finite.
+        Points of rising quality, and a note ("dips by …"). The curve itself and an empty note if nothing
+        dips, if quality falls by more than `DIP_TOLERANCE` of its range and `noise`, or if a value is not
+        finite.
     """
     qualities = [quality for _, quality in curve]
     if len(curve) < 2 or not all(math.isfinite(value) for point in curve for value in point):

@@ -157,7 +157,7 @@ class PSNR(_ImageMetric):
 
 
 class MSSSIM(_ImageMetric):
-    """Mean MS-SSIM over images, at most 1 (Wang et al., Asilomar 2003); smaller images than 161 pixels skipped."""
+    """Mean MS-SSIM over images (Wang et al., Asilomar 2003); sides below 161 pixels are skipped."""
 
     def _value(self, decoded: Tensor, original: Tensor) -> float:
         return ms_ssim(decoded, original)

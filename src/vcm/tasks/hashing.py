@@ -10,17 +10,17 @@ from vcm.files import MAX_WEIGHTS_BYTES, open_regular
 
 
 def file_sha256(path: str | Path) -> str:
-    """SHA-256 of a file, as hexadecimal digits.
+    """Return the SHA-256 of a file in hexadecimal.
 
     Raises:
-        OSError: If it is no regular file of at most 8 GiB.
+        OSError: If it is not a regular file of at most 8 GiB.
     """
     with open_regular(path, limit=MAX_WEIGHTS_BYTES) as file:
         return stream_sha256(file)
 
 
 def stream_sha256(file: BinaryIO) -> str:
-    """SHA-256 of what is left to read in an open file, as hexadecimal digits."""
+    """Return the SHA-256 of the rest of an open file in hexadecimal."""
     digest = hashlib.sha256()
     while block := file.read(1 << 20):
         digest.update(block)

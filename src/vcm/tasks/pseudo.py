@@ -8,11 +8,11 @@ from vcm.types import BoxTarget, ClassScores, ClassTarget, Prediction, Target
 
 
 def pseudo_target(prediction: Prediction, min_score: float) -> Target:
-    """A task's prediction on an original, as a target (Fischer et al., arXiv 2205.06519).
+    """Convert a task's prediction on an original image to a target (Fischer et al., arXiv 2205.06519).
 
     Args:
-        prediction: Of one original image.
-        min_score: Boxes below this score are not taken as objects, in [0, 1].
+        prediction: Prediction on one original image.
+        min_score: Lowest score of a detection that becomes an object, in [0, 1].
     """
     if isinstance(prediction, ClassScores):
         return ClassTarget(int(prediction.logits.argmax()))
