@@ -27,7 +27,7 @@ COCO_CATEGORIES: tuple[str, ...] = (
 COCO_IDS: tuple[int, ...] = tuple(
     number for number in range(1, 91) if number not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 )
-"""The ids of `COCO_CATEGORIES` in COCO's own files, which leave some numbers out."""
+"""Ids of `COCO_CATEGORIES` in COCO's annotation files, which skip some numbers."""
 
 _ALIASES = {
     "motorbike": "motorcycle",
@@ -35,27 +35,26 @@ _ALIASES = {
     "sofa": "couch",
     "tvmonitor": "tv",
 }
-"""Darknet's and PASCAL VOC's words for COCO's categories, spaces taken out."""
+"""COCO names of the categories that Darknet and PASCAL VOC name differently, without spaces."""
 
 
 def canonical(name: str) -> str:
-    """Lower case, without spaces, hyphens and underscores, and with VOC's words turned into COCO's."""
+    """Normalize a name: lower case, no spaces, hyphens or underscores, COCO's synonym for VOC's words."""
     plain = "".join(c for c in name.lower() if c not in " -_")
     return _ALIASES.get(plain, plain)
 
 
 def match_categories(source: Sequence[str], target: Sequence[str]) -> list[int]:
-    """For each name in `source`, its index in `target`, or -1 where `target` has no such name.
+    """Return, for each name in `source`, its index in `target`, or -1 if there is none.
 
-    Names are compared without regard to case, spaces, and the words in which Darknet and PASCAL VOC differ
-    from COCO.
+    The comparison ignores case, spaces, hyphens, underscores and the differences between COCO and VOC names.
     """
     index = {canonical(name): i for i, name in enumerate(target)}
     return [index.get(canonical(name), -1) for name in source]
 
 
 def category_ids(categories: Sequence[str]) -> list[int]:
-    """The number of each category in COCO's form: the official one, if they are COCO's 80; else from 1 on."""
+    """Return the COCO id of each category: official ids for COCO's 80 categories, else 1, 2, …"""
     indexes = match_categories(categories, COCO_CATEGORIES)
     if sorted(indexes) == list(range(len(COCO_CATEGORIES))):
         return [COCO_IDS[index] for index in indexes]
@@ -63,12 +62,12 @@ def category_ids(categories: Sequence[str]) -> list[int]:
 
 
 def read_names(path: str | Path) -> tuple[str, ...]:
-    """Class names from a text file with one a line, in the order of their indices.
+    """Read class names from a text file with one name per line, in the order of their indices.
 
     Raises:
-        ArgumentError: If the file is missing, no text, or holds no name.
+        ArgumentError: If the file is missing, not a text file, or contains no names.
     """
-    expected = "a readable text file with one class name a line"
+    expected = "a readable text file with one class name per line"
     try:
         lines = read_text(path, limit=_MAX_NAMES_BYTES, encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
@@ -76,5 +75,5 @@ def read_names(path: str | Path) -> tuple[str, ...]:
         raise ArgumentError("names", expected=expected, got=f"{path}: {reason}") from error
     names = tuple(line.strip() for line in lines if line.strip())
     if not names:
-        raise ArgumentError("names", expected=expected, got=f"{path}: no name in it")
+        raise ArgumentError("names", expected=expected, got=f"{path}, which contains no names")
     return names

@@ -1,4 +1,4 @@
-"""Schemas of conf/ as plain dataclasses."""
+"""Schemas of the configurations in conf/."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ class CodecPlan:
     """One curve of an evaluation.
 
     Attributes:
-        codec: How to build the codec (`_target_` and its options, without the quality).
-        qualities: Operating points, in the codec's own scale.
-        preprocessor: How to build what changes images before this codec; None for the evaluation's.
-        lmbda: λ of an NPPPreprocessor for each of the qualities; None for the λ of its training there.
-        at_reader: Whether images are scaled to the size at which the task reads them, before all else.
-        importance: Options of `vcm.encoding.reader.Importance` (alpha, block, clip, task); None for
-            equal QPs.
-        effort: Steps of a search of each image's pixels before BPG encodes them; 0 for none. Learned codecs
-            have an effort of their own.
-        search: Options of `vcm.encoding.search.ImageSearch` other than the effort (task, weight,
-            feature_share, cache); None for its defaults.
+        codec: Settings of the codec (`_target_` and options without the quality).
+        qualities: Operating points, on the codec's own scale.
+        preprocessor: Settings of the preprocessor before this codec; None for the evaluation's default.
+        lmbda: λ of an NPPPreprocessor for each quality; None for the values that it was trained with.
+        at_reader: Whether images are scaled down to the task's input size before anything else.
+        importance: Options of `vcm.encoding.reader.Importance` (alpha, block, clip, task); None for the
+            same QP everywhere.
+        effort: Steps of the pixel search before BPG; 0 for no search. Learned codecs have their own `effort`.
+        search: Other options of `vcm.encoding.search.ImageSearch` (task, weight, feature_share, cache);
+            None for the defaults.
     """
 
     codec: dict[str, Any]
@@ -36,11 +35,11 @@ class CodecPlan:
 
 @dataclass
 class BDRateObjective:
-    """The BD-rate that a job of a sweep over evaluations returns; lower is better.
+    """BD-rate that a job of an evaluation sweep returns; lower is better.
 
     Attributes:
-        codec: Curve whose rate it is, by name; None for the last that is not the anchor.
-        anchor: Curve to compare it with; None for "bpg" where it is there, else the first.
+        codec: Name of the compared curve; None for the last one that is not the anchor.
+        anchor: Name of the reference curve; None for "bpg" if there is one, else the first.
         labels: "truth" or "pseudo"; None for the first kind that was evaluated.
         accuracy: Name of the accuracy, such as "map_50"; None for the task's main one.
     """
@@ -53,10 +52,10 @@ class BDRateObjective:
 
 @dataclass
 class MetricObjective:
-    """The logged metric that a job of a sweep over trainings returns.
+    """Logged metric that a job of a training sweep returns.
 
     Attributes:
-        metric: Its name, such as "val/loss"; the last value counts.
+        metric: Name of the metric, such as "val/loss"; its last value is used.
         direction: "minimize" or "maximize".
     """
 
@@ -66,25 +65,25 @@ class MetricObjective:
 
 @dataclass
 class EvaluateConfig:
-    """conf/evaluate.yaml.
+    """Schema of conf/evaluate.yaml.
 
     Attributes:
-        name: The evaluation's name.
-        run_dir: Folder of its records and results.
-        codecs: Curves, by name.
-        task: How to build the task.
-        data: How to build the datamodule; its test data set is evaluated on.
-        preprocessor: How to build what changes images before every codec without one of its own; None for
-            nothing.
+        name: Name of the evaluation.
+        run_dir: Folder for records and results.
+        codecs: Curves by name.
+        task: Settings of the task.
+        data: Settings of the datamodule, whose test dataset is evaluated.
+        preprocessor: Settings of the default preprocessor for curves without their own; None for none.
         npp_model: Model file of the preprocessors in codec=npp_….
-        labels: Evaluation targets; None for every kind that the dataset provides.
-        pseudo_score: Boxes on the originals at or above this score are pseudo-labels, in [0, 1].
-        examples: Number of images whose decoded versions are kept.
-        bootstrap: Resamples of the images that confidence intervals are from; 0 for none.
-        workers: Threads of the codecs; None for one a core.
-        device: Of the task; "auto" takes CUDA where there is any.
-        devices: Processes that share the images, with CUDA a GPU each; results are the same.
-        objective: What a job of a sweep returns.
+        labels: Evaluation targets, "truth", "pseudo" or both; None for every kind that the dataset provides.
+        pseudo_score: Lowest score of a detection on the original that becomes a pseudo-label, in [0, 1].
+        examples: Number of images whose decoded versions are kept for the report.
+        bootstrap: Number of resamples for the confidence intervals; 0 for none.
+        workers: Number of codec threads; None for one per core.
+        device: Device of the task; "auto" is CUDA if available.
+        devices: Number of processes that share the images, each with its own GPU if there are GPUs. The
+            results are the same.
+        objective: Objective of a sweep.
     """
 
     codecs: dict[str, CodecPlan]
@@ -106,26 +105,26 @@ class EvaluateConfig:
 
 @dataclass
 class TrainConfig:
-    """conf/train.yaml.
+    """Schema of conf/train.yaml.
 
     Attributes:
-        module: How to build the LightningModule.
-        data: How to build the datamodule.
-        trainer: How to build Lightning's Trainer.
-        network: How to build the network; the module takes it by interpolation. None: it trains a task's.
-        tasks: How to build the frozen tasks, by name; likewise.
-        codec_loop: How to build the codec in the training loop; the module takes it by interpolation.
-        proxy: How to build the proxy of that codec; likewise.
-        optimizer: How to build the optimizer, as a `_partial_`; the module takes it by interpolation.
-        scheduler: How to build the learning rate scheduler, as a `_partial_` or a `vcm.modules.LRSchedule`;
-            the module takes it by interpolation. None for what the module's `schedule` says.
-        callbacks: How to build callbacks in addition to vcm's own, by name.
-        logger: How to build loggers, by name.
-        name: The run's name.
-        run_dir: Folder of its checkpoints, figures and model.
-        seed: Of every random generator.
-        start_from: A model file whose weights a new run starts with; None for random ones.
-        objective: What a job of a sweep returns.
+        module: Settings of the LightningModule.
+        data: Settings of the datamodule.
+        trainer: Settings of Lightning's Trainer.
+        network: Settings of the network, which the module uses by interpolation; None if a task is trained.
+        tasks: Settings of the frozen tasks by name, which the module uses by interpolation.
+        codec_loop: Settings of the codec in the training loop, which the module uses by interpolation.
+        proxy: Settings of that codec's proxy, which the module uses by interpolation.
+        optimizer: Settings of the optimizer, as a `_partial_`, which the module uses by interpolation.
+        scheduler: Settings of the learning rate scheduler, as a `_partial_` or a `vcm.modules.LRSchedule`,
+            which the module uses by interpolation; None for the module's `schedule`.
+        callbacks: Settings of additional callbacks by name.
+        logger: Settings of loggers by name.
+        name: Name of the run.
+        run_dir: Folder for checkpoints, metrics and the model.
+        seed: Seed of all random generators.
+        start_from: Model file with the initial weights of a new run; None for random weights.
+        objective: Objective of a sweep.
     """
 
     module: dict[str, Any]

@@ -1,4 +1,4 @@
-"""Former names of vcm 0.1 that still work, with a warning."""
+"""Names of vcm 0.1, which still work with a deprecation warning."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ R = TypeVar("R")
 
 
 def former_names(module: str, names: Mapping[str, str], *, stacklevel: int = 2) -> Callable[[str], Any]:
-    """Make a module's `__getattr__` that gives a former name's present object.
+    """Create a module's `__getattr__` that resolves former names.
 
     Args:
         module: The module's `__name__`.
-        names: Present names by former ones, all of that module.
-        stacklevel: As `warnings.warn` takes it, counted from that function.
+        names: Present names by former names, all in that module.
+        stacklevel: See `warnings.warn`, counted from the returned function.
     """
 
-    def get(name: str) -> Any:  # noqa: ANN401  what a module holds
+    def get(name: str) -> Any:  # noqa: ANN401  any attribute
         if name not in names:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         warn_renamed(f"{module}.{name}", f"{module}.{names[name]}", stacklevel=stacklevel)
@@ -53,7 +53,7 @@ def warn_renamed(former: str, present: str, *, stacklevel: int = 2) -> None:
     Args:
         former: The name that was used.
         present: The name to use.
-        stacklevel: As `warnings.warn` takes it, counted from the caller of this function.
+        stacklevel: See `warnings.warn`, counted from the caller of this function.
     """
     warnings.warn(f"{former} is deprecated. Use {present}.", DeprecationWarning, stacklevel=stacklevel + 1)
 

@@ -1,4 +1,4 @@
-"""Every error a user can meet. Each names what was wrong, what came, and what to do about it."""
+"""Errors of vcm. Messages say what was wrong, the value, the allowed range and the fix."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from vcm.deprecation import former_names
 
 
 class VCMError(Exception):
-    """Base of all errors that vcm raises on purpose."""
+    """Base class of the errors that vcm raises."""
 
 
 class ArgumentError(VCMError, ValueError):
-    """An argument or setting is outside what it may be.
+    """An argument or setting is invalid.
 
     Args:
-        argument: The argument's name as the caller wrote it.
-        expected: What it may be, with its range and unit.
-        got: What came.
-        remedy: What to do; left out where `expected` says it all.
+        argument: Name of the argument, as the caller wrote it.
+        expected: Valid values, with range and unit.
+        got: The value.
+        remedy: How to fix it; empty if `expected` is enough.
     """
 
     def __init__(self, argument: str, *, expected: str, got: object, remedy: str = "") -> None:
@@ -26,12 +26,12 @@ class ArgumentError(VCMError, ValueError):
         self._parts = (argument, expected, repr(got), remedy)
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle, so that the error reaches the process that started this one."""
+        """Pickle the error, so that it can be passed between processes."""
         return _rebuilt, self._parts
 
 
 class _Shown:
-    """Stands in for a value of another process: its repr, and nothing else."""
+    """Placeholder for a value from another process, with the same repr."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -45,23 +45,23 @@ def _rebuilt(argument: str, expected: str, got: str, remedy: str) -> ArgumentErr
 
 
 class ImageError(VCMError):
-    """An image cannot be read: missing, truncated, not an image, or of a kind that is not supported."""
+    """An image cannot be read: it is missing, truncated, not an image, or of an unsupported kind."""
 
 
 class DatasetError(VCMError):
-    """A data set's folder or annotations are missing, empty or contradict each other."""
+    """A dataset's folder or annotations are missing, empty or inconsistent."""
 
 
 class AssetError(VCMError):
-    """A published asset is unknown, could not be fetched, or does not have the expected SHA-256."""
+    """A published asset is unknown, could not be downloaded, or does not have the expected SHA-256."""
 
 
 class WeightsError(VCMError):
-    """A weights file does not belong to the network it was given for."""
+    """A weights file is unreadable, or does not belong to the network that it was given for."""
 
 
 class CodecError(VCMError):
-    """An encoder or decoder failed on input that should have been fine."""
+    """An encoder or decoder failed on valid input."""
 
 
 class MissingToolError(CodecError):
@@ -73,15 +73,15 @@ class BitstreamError(CodecError):
 
 
 class OutputError(VCMError):
-    """A file cannot be written: something is there already, or the place takes none."""
+    """A file cannot be written, for example because it exists already or the folder is not writable."""
 
 
 class ResumeError(VCMError):
-    """A training cannot be resumed: its settings have changed, or what it left is damaged."""
+    """A training run cannot be resumed, because its settings changed or its files are damaged."""
 
 
 class EvaluationError(VCMError):
-    """An evaluation cannot go on, or cannot be picked up where it stopped."""
+    """An evaluation cannot run or be resumed."""
 
 
 __getattr__ = former_names(__name__, {"PictureError": "ImageError"})

@@ -1,6 +1,6 @@
-"""Safe file access: regular files only on the way in, a new file and a rename on the way out.
+"""Safe file access: read only regular files of bounded size, and replace files atomically.
 
-Importing this does not import torch.
+This module does not import torch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MAX_TEXT_BYTES = 256 << 20
 MAX_IMAGE_BYTES = 1 << 30
 """Largest image file or bitstream that is read: 1 GiB."""
 MAX_WEIGHTS_BYTES = 8 << 30
-"""Largest file of weights that is read: 8 GiB."""
+"""Largest weights file that is read: 8 GiB."""
 
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -43,11 +43,11 @@ def open_regular(path: str | Path, *, limit: int) -> BinaryIO:
         limit: Largest size in bytes.
 
     Raises:
-        OSError: If the file is missing, unreadable, larger than `limit` or no regular file (a FIFO, device,
-            socket or folder). `strerror` says which.
+        OSError: If the file is missing, unreadable, larger than `limit` or not a regular file (a FIFO,
+            device, socket or folder). `strerror` gives the reason.
     """
     try:
-        # O_NONBLOCK: opening a FIFO without a writer would wait for one.
+        # With O_NONBLOCK, opening a FIFO without a writer does not block.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except ValueError as error:  # a NUL in the name
         raise OSError(errno.EINVAL, str(error), str(path)) from error
@@ -70,7 +70,7 @@ def read_bytes(path: str | Path, *, limit: int) -> bytes:
     """Read a regular file of at most `limit` bytes.
 
     Raises:
-        OSError: As `open_regular`; also if the file grows while it is read.
+        OSError: If `open_regular` fails, or the file grows while it is read.
     """
     with open_regular(path, limit=limit) as file:
         size = os.fstat(file.fileno()).st_size
@@ -84,25 +84,25 @@ def read_text(path: str | Path, *, limit: int = MAX_TEXT_BYTES, encoding: str = 
     """Read a regular text file of at most `limit` bytes.
 
     Raises:
-        OSError: As `read_bytes`.
-        UnicodeDecodeError: If the file is not text of this encoding.
+        OSError: If `read_bytes` fails.
+        UnicodeDecodeError: If the file is not valid text in this encoding.
     """
     return read_bytes(path, limit=limit).decode(encoding)
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[BinaryIO]:
-    """Write a file that takes its name only when the block ends without an exception.
+    """Write a file atomically: it appears under its name only if the block ends without an exception.
 
-    The bytes go to a new file of an unpredictable name in the same folder, with the permissions that the
-    umask gives, which is then renamed. A link at `path` is replaced, never followed; a kill or an error
-    leaves what was at `path` before.
+    The bytes go to a new file with an unpredictable name in the same folder and with default permissions,
+    which is then renamed. A link at `path` is replaced, never followed; after a kill or an error, `path` is
+    unchanged.
 
     Args:
         path: The file; its folder must exist.
 
     Raises:
-        OSError: If the folder takes no files, or the disk is full.
+        OSError: If the folder is not writable, or the disk is full.
     """
     partial = temporary_path(path)
     try:
@@ -118,30 +118,30 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write a whole file; see `replacing`."""
+    """Write a file atomically; see `replacing`."""
     with replacing(path) as file:
         file.write(data)
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a whole UTF-8 file, with escapes for what UTF-8 cannot hold; see `replacing`."""
+    """Write a UTF-8 file atomically, with backslash escapes for invalid characters; see `replacing`."""
     write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
 
 
 def temporary_path(path: str | Path) -> Path:
-    """Return a hidden, unpredictable name in the folder of `path`, for a writer that opens files itself."""
+    """Return a hidden, unpredictable name in the folder of `path`, for writers that open files themselves."""
     return Path(path).with_name(f".vcm-{secrets.token_hex(8)}.partial")
 
 
 def find_files(folder: Path, suffixes: Collection[str], problems: list[str] | None = None) -> list[Path]:
-    """Every regular file below `folder` with one of the suffixes, sorted by path; nothing that is hidden.
+    """Find all regular, non-hidden files below a folder with one of the suffixes, sorted by path.
 
     Links to files are followed, links to folders are not.
 
     Args:
-        folder: Where to look, at any depth.
-        suffixes: In lower case, each with its dot.
-        problems: Takes a line for each file or folder that cannot be looked at; such ones are skipped.
+        folder: Folder to search recursively.
+        suffixes: Lower-case suffixes with their dots.
+        problems: Gets a message for each unreadable file or folder, which is skipped.
     """
     problems = [] if problems is None else problems
 
@@ -157,7 +157,7 @@ def find_files(folder: Path, suffixes: Collection[str], problems: list[str] | No
                 try:
                     if path.is_file():
                         found.append(path)
-                except OSError as error:  # a path longer than the system takes
+                except OSError as error:  # a path that is too long for the system
                     skip(error)
     return sorted(found)
 
@@ -168,11 +168,11 @@ def _shortened(path: object) -> str:
 
 
 def printable(text: object, *, keep: str = "") -> str:
-    """Escape what a terminal would act on or no file can hold: control characters and lone surrogates.
+    """Escape control characters and lone surrogates, which terminals interpret and UTF-8 cannot encode.
 
     Args:
-        text: Anything; its `str` is taken.
-        keep: Control characters that stay, such as the line breaks of a message.
+        text: Any object; its `str` is used.
+        keep: Control characters to keep, such as line breaks.
     """
     escaped = str(text).encode(errors="backslashreplace").decode()
     return "".join(
@@ -182,17 +182,17 @@ def printable(text: object, *, keep: str = "") -> str:
 
 
 def file_sha256(path: str | Path) -> str:
-    """SHA-256 of a file, as hexadecimal digits.
+    """Return the SHA-256 of a file in hexadecimal.
 
     Raises:
-        OSError: If it is no regular file of at most 8 GiB.
+        OSError: If it is not a regular file of at most 8 GiB.
     """
     with open_regular(path, limit=MAX_WEIGHTS_BYTES) as file:
         return stream_sha256(file)
 
 
 def stream_sha256(file: BinaryIO) -> str:
-    """SHA-256 of what is left to read in an open file, as hexadecimal digits."""
+    """Return the SHA-256 of the rest of an open file in hexadecimal."""
     digest = hashlib.sha256()
     while block := file.read(1 << 20):
         digest.update(block)

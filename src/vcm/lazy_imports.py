@@ -1,8 +1,9 @@
-"""Lazy imports: names of packages, and parts of CompressAI without the rest, which takes as long as torch.
+"""Lazy imports of package attributes, and of CompressAI's parts without the whole package.
 
-`import compressai` runs the package's `__init__`, which imports models, data sets, torch_geometric and
-pandas. vcm needs layers, entropy models and the entropy coder. They are imported from a package object whose
-`__init__` runs when code asks for one of its other names, so that other code sees no difference.
+`import compressai` runs the package's `__init__`, which imports models, datasets, torch_geometric and pandas,
+and takes as long as importing torch. vcm needs only layers, entropy models and the entropy coder. They are
+imported from a package object whose `__init__` runs when another name is accessed, so that other code sees no
+difference.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from vcm.deprecation import former_names
 
 
 class _Running(local):
-    """Packages whose `__init__` runs in this thread."""
+    """Packages whose `__init__` is running in this thread."""
 
     def __init__(self) -> None:
         self.names: set[str] = set()
@@ -30,7 +31,7 @@ _running = _Running()
 
 
 class _Unloaded(ModuleType):
-    """A package whose `__init__` has not run yet; its submodules can be imported."""
+    """A package whose `__init__` has not run yet; its submodules can already be imported."""
 
     def __getattr__(self, name: str) -> object:
         spec: ModuleSpec = self.__dict__["__spec__"]
@@ -38,27 +39,27 @@ class _Unloaded(ModuleType):
             raise AttributeError(f"module {spec.name!r} has no attribute {name!r}")
         if find_spec(f"{spec.name}.{name}") is not None:
             return importlib.import_module(f"{spec.name}.{name}")
-        if spec.name in _running.names:  # its __init__ asks for what it has not defined yet
+        if spec.name in _running.names:  # its __init__ accesses a name that it has not defined yet
             raise AttributeError(f"module {spec.name!r} has no attribute {name!r}")
         assert spec.loader is not None
         _running.names.add(spec.name)
         try:
-            spec.loader.exec_module(self)  # in two threads at once: twice, to the same end
-            self.__class__ = ModuleType  # type: ignore[assignment]  # a plain module from now on
+            spec.loader.exec_module(self)  # running it twice, from two threads, is harmless
+            self.__class__ = ModuleType  # type: ignore[assignment]  # from now on a plain module
         finally:
             _running.names.discard(spec.name)
         return getattr(self, name)
 
 
 def import_compressai_lazily() -> None:
-    """Put packages `compressai` and `scipy.stats` into `sys.modules` whose `__init__` runs when needed.
+    """Put `compressai` and `scipy.stats` into `sys.modules` such that their `__init__` runs on demand.
 
-    A package that is there already stays as it is. CompressAI's entropy models use one function of
+    Packages that are already imported are not changed. CompressAI's entropy models use one function of
     scipy.stats.
     """
     package = _unloaded("compressai")
     if package is not None:
-        # What entropy models ask for when they are made, as in the package's __init__.
+        # Entropy models call these functions of the package's __init__ when they are created.
         coders = ["ans"]
         package.__dict__["get_entropy_coder"] = lambda: coders[0]
         package.__dict__["available_entropy_coders"] = lambda: coders
@@ -78,16 +79,16 @@ def _unloaded(name: str) -> ModuleType | None:
 def lazy_names(
     module: str, homes: Mapping[str, str], former: Mapping[str, str] | None = None
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Make a package's `__getattr__` and `__dir__`, which import names when they are first used.
+    """Create a package's `__getattr__` and `__dir__`, which import names on first use.
 
     Args:
         module: The package's `__name__`.
-        homes: For each name the module that defines it, or the name of the submodule that it is.
-        former: Present names by those of vcm 0.1, which still work with a warning.
+        homes: Defining module of each name; for a submodule, its own full name.
+        former: Present names by their names in vcm 0.1, which still work with a deprecation warning.
     """
     find_former = former_names(module, former or {}, stacklevel=3)
 
-    def get(name: str) -> Any:  # noqa: ANN401  what a module holds
+    def get(name: str) -> Any:  # noqa: ANN401  any attribute
         if name not in homes:
             return find_former(name)
         home = importlib.import_module(homes[name])

@@ -1,4 +1,4 @@
-"""Shared data classes. Importing this does not import torch."""
+"""Shared data classes. Does not import torch."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Settings: TypeAlias = dict[str, Any]
-"""What makes a codec, task or data set what it is, as plain JSON values; part of a record's key."""
+"""Settings of a codec, task or dataset as plain JSON values; part of a record's key."""
 
 QUALITY_STEPS = 16
-"""Learned codecs' qualities are multiples of a sixteenth, so that streams can say theirs exactly."""
+"""Qualities of learned codecs are multiples of 1/16, so that streams can store them exactly."""
 
 
 @dataclass(frozen=True)
 class QualityScale:
-    """What a codec's `quality` means.
+    """Meaning and range of a codec's `quality`.
 
     Attributes:
-        name: The codec's own word for it, such as "QP" or "quality".
-        low: Smallest value allowed.
-        high: Largest value allowed.
-        higher_is_better: Whether a larger value gives a better image (and more bytes).
-        default: What the codec takes when nothing is said.
-        integer: Whether only whole numbers are allowed.
+        name: Name of the quality parameter, such as "QP" or "quality".
+        low: Smallest valid value.
+        high: Largest valid value.
+        higher_is_better: Whether a larger value gives a better image and more bytes.
+        default: Default value of the codec.
+        integer: Whether only whole numbers are valid.
     """
 
     name: str
@@ -39,7 +39,7 @@ class QualityScale:
     integer: bool = True
 
     def check(self, value: float) -> float:
-        """Return `value` (as int on an integer scale).
+        """Validate a quality and return it (as int on an integer scale).
 
         Raises:
             ArgumentError: If it is not a number on this scale.
@@ -59,12 +59,12 @@ class QualityScale:
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """Boxes that a detector predicts in one image, best first.
+    """Detections in one image, highest score first.
 
     Attributes:
         boxes: (N, 4) float32, x1 y1 x2 y2 in pixels of the original image.
         scores: (N,) float32 in [0, 1].
-        labels: (N,) int64, 0-based index into the task's `categories`.
+        labels: (N,) int64, 0-based indices into the task's `categories`.
     """
 
     boxes: Tensor
@@ -74,13 +74,13 @@ class Detections:
 
 @dataclass(frozen=True, eq=False)
 class BoxTarget:
-    """True boxes of one image.
+    """Ground-truth boxes of one image.
 
     Attributes:
         boxes: (N, 4) float32, x1 y1 x2 y2 in pixels.
-        labels: (N,) int64, 0-based index into the data set's `categories`.
-        is_crowd: (N,) bool, COCO's crowd regions: neither hit nor miss.
-        area: (N,) float32 in square pixels (of the mask, where COCO gives one).
+        labels: (N,) int64, 0-based indices into the dataset's `categories`.
+        is_crowd: (N,) bool, COCO crowd regions, in which detections are ignored.
+        area: (N,) float32 in square pixels (of the mask if COCO provides one).
     """
 
     boxes: Tensor
@@ -91,7 +91,7 @@ class BoxTarget:
 
 @dataclass(frozen=True, eq=False)
 class ClassScores:
-    """What a classifier says of one image.
+    """Classifier output for one image.
 
     Attributes:
         logits: (C,) float32, over the task's `categories`.
@@ -102,7 +102,7 @@ class ClassScores:
 
 @dataclass(frozen=True)
 class ClassTarget:
-    """True class of one image: 0-based index into the data set's `categories`."""
+    """Ground-truth class of one image: 0-based index into the dataset's `categories`."""
 
     label: int
 
@@ -113,7 +113,7 @@ Target: TypeAlias = BoxTarget | ClassTarget
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """Images as a task's network takes them: resized, letterboxed or cropped, not yet normalized.
+    """Images prepared for a task's network: resized, letterboxed or cropped, not yet normalized.
 
     Attributes:
         inputs: (N, 3, H', W') float, RGB in [0, 1].
@@ -126,13 +126,12 @@ class Prepared:
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """A task network's state at its cut: what the tail needs, and nothing else.
+    """Activations of a task network at its cut: everything that the tail needs.
 
     Attributes:
-        tensors: Every tensor that is still needed after the cut, by the name of the layer that made it. The
-            first is the cut layer's own output, (N, C, H', W'); others are there only where later layers
-            reach back past the cut.
-        image_sizes: (height, width) of each original image, to put boxes back where they belong.
+        tensors: Tensors needed after the cut, by the name of the layer that computed them. The first is the
+            cut layer's output, (N, C, H', W'); there are others only if later layers use earlier outputs.
+        image_sizes: (height, width) of each original image, to map boxes back to it.
     """
 
     tensors: dict[str, Tensor]
@@ -141,12 +140,12 @@ class Features:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One image of a data set.
+    """One image of a dataset.
 
     Attributes:
-        image_id: Unique within the data set, stable between runs (a relative path or COCO's own id).
-        image: (3, H, W) uint8, RGB.
-        target: What is true of it, or None where nobody labelled it.
+        image_id: Id that is unique in the dataset and stable between runs (a relative path or COCO's id).
+        image: RGB image (3, H, W), uint8.
+        target: Ground truth; None for an unlabelled image.
     """
 
     image_id: str

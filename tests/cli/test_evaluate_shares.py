@@ -89,7 +89,7 @@ def test_an_image_that_fails_in_a_process_is_recorded_once(folder, write_image, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["devices=0"], "devices must be a whole number from 1; got 0"),
+        (["devices=0"], "devices must be a whole number of at least 1; got 0"),
         (["devices=2", "task.weights=nowhere.weights"], "nowhere.weights"),
     ],
 )

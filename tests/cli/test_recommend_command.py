@@ -57,7 +57,7 @@ def test_a_target_size_is_kept(recommend):
         (["--target-size", "1kB", "--agreement", "0.5"], "--target-size must be used without --agreement"),
         (["--codec", "learned"], "--codec must be one of"),
         (["--for", "nothing"], "--for must be one of detection, classification"),
-        (["--limit", "0"], "--limit must be a whole number from 1"),
+        (["--limit", "0"], "--limit must be a whole number of at least 1"),
     ],
 )
 def test_wrong_arguments_are_told(recommend, arguments, message):

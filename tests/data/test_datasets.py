@@ -207,7 +207,7 @@ class TestYOLOFolder:
         with pytest.raises(DatasetError, match="no folder"):
             YOLOFolderDataset(folder / "images", folder / "nowhere", folder / "names")
         (folder / "names").write_text("\n")
-        with pytest.raises(ArgumentError, match="no name in it"):
+        with pytest.raises(ArgumentError, match="which contains no names"):
             YOLOFolderDataset(folder / "images", folder / "labels", folder / "names")
 
 

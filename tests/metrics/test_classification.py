@@ -39,7 +39,7 @@ def test_fewer_classes_than_k_and_no_images() -> None:
 
 
 def test_bad_arguments() -> None:
-    with pytest.raises(ArgumentError, match="one a target, 1 in all; got 0"):
+    with pytest.raises(ArgumentError, match="one per target, 1 in total; got 0"):
         TopKAccuracy().update([], [ClassTarget(0)])
-    with pytest.raises(ArgumentError, match="ks must be whole numbers from 1"):
+    with pytest.raises(ArgumentError, match="ks must be whole numbers of at least 1"):
         TopKAccuracy(ks=(0,))

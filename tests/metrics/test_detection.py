@@ -178,7 +178,7 @@ def test_undefined_figures_are_nan() -> None:
 
 def test_predictions_and_targets_come_in_pairs() -> None:
     found, true = images(0)[5]
-    with pytest.raises(ArgumentError, match="one a target, 2 in all; got 1"):
+    with pytest.raises(ArgumentError, match="one per target, 2 in total; got 1"):
         DetectionAccuracy().update([found], [true, true])
 
 

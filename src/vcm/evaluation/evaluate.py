@@ -184,7 +184,7 @@ class Evaluation:
         if all(record.error for record in originals.records.values()):
             first = next(iter(originals.records.values()))
             raise EvaluationError(
-                f"None of the {len(self.dataset)} images could be read and passed to the task. "
+                f"none of the {len(self.dataset)} images could be read and passed to the task. "
                 f"The first error: {first.error}"
                 f"the first: {first.error}"
             )

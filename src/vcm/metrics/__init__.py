@@ -1,4 +1,4 @@
-"""Rate, distortion and task accuracy as torchmetrics, and BD-rate."""
+"""Rate, distortion and task accuracy as torchmetrics metrics, and BD-rate."""
 
 from typing import TYPE_CHECKING
 

@@ -16,31 +16,30 @@ from vcm.errors import ArgumentError
 
 Method = Literal["akima", "pchip", "cubic"]
 Curve = Sequence[tuple[float, float]]
-"""Points (rate in bits per pixel, quality: accuracy, dB, …), in any order."""
+"""Points (rate in bits per pixel, quality) in any order; quality is an accuracy, dB, …"""
 
 LEVEL = (2.5, 97.5)
-"""Percentiles between which an interval lies."""
+"""Percentiles at the ends of an interval."""
 MIN_OVERLAP = 0.5
-"""Least overlap of two curves that a number may rest on, in [0, 1]."""
+"""Minimum overlap of two curves for a delta, in [0, 1]."""
 CAUTION_OVERLAP = 0.75
-"""Overlap below which a number comes with a note, in [0, 1]."""
+"""Overlap below which a delta comes with a note, in [0, 1]."""
 DIP_TOLERANCE = 0.02
-"""Largest dip of quality that is levelled, as a share of the curve's range of quality."""
+"""Largest dip in quality that is levelled, relative to the curve's range of quality."""
 FIT_TOLERANCE = 0.1
-"""Farthest that a fit may pass its points, in decades of rate or as a share of the range of quality."""
+"""Largest distance of a fit from its points, in decades of rate or relative to the range of quality."""
 MIN_POINTS = {"akima": 3, "pchip": 3, "cubic": 4}
 
 
 @dataclass(frozen=True)
 class BDResult:
-    """A Bjøntegaard delta, or why there is none.
+    """A Bjøntegaard delta, or the reason why it is undefined.
 
     Attributes:
         value: BD-rate in percent (negative: the test curve needs fewer bits), or BD-metric in the metric's
-            unit (positive: the test curve is better); None where it is not defined.
-        note: Why `value` is None, or a caution that belongs beside it (little overlap, a levelled dip); empty
-            where there is nothing to say.
-        overlap: Shared part of the two curves' ranges, over the range of both, in [0, 1].
+            unit (positive: the test curve is better); None if undefined.
+        note: Why `value` is None, or a caution (little overlap, levelled dip); empty if there is none.
+        overlap: Shared range of the two curves, relative to the range that they cover together, in [0, 1].
     """
 
     value: float | None
@@ -54,13 +53,13 @@ class BDResult:
 
 @dataclass(frozen=True)
 class BDInterval:
-    """Where BD-rates on resamples lie.
+    """Confidence interval of a BD-rate from resamples.
 
     Attributes:
-        ends: Percentiles 2.5 and 97.5, in percent of rate; None where fewer than half of the resamples have a
+        ends: 2.5th and 97.5th percentile in percent of rate; None if fewer than half of the resamples have a
             BD-rate.
-        num_undefined: Resamples without a BD-rate; the percentiles leave them out.
-        num_resamples: All of them.
+        num_undefined: Number of resamples without a BD-rate, which the percentiles ignore.
+        num_resamples: Number of resamples.
     """
 
     ends: tuple[float, float] | None
@@ -69,27 +68,27 @@ class BDInterval:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether it tells which of the two curves needs fewer bits."""
+        """Whether the interval shows which of the two curves needs fewer bits."""
         return self.ends is not None and (self.ends[0] > 0 or self.ends[1] < 0)
 
 
 def bd_rate(anchor: Curve, test: Curve, *, method: Method = "pchip", noise: float = 0.0) -> BDResult:
     """Compute the mean rate difference at equal quality, in percent (Bjøntegaard, VCEG-M33, on log rate).
 
-    Each curve must rise in both rate and quality. Where quality falls, or stays, while rate rises, by no more
-    than 2 % of the curve's range of quality or than `noise`, the points concerned are levelled by isotonic
-    regression (pool adjacent violators): they become one, of their mean quality at their geometric mean rate,
-    and `note` says so. A larger fall leaves no number.
+    Each curve must rise in both rate and quality. If quality falls or stays constant while rate rises, by at
+    most 2 % of the curve's range of quality or `noise`, the points are levelled by isotonic regression (pool
+    adjacent violators): they are replaced by their mean quality at their geometric mean rate, and `note`
+    reports it. A larger fall leaves the delta undefined.
 
-    There is no number either where the two curves share less than half of the range of quality that they
-    cover together, or where a fit (by "cubic" or "akima") is not monotone or passes far from its points.
-    Below 75 % of overlap the number comes with a note.
+    The delta is also undefined if the two curves share less than half of the quality range that they cover
+    together, or if a fit ("cubic" or "akima") is not monotone or passes far from its points. With an overlap
+    below 75 %, the delta comes with a note.
 
     Args:
-        anchor: The curve that is compared with; at least 3 points (4 for "cubic").
-        test: The curve that is compared.
-        method: How points are joined: "pchip" and "akima" piecewise, "cubic" by one polynomial.
-        noise: By how much a point's quality may be off, such as half its confidence interval.
+        anchor: Reference curve with at least 3 points (4 for "cubic").
+        test: Curve to compare with it.
+        method: Interpolation: "pchip" and "akima" are piecewise, "cubic" is a single polynomial.
+        noise: Uncertainty of a point's quality, such as half its confidence interval.
 
     Raises:
         ArgumentError: If `method` is unknown or a rate is not positive.
@@ -100,16 +99,16 @@ def bd_rate(anchor: Curve, test: Curve, *, method: Method = "pchip", noise: floa
 def bd_rate_interval(
     anchors: Sequence[Curve], tests: Sequence[Curve], *, method: Method = "pchip", noise: float = 0.0
 ) -> BDInterval:
-    """Interval that holds 95 % of `bd_rate` on resamples of the images (percentile bootstrap).
+    """Compute the 95 % interval of `bd_rate` over resamples of the images (percentile bootstrap).
 
     Args:
         anchors: The anchor's curve on each resample, at least one.
-        tests: The test curve on each; paired: on the same images as the anchor's in its place.
-        method: As for `bd_rate`.
-        noise: As for `bd_rate`.
+        tests: The test curve on each resample, paired with `anchors`: the same images at the same index.
+        method: See `bd_rate`.
+        noise: See `bd_rate`.
 
     Raises:
-        ArgumentError: As `bd_rate`, or if there are not as many curves of one as of the other.
+        ArgumentError: If the numbers of curves differ, `method` is unknown or a rate is not positive.
     """
     if len(anchors) != len(tests) or not tests:
         raise ArgumentError("tests", expected=f"one curve for each of {len(anchors)} anchors", got=len(tests))
@@ -123,7 +122,7 @@ def bd_rate_interval(
 
 
 def bd_metric(anchor: Curve, test: Curve, *, method: Method = "pchip", noise: float = 0.0) -> BDResult:
-    """Compute the mean quality difference at equal rate, in the metric's own unit; otherwise as `bd_rate`.
+    """Compute the mean quality difference at equal rate, in the metric's unit; see `bd_rate`.
 
     Raises:
         ArgumentError: If `method` is unknown or a rate is not positive.
@@ -159,7 +158,7 @@ def _delta(anchor: Curve, test: Curve, method: Method, noise: float, *, of_rate:
     function = bjontegaard.bd_rate if of_rate else bjontegaard.bd_psnr
     columns = [[point[i] for point in curve] for curve in curves.values() for i in (0, 1)]
     with warnings.catch_warnings(), np.errstate(over="ignore", invalid="ignore"):
-        warnings.simplefilter("ignore", UserWarning)  # little overlap: told in the note
+        warnings.simplefilter("ignore", UserWarning)  # about little overlap, which the note reports
         delta, *fits = function(
             *columns, method=method, require_matching_points=False, min_overlap=0, interpolators=True
         )
@@ -179,12 +178,12 @@ def levelled(curve: Curve, noise: float = 0.0) -> tuple[list[tuple[float, float]
     """Level small dips of a curve by isotonic regression (pool adjacent violators).
 
     Args:
-        curve: Points by rising rate, (rate, quality).
-        noise: By how much a point's quality may be off.
+        curve: Points (rate, quality) by ascending rate.
+        noise: Uncertainty of a point's quality.
 
     Returns:
-        Points that rise in quality, and what was done ("dips by …"). The curve and an empty text where
-        nothing dips, quality falls by more than `DIP_TOLERANCE` of its range and `noise`, or a value is not
+        Points of rising quality, and a note ("dips by …"). The curve itself and an empty note if nothing
+        dips, if quality falls by more than `DIP_TOLERANCE` of its range and `noise`, or if a value is not
         finite.
     """
     qualities = [quality for _, quality in curve]
@@ -208,14 +207,14 @@ def levelled(curve: Curve, noise: float = 0.0) -> tuple[list[tuple[float, float]
 
 
 def upper_envelope(curve: Curve) -> list[tuple[float, float]]:
-    """Keep the points that no cheaper point reaches: what an encoder could choose from.
+    """Keep the points that no point of lower rate reaches in quality.
 
     Args:
-        curve: Points (rate, quality), in any order.
+        curve: Points (rate, quality) in any order.
 
     Returns:
-        Points by rising rate and rising quality; of equal rates the best one. Points that are not finite are
-        left out.
+        Points of rising rate and quality, with the best one of equal rates. Points that are not finite are
+        removed.
     """
     kept: list[tuple[float, float]] = []
     finite = [point for point in curve if all(map(math.isfinite, point))]
@@ -226,16 +225,16 @@ def upper_envelope(curve: Curve) -> list[tuple[float, float]]:
 
 
 def within_reach(anchor: Curve, test: Curve) -> list[tuple[float, float]]:
-    """Cut a rising anchor to the test curve's range of quality, and one point beyond it at either end.
+    """Cut a rising anchor to the test curve's range of quality, plus one point at either end.
 
-    So a wide anchor does not make the overlap with a narrow test curve small.
+    Otherwise a wide anchor would make the overlap with a narrow test curve small.
 
     Args:
-        anchor: Points that rise in quality.
-        test: Likewise, at least one.
+        anchor: Points of rising quality.
+        test: Points of rising quality, at least one.
 
     Returns:
-        At least three points, where the anchor has as many.
+        The anchor's points, at least three if it has as many.
     """
     low, high = min(quality for _, quality in test), max(quality for _, quality in test)
     first = max(sum(quality < low for _, quality in anchor) - 1, 0)
@@ -246,7 +245,7 @@ def within_reach(anchor: Curve, test: Curve) -> list[tuple[float, float]]:
 
 
 def _mean(block: Curve) -> tuple[float, float]:
-    """Geometric mean of the rates, mean of the qualities."""
+    """Return the geometric mean of the rates and the mean of the qualities."""
     if len(block) == 1:
         return block[0]
     rates, qualities = zip(*block, strict=True)
@@ -254,7 +253,7 @@ def _mean(block: Curve) -> tuple[float, float]:
 
 
 def _flaw(curve: Curve, min_points: int) -> str:
-    """What keeps a levelled curve from having a delta; empty where nothing does."""
+    """Describe why a levelled curve has no delta; empty if it has one."""
     if any(not math.isfinite(value) for point in curve for value in point):
         return "has a point that is not finite"
     if len(curve) < min_points:
@@ -267,12 +266,12 @@ def _flaw(curve: Curve, min_points: int) -> str:
 
 
 def _misfit(fit: Callable[[Any], Any], curve: Curve, *, of_rate: bool) -> str:
-    """What keeps a fitted curve from standing for its points; empty where nothing does.
+    """Describe why a fit does not represent its points; empty if it does.
 
     Args:
-        fit: log₁₀ rate over quality (`of_rate`), or quality over log₁₀ rate.
-        curve: Its points.
-        of_rate: Which of the two it is.
+        fit: log₁₀ rate as a function of quality (if `of_rate`), or quality as a function of log₁₀ rate.
+        curve: The points.
+        of_rate: Which of the two functions `fit` is.
     """
     points = np.array([(quality, math.log10(rate)) for rate, quality in curve])
     base, value = points.T if of_rate else points.T[::-1]

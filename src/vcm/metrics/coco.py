@@ -1,4 +1,4 @@
-"""COCO average precision and recall on resamples, from matches computed once."""
+"""COCO average precision and recall on resamples, from matches that are computed once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DETECTION_ACCURACIES = (
     "map", "map_50", "map_75", "map_small", "map_medium", "map_large",
     "mar_1", "mar_10", "mar_100", "mar_small", "mar_medium", "mar_large",
 )  # fmt: skip
-"""COCO's twelve summary figures, in its order."""
+"""Names of COCO's twelve summary metrics, in its order."""
 
 Rows = NDArray[np.float64]
 
@@ -23,20 +23,20 @@ _IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 _RECALLS = np.linspace(0, 1, 101)
 _AREAS = ("all", "small", "medium", "large")
 _CHUNK = 2**23
-"""Most numbers in an array of draws × detections."""
+"""Maximum number of elements in an array of draws × detections."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Group:
-    """One category within one range of areas; its D detections by falling score, at T thresholds of IoU.
+    """One category in one range of areas: its D detections by descending score, at T IoU thresholds.
 
     Attributes:
         area: Name of the range of areas.
-        image: (D,) in which image each detection is.
-        place: (D,) its place among that image's, from 0.
-        hits: (T, D) whether it matches a true box that counts.
-        counts: (T, D) whether it is a hit or a miss; others are ignored.
-        real: (N,) true boxes that count, in each image.
+        image: (D,) image index of each detection.
+        place: (D,) rank of each detection in its image, from 0.
+        hits: (T, D) whether the detection matches a ground-truth box that counts.
+        counts: (T, D) whether the detection is a hit or a miss; others are ignored.
+        real: (N,) number of ground-truth boxes that count, per image.
     """
 
     area: str
@@ -48,28 +48,28 @@ class _Group:
 
 
 class COCOMatches:
-    """Which detections match which true boxes, as pycocotools has it.
+    """Matches between detections and ground-truth boxes, as computed by pycocotools.
 
-    An image's matches do not depend on other images. So the figures of any resample of the images follow
-    from how often each image was drawn: as if copies of an image stood side by side in a larger data set.
+    An image's matches do not depend on other images. The metrics of any resample therefore follow from how
+    often each image was drawn, as if the dataset contained that many copies of it.
     """
 
     def __init__(self, found: Sequence[Rows], true: Sequence[Rows]) -> None:
-        """Match.
+        """Compute the matches.
 
         Args:
-            found: For each of N images (D, 6): left, top, width, height, category, score.
-            true: For each of N images (G, 7): left, top, width, height, category, area, whether it is a
-                crowd.
+            found: Detections of each of N images, (D, 6): left, top, width, height, category, score.
+            true: Ground truth of each of N images, (G, 7): left, top, width, height, category, area, crowd
+                flag.
         """
         self.num_images = len(true)
         self._groups = list(_groups(found, true))
 
     def figures(self, draws: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
-        """COCO's twelve figures on each resample: (B,) each, in [0, 1], or NaN where not defined.
+        """Compute COCO's twelve metrics on each resample: (B,) each, in [0, 1], or NaN where undefined.
 
         Args:
-            draws: (B, M) indices of the images that were drawn.
+            draws: Image indices (B, M).
         """
         largest = max((len(group.image) for group in self._groups), default=0)
         size = max(_CHUNK // max(largest, self.num_images, 1), 1)
@@ -78,7 +78,7 @@ class COCOMatches:
 
     def _figures(self, draws: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
         times = np.stack([np.bincount(row, minlength=self.num_images) for row in draws])
-        # A category without true boxes, for where there is no other.
+        # Stands for a category without ground truth, so that there is always an array to concatenate.
         none = np.full((len(draws), len(_IOU_THRESHOLDS)), np.nan)
         values = {figure: [none] for figure in DETECTION_ACCURACIES}
         for group in self._groups:
@@ -97,7 +97,7 @@ class COCOMatches:
 
 
 def _mean(of_categories: Sequence[NDArray[np.float64]]) -> NDArray[np.float32]:
-    """Mean over categories and thresholds of (B, T) each; NaN where a draw has no category's true boxes."""
+    """Return the mean over categories and thresholds of (B, T) arrays; NaN if a draw has no ground truth."""
     values = np.concatenate(of_categories, axis=1)
     count = (~np.isnan(values)).sum(axis=1)
     mean = np.nansum(values, axis=1) / np.maximum(count, 1)
@@ -107,24 +107,24 @@ def _mean(of_categories: Sequence[NDArray[np.float64]]) -> NDArray[np.float32]:
 def _precision_and_recall(
     group: _Group, times: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Precision averaged over 101 recalls, and recall: (B, T) each, NaN where a draw has no true box.
+    """Return precision averaged over 101 recalls, and recall: (B, T) each, NaN if a draw has no ground truth.
 
-    Precision is looked at after hits only: between two of them it falls, and recall stays. A hit that was
-    drawn twice is two in a row, the second of which has the higher precision at no lower recall.
+    Precision is evaluated only after hits, because it falls between two of them while recall stays. A hit
+    that was drawn twice counts as two in a row, of which the second has the higher precision and recall.
 
     Args:
-        group: With D detections.
-        times: (B, N) how often each image was drawn.
+        group: Group with D detections.
+        times: (B, N) number of times that each image was drawn.
     """
     real = _times_real(group, times)
     average, reached = np.zeros((2, len(times), len(group.hits)))
     weights = times[:, group.image]
-    seen, counted = weights, None  # of the last threshold with a hit
+    seen, counted = weights, None  # from the last threshold with a hit
     for threshold, (hits, counts) in enumerate(zip(group.hits, group.counts, strict=True)):
         where = np.flatnonzero(hits)
         if len(where) == 0:
             continue
-        if counted is None or not np.array_equal(counts, counted):  # mostly the same at all thresholds
+        if counted is None or not np.array_equal(counts, counted):  # usually equal at all thresholds
             seen, counted = np.cumsum(weights * counts, axis=1), counts
         found = np.cumsum(weights[:, where], axis=1)
         precision = found / (seen[:, where] + np.spacing(1))
@@ -139,7 +139,7 @@ def _precision_and_recall(
 
 
 def _recall_of_best(group: _Group, times: NDArray[np.int64], most: int) -> NDArray[np.float64]:
-    """Recall with the best `most` detections of each image: (B, T), NaN where a draw has no true box."""
+    """Return recall with the best `most` detections per image: (B, T), NaN without ground truth."""
     hits = np.zeros((times.shape[1], len(group.hits)), dtype=np.int64)
     kept = group.place < most
     np.add.at(hits, group.image[kept], group.hits[:, kept].T)
@@ -147,17 +147,17 @@ def _recall_of_best(group: _Group, times: NDArray[np.int64], most: int) -> NDArr
 
 
 def _times_real(group: _Group, times: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(B,) true boxes that count in each draw; NaN instead of 0."""
+    """Return (B,) the number of ground-truth boxes that count in each draw; NaN instead of 0."""
     real = (times @ group.real).astype(np.float64)
     real[real == 0] = np.nan
     return real
 
 
 def _groups(found: Sequence[Rows], true: Sequence[Rows]) -> Iterator[_Group]:
-    """What pycocotools matches, for every category with a true box and every range of areas."""
+    """Yield pycocotools' matches for every category with ground truth and every range of areas."""
     from pycocotools.cocoeval import COCOeval
 
-    with contextlib.redirect_stdout(io.StringIO()):  # it reports its progress
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
         evaluation = COCOeval(_data_set(true, ("area", "iscrowd")), _data_set(found, ("score",)), "bbox")
         evaluation.params.imgIds = list(range(len(true)))
         evaluation.params.iouThrs = _IOU_THRESHOLDS
@@ -191,7 +191,7 @@ def _group(area: str, of_images: dict[int, dict[str, Any]], real: NDArray[np.int
 
 
 def _data_set(images: Sequence[Rows], columns: Sequence[str]) -> Any:  # noqa: ANN401  pycocotools' COCO
-    """Boxes as pycocotools takes them; `columns` are the names of what stands behind box and category."""
+    """Convert boxes to a pycocotools dataset; `columns` names the columns after box and category."""
     from pycocotools.coco import COCO
 
     annotations: list[dict[str, Any]] = []

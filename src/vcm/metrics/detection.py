@@ -1,4 +1,4 @@
-"""COCO's average precision and recall."""
+"""COCO average precision and recall."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from vcm.deprecation import former_arguments
 from vcm.errors import ArgumentError
 from vcm.metrics.coco import COCOMatches
 from vcm.types import BoxTarget, Detections
 
 
 class DetectionAccuracy(Metric):
-    """COCO's twelve figures for boxes, as pycocotools computes them; `map` averages IoU 0.50:0.05:0.95.
+    """COCO's twelve detection metrics, as computed by pycocotools; `map` averages over IoU 0.50:0.05:0.95.
 
-    Lin et al., "Microsoft COCO", arXiv 1405.0312. Labels of predictions and targets have to be indices into
-    one list of categories. Crowd regions neither hit nor miss; the true boxes' `area` decides between small,
-    medium and large. A figure that is not defined, such as `map_small` without any small true box, is NaN
-    (pycocotools says −1).
+    Lin et al., "Microsoft COCO", arXiv 1405.0312. Labels of predictions and targets must be indices into the
+    same list of categories. Detections in crowd regions are ignored; the ground-truth `area` decides between
+    small, medium and large. A metric that is undefined, such as `map_small` without small ground-truth boxes,
+    is NaN (−1 in pycocotools).
 
-    Its state is one-dimensional float32 tensors to be concatenated, so that processes may have seen different
-    numbers of images, or none.
+    The state consists of one-dimensional float32 tensors that are concatenated across processes, so that
+    processes may have seen different numbers of images, or none.
     """
 
     full_state_update = False
@@ -43,40 +44,39 @@ class DetectionAccuracy(Metric):
         for state in ("prediction_rows", "prediction_counts", "target_rows", "target_counts"):
             self.add_state(state, default=[], dist_reduce_fx="cat")
 
-    def update(self, predictions: Sequence[Detections], targets: Sequence[BoxTarget]) -> None:
+    @former_arguments(predictions="preds", targets="target")
+    def update(self, preds: Sequence[Detections], target: Sequence[BoxTarget]) -> None:
         """Add images.
 
         Args:
-            predictions: One an image.
-            targets: One an image.
+            preds: One per image.
+            target: One per image.
 
         Raises:
-            ArgumentError: If there are not as many predictions as targets.
+            ArgumentError: If the numbers of preds and target differ.
         """
-        if len(predictions) != len(targets):
-            raise ArgumentError(
-                "predictions", expected=f"one a target, {len(targets)} in all", got=len(predictions)
-            )
-        for found, true in zip(predictions, targets, strict=True):
+        if len(preds) != len(target):
+            raise ArgumentError("preds", expected=f"one per target, {len(target)} in total", got=len(preds))
+        for found, true in zip(preds, target, strict=True):
             self._add("prediction", found.boxes, found.labels, found.scores)
             self._add("target", true.boxes, true.labels, true.area, true.is_crowd)
 
     def compute(self) -> dict[str, Tensor]:
-        """The twelve figures by name, each a float32 scalar in [0, 1] or NaN."""
+        """Return the twelve metrics by name, each a float32 scalar in [0, 1] or NaN."""
         matches = self._matches()
         figures = matches.figures(np.arange(matches.num_images)[None])
         return {name: torch.tensor(value.item(), device=self.device) for name, value in figures.items()}
 
     def resampled(self, draws: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
-        """The twelve figures on resamples of the images, (B,) each.
+        """Return the twelve metrics on resamples of the images, (B,) each.
 
         Args:
-            draws: (B, M) indices of the images drawn, in the order in which they were added.
+            draws: Image indices (B, M) in the order of the updates.
         """
         return self._matches().figures(draws)
 
     def _matches(self) -> COCOMatches:
-        """What matches in all images, once."""
+        """Compute the matches of all images."""
         predictions, targets = self._images("prediction", 6), self._images("target", 7)
         return COCOMatches([_xywh(rows) for rows in predictions], [_xywh(rows) for rows in targets])
 
@@ -87,7 +87,7 @@ class DetectionAccuracy(Metric):
         getattr(self, f"{which}_counts").append(torch.tensor([float(len(rows))], device=self.device))
 
     def _images(self, which: str, width: int) -> list[Tensor]:
-        """Each image's rows again, on the CPU."""
+        """Restore the rows of each image, on the CPU."""
         rows, counts = getattr(self, f"{which}_rows"), getattr(self, f"{which}_counts")
         if isinstance(counts, list) and not counts:
             return []
@@ -96,7 +96,7 @@ class DetectionAccuracy(Metric):
 
 
 def _xywh(rows: Tensor) -> NDArray[np.float64]:
-    """The same rows with left, top, width, height; the differences taken in float64."""
+    """Convert corner boxes to left, top, width, height, in float64."""
     values: NDArray[np.float64] = rows.double().numpy()
     values[:, 2:4] -= values[:, :2]
     return values

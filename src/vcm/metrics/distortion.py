@@ -13,24 +13,24 @@ from torchmetrics import Metric
 from vcm.errors import ArgumentError
 
 MS_SSIM_MIN_SIDE = 161
-"""Five scales of an 11-tap window need more than (11 − 1)·2⁴ pixels a side."""
+"""Five scales of an 11-tap window need more than (11 − 1)·2⁴ pixels per side."""
 
 
 def psnr(decoded: Tensor, original: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB, 10·log₁₀(255² / MSE) over all samples of an RGB image.
+    """Compute the PSNR in dB, 10·log₁₀(255² / MSE) over all samples of an RGB image.
 
     Args:
-        decoded: (3, H, W) uint8.
-        original: (3, H, W) uint8.
+        decoded: Decoded image (3, H, W), uint8.
+        original: Original image (3, H, W), uint8.
 
     Returns:
-        Infinity where the two are equal.
+        The PSNR; infinity if the images are equal.
 
     Raises:
-        ArgumentError: If they differ in shape, or are not uint8.
+        ArgumentError: If the shapes differ or an image is not uint8.
     """
     _check_pair(decoded, original)
-    # Squares of byte differences add up exactly in int64, on any device and with any number of threads.
+    # Squared byte differences sum exactly in int64, on any device and with any number of threads.
     difference = decoded.to(torch.int64) - original.to(torch.int64)
     squared_error = int((difference * difference).sum())
     if squared_error == 0:
@@ -41,24 +41,24 @@ def psnr(decoded: Tensor, original: Tensor) -> float:
 
 
 def ms_ssim(decoded: Tensor, original: Tensor) -> float:
-    """Multi-scale structural similarity in [0, 1] (Wang, Simoncelli, Bovik, 2003), as CompressAI reports it.
+    """Compute MS-SSIM in [0, 1] (Wang, Simoncelli, Bovik, 2003), with the same implementation as CompressAI.
 
     Args:
-        decoded: (3, H, W) uint8.
-        original: (3, H, W) uint8.
+        decoded: Decoded image (3, H, W), uint8.
+        original: Original image (3, H, W), uint8.
 
     Returns:
-        NaN where a side is below 161 pixels, for which five scales are not defined.
+        The MS-SSIM; NaN if a side is below 161 pixels, for which five scales are undefined.
 
     Raises:
-        ArgumentError: If they differ in shape, or are not uint8.
+        ArgumentError: If the shapes differ or an image is not uint8.
     """
     _check_pair(decoded, original)
     if min(original.shape[1:]) < MS_SSIM_MIN_SIDE:
         return float("nan")
     from pytorch_msssim import ms_ssim as reference
 
-    # Channels last in memory: the same value in half the time.
+    # Channels-last layout gives the same value in half the time.
     pair = [
         image[None].float().contiguous(memory_format=torch.channels_last) for image in (decoded, original)
     ]
@@ -68,8 +68,8 @@ def ms_ssim(decoded: Tensor, original: Tensor) -> float:
 class Distortion(Metric):
     """Mean PSNR and mean MS-SSIM over images.
 
-    The mean is over images, each with its own value, as the field reports it. A lossless image's
-    infinite PSNR makes the mean infinite; images too small for MS-SSIM are left out of that mean.
+    The values of the images are averaged with equal weight. One lossless image makes the mean PSNR infinite.
+    Images that are too small for MS-SSIM are excluded from its mean.
     """
 
     full_state_update = False
@@ -85,7 +85,7 @@ class Distortion(Metric):
             self.add_state(f"num_{name}", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, psnr: float, ms_ssim: float) -> None:
-        """Add one image's values, as the functions `psnr` and `ms_ssim` give them (dB; [0, 1] or NaN)."""
+        """Add the values of one image: PSNR in dB, MS-SSIM in [0, 1] or NaN."""
         self.sum_psnr += psnr
         self.num_psnr += 1
         if not math.isnan(ms_ssim):
@@ -93,7 +93,7 @@ class Distortion(Metric):
             self.num_ms_ssim += 1
 
     def compute(self) -> dict[str, Tensor]:
-        """`psnr` in dB and `ms_ssim`; NaN where no image has one."""
+        """Return `psnr` in dB and `ms_ssim`; NaN if no image has a value."""
         return {
             "psnr": self.sum_psnr / self.num_psnr.double(),
             "ms_ssim": self.sum_ms_ssim / self.num_ms_ssim.double(),
@@ -101,7 +101,7 @@ class Distortion(Metric):
 
 
 class _ImageMetric(Metric):
-    """Mean over images of a function of each image and its original."""
+    """Mean over images of a function of decoded and original image."""
 
     full_state_update = False
     total: Tensor
@@ -116,11 +116,11 @@ class _ImageMetric(Metric):
         """Add images.
 
         Args:
-            preds: Decoded images: one (3, H, W), a batch (N, 3, H, W), or a sequence of (3, H, W); uint8 RGB.
-            target: The originals, of the same shapes.
+            preds: Decoded images, uint8 RGB: (3, H, W), (N, 3, H, W), or a sequence of (3, H, W).
+            target: Original images of the same shapes.
 
         Raises:
-            ArgumentError: If numbers, shapes or types differ from that.
+            ArgumentError: If numbers, shapes or types do not match.
         """
         decoded, original = _image_list(preds), _image_list(target)
         if len(decoded) != len(original):
@@ -132,16 +132,16 @@ class _ImageMetric(Metric):
                 self.num_images += 1
 
     def compute(self) -> Tensor:
-        """Return the mean, float64; NaN where no image has a value."""
+        """Return the mean, float64; NaN if no image has a value."""
         return self.total / self.num_images.double()
 
     @abstractmethod
     def _value(self, decoded: Tensor, original: Tensor) -> float:
-        """Return one image's value; NaN where it has none."""
+        """Return the value of one image; NaN if it has none."""
 
 
 class PSNR(_ImageMetric):
-    """Mean PSNR in dB over images, each with its own; infinite once an image is lossless.
+    """Mean PSNR in dB over images; infinite if an image is lossless.
 
     Example:
         >>> import torch
@@ -157,7 +157,7 @@ class PSNR(_ImageMetric):
 
 
 class MSSSIM(_ImageMetric):
-    """Mean MS-SSIM over images, at most 1 (Wang et al., Asilomar 2003); images below 161 pixels have none."""
+    """Mean MS-SSIM over images (Wang et al., Asilomar 2003); sides below 161 pixels are skipped."""
 
     def _value(self, decoded: Tensor, original: Tensor) -> float:
         return ms_ssim(decoded, original)
@@ -171,7 +171,7 @@ def _check_pair(decoded: Tensor, original: Tensor) -> None:
     if decoded.shape != original.shape or original.ndim != 3 or original.shape[0] != 3:
         raise ArgumentError(
             "decoded, original",
-            expected="two (3, H, W) images of one size",
+            expected="two images (3, H, W) of equal size",
             got=(tuple(decoded.shape), tuple(original.shape)),
         )
     if decoded.dtype != torch.uint8 or original.dtype != torch.uint8:

@@ -1,4 +1,4 @@
-"""Fidelity of a proxy to its codec."""
+"""Fidelity of a codec proxy."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ _SMALLEST_MSE = 1e-10
 
 
 class ProxyFidelity(Metric):
-    """Figures of a proxy against the codec that it stands in for, over images and qualities.
+    """Fidelity of a proxy to its codec, over images and qualities.
 
-    `psnr`: between the proxy's images and the codec's, in dB, averaged. `rate_error`: mean of |r_p − r|/r.
-    `rate_rank`: Spearman's rank correlation of r_p and r over all images at all qualities.
-    `rate_rank_within`: the same at each quality by itself, averaged over qualities: whether the proxy knows
-    which images are expensive; NaN where no quality has two images. Without any image, all are NaN.
+    - `psnr`: mean PSNR between the proxy's and the codec's decoded images, in dB.
+    - `rate_error`: mean of |r_p − r| / r.
+    - `rate_rank`: Spearman's rank correlation of r_p and r over all images and qualities.
+    - `rate_rank_within`: mean over qualities of the rank correlation at each quality, which shows whether the
+      proxy knows which images are expensive; NaN if no quality has two images.
+
+    Without any images, all values are NaN.
     """
 
     full_state_update = False
@@ -34,14 +37,14 @@ class ProxyFidelity(Metric):
     def update(
         self, decoded: Tensor, bpp: Tensor, codec_decoded: Tensor, codec_bpp: Tensor, quality: float
     ) -> None:
-        """Take images of one quality.
+        """Add images of one quality.
 
         Args:
-            decoded: The proxy's, (N, 3, H, W).
-            bpp: Its rates, (N,).
-            codec_decoded: The codec's, (N, 3, H, W) in [0, 1].
-            codec_bpp: Its rates, (N,), above 0.
-            quality: The codec's.
+            decoded: The proxy's images (N, 3, H, W).
+            bpp: The proxy's rates (N,).
+            codec_decoded: The codec's images (N, 3, H, W) in [0, 1].
+            codec_bpp: The codec's rates (N,), above 0.
+            quality: Quality of the codec.
         """
         mse = (decoded.float().clamp(0, 1) - codec_decoded).pow(2).mean(dim=(1, 2, 3))
         self.psnrs.append(-10 * mse.clamp(min=_SMALLEST_MSE).log10())
@@ -50,7 +53,7 @@ class ProxyFidelity(Metric):
         self.qualities.append(torch.full_like(codec_bpp, quality))
 
     def compute(self) -> dict[str, Tensor]:
-        """Every figure by name."""
+        """Return all values by name."""
         nothing = torch.tensor(float("nan"), device=self.device)
         if len(self.rates) == 0:
             return dict.fromkeys(("psnr", "rate_error", "rate_rank", "rate_rank_within"), nothing)

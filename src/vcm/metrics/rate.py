@@ -1,4 +1,4 @@
-"""Rate from the bytes that would be sent."""
+"""Rate, from real stream lengths."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from vcm.errors import ArgumentError
 
 
 class Rate(Metric):
-    """Bits per pixel of a set of images, from real stream lengths.
+    """Rate of a set of images in bits per pixel, from real stream lengths.
 
-    `bpp` is Σ bits / Σ pixels, what a link or a disk sees; `mean_bpp` is the mean of the images' own
-    rates, which other projects print. Pixels are the original image's, whatever the codec pads to.
+    `bpp` is Σ bits / Σ pixels; `mean_bpp` is the mean of the per-image rates, which other projects report.
+    Pixels are those of the original images, without any padding of the codec.
     """
 
     full_state_update = False
@@ -32,24 +32,24 @@ class Rate(Metric):
         """Add one image.
 
         Args:
-            num_bytes: Length of its stream, header and all.
-            height: Of the original image, in pixels.
-            width: Likewise.
+            num_bytes: Stream length in bytes, including headers.
+            height: Height of the original image in pixels.
+            width: Width of the original image in pixels.
 
         Raises:
             ArgumentError: If `num_bytes` is negative or a side is below 1.
         """
         if num_bytes < 0:
-            raise ArgumentError("num_bytes", expected="a whole number from 0", got=num_bytes)
+            raise ArgumentError("num_bytes", expected="a whole number of at least 0", got=num_bytes)
         if height < 1 or width < 1:
-            raise ArgumentError("height, width", expected="whole numbers from 1", got=(height, width))
+            raise ArgumentError("height, width", expected="whole numbers of at least 1", got=(height, width))
         self.num_bits += 8 * num_bytes
         self.num_pixels += height * width
         self.sum_bpp += 8 * num_bytes / (height * width)
         self.count += 1
 
     def compute(self) -> dict[str, Tensor]:
-        """`bpp` and `mean_bpp`, float64; NaN where no image was added."""
+        """Return `bpp` and `mean_bpp`, float64; NaN if there are no images."""
         return {
             "bpp": self.num_bits.double() / self.num_pixels.double(),
             "mean_bpp": self.sum_bpp / self.count.double(),

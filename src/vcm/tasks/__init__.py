@@ -1,4 +1,4 @@
-"""Frozen task networks (detection, classification). Those of torchvision are imported when first used."""
+"""Frozen task networks (detection, classification). torchvision's are imported on first use."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Base class of task networks: what evaluation needs."""
+"""Base class of task networks, with everything that evaluation needs."""
 
 from __future__ import annotations
 
@@ -19,21 +19,22 @@ if TYPE_CHECKING:
 
 
 class Task(nn.Module, ABC):
-    """A frozen reader of images with predictions and a metric: what evaluation needs.
+    """A frozen network (or program) that reads images, with its predictions and metric.
 
     ```
     images ──► predict ──► predictions ──► metric
     ```
 
-    Training, feature codecs, importance maps and searches need its second level, `SplitTask`.
+    This is all that evaluation needs. Training, feature codecs, importance maps and searches need a
+    `SplitTask`.
 
-    A subclass may wrap any program; its own networks, if any, stay in evaluation mode and without gradients
-    of their parameters (`freeze`).
+    A subclass may wrap any program. Its networks, if any, stay in evaluation mode and their parameters have
+    no gradients (`freeze`).
 
     Attributes:
-        kind: What it predicts: `Detections` or `ClassScores`.
-        name: Short name, as in configs and reports.
-        categories: Names of its classes; predictions hold indices into these.
+        kind: Type of its predictions: "detection" (`Detections`) or "classification" (`ClassScores`).
+        name: Short name, used in configs and reports.
+        categories: Class names; predictions contain indices into them.
     """
 
     kind: ClassVar[Literal["detection", "classification"]]
@@ -41,10 +42,10 @@ class Task(nn.Module, ABC):
     categories: tuple[str, ...]
 
     def __init_subclass__(cls, **settings: object) -> None:
-        """Check that a class that cuts a network is a `SplitTask`, which vcm 0.1 called `Task`.
+        """Reject subclasses that define `tail` without inheriting from `SplitTask` (`Task` in vcm 0.1).
 
         Raises:
-            TypeError: If it is not.
+            TypeError: If a subclass defines `tail` without `predict` and is not a `SplitTask`.
         """
         super().__init_subclass__(**settings)
         if "tail" in vars(cls) and "predict" not in vars(cls) and not hasattr(cls, "check_later_cut"):
@@ -55,28 +56,29 @@ class Task(nn.Module, ABC):
 
     @abstractmethod
     def predict(self, images: Tensor | Sequence[Tensor]) -> list[Prediction]:
-        """Return one prediction for each image, without gradients.
+        """Return one prediction per image, without gradients.
 
         Args:
-            images: (N, 3, H, W), or a sequence of (3, H, W) of any sizes; float32 RGB in [0, 1], on `device`.
+            images: RGB images in [0, 1], float32, on `device`: (N, 3, H, W), or a sequence of (3, H, W) of
+                any sizes.
         """
 
     @abstractmethod
     def metric(self) -> Metric:
-        """Return a new metric: `update(predictions, targets)`; `compute()` gives accuracies by name."""
+        """Return a new metric, with `update(predictions, targets)` and `compute()` for accuracies by name."""
 
     @abstractmethod
     def settings(self) -> Settings:
-        """Return what decides the predictions, as plain JSON values, the SHA-256 of weights among them.
+        """Return everything that determines the predictions, including the weights' SHA-256, as JSON values.
 
-        Evaluations compare it: a record is measured again when it changes.
+        Evaluations measure again if the settings change.
         """
 
     def check(self) -> None:
-        """Check what an evaluation relies on before it starts.
+        """Validate the task before an evaluation.
 
         Raises:
-            ArgumentError: If `kind`, `name`, `categories` or `settings` is missing or of another type.
+            ArgumentError: If `kind`, `name`, `categories` or `settings` is missing or has the wrong type.
         """
         name, categories = getattr(self, "name", None), getattr(self, "categories", None)
         kind = getattr(self, "kind", None)
@@ -97,47 +99,47 @@ class Task(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        """Device of the parameters; the CPU where there are none."""
+        """Device of the parameters; the CPU if there are none."""
         return next((parameter.device for parameter in self.parameters()), torch.device("cpu"))
 
     def reader_size(self, height: int, width: int) -> tuple[int, int]:
-        """Return the size at which the network reads an image, never larger than the image.
+        """Return the size to which the network scales an image, never larger than the image.
 
-        An image scaled to it by `resample` carries what the network reads of it; a network that rounds sizes
-        may scale it again, by a pixel. A task that does not override this reads images as they are.
+        An image that `resample` scales to this size contains everything that the network uses. A network that
+        rounds sizes may scale it again, by a pixel. The default is the image's own size.
 
         Args:
-            height: The image's height in pixels, from 1.
-            width: Its width in pixels, from 1.
+            height: Image height in pixels, at least 1.
+            width: Image width in pixels, at least 1.
 
         Returns:
-            (height, width) in pixels, from 1.
+            (height, width) in pixels, at least 1.
         """
         return height, width
 
     def resample(self, image: Tensor, size: tuple[int, int]) -> Tensor:
-        """Scale an image by the reader's own interpolation; differentiable.
+        """Scale an image with the task's own interpolation; differentiable.
 
-        A task that does not override this interpolates bilinearly, antialiased where it scales down.
+        The default is bilinear, with antialiasing when scaling down.
 
         Args:
-            image: (3, H, W), float.
-            size: (height, width) in pixels, larger or smaller.
+            image: Image (3, H, W), float.
+            size: (height, width) in pixels, smaller or larger than the image.
 
         Returns:
-            (3, height, width).
+            Image (3, height, width).
         """
         return F.interpolate(image[None], size=size, mode="bilinear", align_corners=False, antialias=True)[0]
 
     def train(self, mode: bool = True) -> Task:
-        """Stay frozen: a task is always in evaluation mode."""
+        """Stay in evaluation mode: tasks are always frozen."""
         del mode
         return super().train(False)
 
     def freeze(self) -> None:
-        """Take the parameters out of training; constructors call this last.
+        """Freeze the parameters; constructors call this last.
 
-        Weights are laid out with channels last, in which convolutions on a CPU take less time.
+        Weights are converted to channels-last layout, which makes convolutions on a CPU faster.
         """
         self.requires_grad_(False)
         self.train(False)
@@ -145,11 +147,11 @@ class Task(nn.Module, ABC):
 
 
 def pseudo_target(prediction: Prediction, min_score: float) -> Target:
-    """A task's prediction on an original, as a target (Fischer et al., arXiv 2205.06519).
+    """Convert a task's prediction on an original image to a target (Fischer et al., arXiv 2205.06519).
 
     Args:
-        prediction: Of one original image.
-        min_score: Boxes below this score are not taken as objects, in [0, 1].
+        prediction: Prediction on one original image.
+        min_score: Lowest score of a detection that becomes an object, in [0, 1].
     """
     if isinstance(prediction, ClassScores):
         return ClassTarget(int(prediction.logits.argmax()))

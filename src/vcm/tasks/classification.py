@@ -1,4 +1,4 @@
-"""Classification with networks trained on ImageNet."""
+"""Classification with ImageNet networks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torchmetrics import Metric
 
 IMAGENET_CATEGORIES: tuple[str, ...] = tuple(ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
-"""ImageNet-1k's class names in the order of the networks' outputs."""
+"""ImageNet-1k class names in the order of the networks' outputs."""
 
 _MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 _MAX_ASPECT = 8
@@ -36,7 +36,7 @@ _TIMM_NAME = "resnest50d"
 
 @dataclass(frozen=True)
 class _Architecture:
-    """How a network is built, which weights are published, and how it falls into stages and a head."""
+    """Constructor of a network, its published weights, and its division into stages and head."""
 
     build: Callable[[int], nn.Module]
     published: Callable[[], Published]
@@ -51,26 +51,27 @@ class ClassificationTask(SplitTask):
     images ─► resize, crop, normalize ─► stem ─► layer1 ─► … ─► layer4 ─► pooling and linear layer ─► logits
     ```
 
-    An image's shorter side is resized to `resize_size` (bilinear, antialiased), the central `crop_size`
-    square is cut out, and normalized; all of it is differentiable. Of images longer than 8:1 only the
-    central 8:1, which is more than the crop shows, is resized.
+    The image's shorter side is resized to `resize_size` (bilinear, antialiased), then the central square of
+    `crop_size` is cropped and normalized. All steps are differentiable. If an image is longer than 8:1, only
+    its central 8:1 part is resized, which includes the crop.
 
-    MobileNetV2's cuts are "features0" to "features18", its blocks; the others' are "stem" and "layer1" to
-    "layer4".
+    The cuts of MobileNetV2 are its blocks, "features0" to "features18"; those of the other networks are
+    "stem" and "layer1" to "layer4".
 
     Args:
         architecture: "resnet50", "resnext50", "mobilenet_v2" or "resnest50".
-        weights: "IMAGENET1K_V1" or "IMAGENET1K_V2" ("in1k" for ResNeSt-50), a file with a state dict of that
-            network, or None for random weights.
-        categories: Its class names; None means ImageNet's 1,000.
-        cut: Name of the stage after which `features` stops; None takes the stage that ends at stride 8.
-        resize_size: Length in pixels of the shorter side; None takes 232 for "IMAGENET1K_V2", else 256.
-        crop_size: Side in pixels of the square that the network sees, at most `resize_size`.
+        weights: "IMAGENET1K_V1" or "IMAGENET1K_V2" ("in1k" for ResNeSt-50), a file with a state dict, or None
+            for random weights.
+        categories: Class names; None for ImageNet's 1,000.
+        cut: Name of the stage after which `features` stops; None for the stage that ends at stride 8.
+        resize_size: Length of the resized shorter side, in pixels; None for 232 with "IMAGENET1K_V2", else
+            256.
+        crop_size: Side of the network's square input in pixels, at most `resize_size`.
 
     Raises:
         ArgumentError: If an argument is out of range.
-        WeightsError: If the weights are missing or do not fit.
-        MissingToolError: If ResNeSt-50 is asked for and timm is not installed.
+        WeightsError: If the weights are missing or do not match the network.
+        MissingToolError: If ResNeSt-50 is requested and timm is not installed.
     """
 
     kind = "classification"
@@ -96,7 +97,7 @@ class ClassificationTask(SplitTask):
         self.resize_size = _RESIZE_SIZES.get(str(weights), 256) if resize_size is None else resize_size
         if not 1 <= crop_size <= self.resize_size:
             raise ArgumentError(
-                "crop_size", expected=f"from 1 to resize_size={self.resize_size}", got=crop_size
+                "crop_size", expected=f"in [1, resize_size={self.resize_size}]", got=crop_size
             )
         self.crop_size = crop_size
         kind = _ARCHITECTURES[architecture]
@@ -109,17 +110,17 @@ class ClassificationTask(SplitTask):
 
     @property
     def cuts(self) -> tuple[str, ...]:
-        """The network's stages."""
+        """Stages of the network."""
         return tuple(self.stages)
 
     def prepare(self, images: Tensor | Sequence[Tensor]) -> Prepared:
-        """Resize and crop `images`; see `SplitTask.prepare`."""
+        """Resize and crop images; see `SplitTask.prepare`."""
         batch = image_list(images)
         sizes = tuple((image.shape[-2], image.shape[-1]) for image in batch)
         return Prepared(torch.stack([self.resize(image) for image in batch]), sizes)
 
     def reader_size(self, height: int, width: int) -> tuple[int, int]:
-        """Return the size after the shorter side is resized, before the crop; see `SplitTask.reader_size`."""
+        """Return the size after resizing the shorter side, before the crop; see `SplitTask.reader_size`."""
         shorter = min(height, width)
         if shorter <= self.resize_size:
             return height, width
@@ -134,7 +135,7 @@ class ClassificationTask(SplitTask):
         return Features({self.cut: x}, prepared.image_sizes)
 
     def onward(self, features: Features, cut: str) -> Features:
-        """Run the stages after this task's cut up to another; see `SplitTask.onward`."""
+        """Run the stages from this task's cut to a later one; see `SplitTask.onward`."""
         last = self.check_later_cut(cut)
         return Features({last: self._through(features, last)}, features.image_sizes)
 
@@ -145,28 +146,28 @@ class ClassificationTask(SplitTask):
         return [ClassScores(logits) for logits in scores]
 
     def outputs(self, features: Features) -> dict[str, Tensor]:
-        """Logits (N, number of categories) as "logits"; see `SplitTask.outputs`."""
+        """Return the logits (N, number of categories) as "logits"; see `SplitTask.outputs`."""
         return {"logits": self._logits(features)}
 
     def output_divergence(self, found: Mapping[str, Tensor], true: Mapping[str, Tensor]) -> Tensor:
-        """KL divergence of the class probabilities, in nats; see `SplitTask.output_divergence`."""
+        """Compute the KL divergence of the class probabilities in nats; see `SplitTask.output_divergence`."""
         check_same_outputs(found, true, ["logits"])
         return class_divergence(found["logits"], true["logits"])
 
     def output_directions(
         self, outputs: Mapping[str, Tensor], count: int, generator: torch.Generator
     ) -> list[dict[str, Tensor]]:
-        """Fisher directions of the softmax; see `SplitTask.output_directions`."""
+        """Draw Fisher directions of the softmax; see `SplitTask.output_directions`."""
         return [{"logits": g} for g in class_directions(outputs["logits"], count, generator)]
 
     def loss(self, images: Tensor | Sequence[Tensor], targets: Sequence[Target]) -> Tensor:
-        """Cross-entropy, averaged over images; see `SplitTask.loss`."""
+        """Compute the cross-entropy, averaged over images; see `SplitTask.loss`."""
         logits = self._logits(self.features(images))
         checked = check_targets(targets, ClassTarget, len(logits), len(self.categories))
         return F.cross_entropy(logits, torch.tensor([t.label for t in checked], device=logits.device))
 
     def resize(self, image: Tensor) -> Tensor:
-        """(3, H, W) in [0, 1] → (3, crop_size, crop_size)."""
+        """Resize and crop one image: (3, H, W) in [0, 1] → (3, crop_size, crop_size)."""
         height, width = image.shape[-2:]
         longest = _MAX_ASPECT * min(height, width)
         if max(height, width) > longest:
@@ -175,13 +176,13 @@ class ClassificationTask(SplitTask):
         return transforms.center_crop(image, [self.crop_size, self.crop_size])  # type: ignore[no-any-return]  # untyped
 
     def metric(self) -> Metric:
-        """Top-1 and top-5 accuracy."""
+        """Return a metric of top-1 and top-5 accuracy."""
         from vcm.metrics.classification import TopKAccuracy  # takes a second to import
 
         return TopKAccuracy()
 
     def settings(self) -> Settings:
-        """What decides the predictions."""
+        """Return the settings that determine the predictions."""
         return {
             "name": self.name,
             "task": type(self).__name__,
@@ -193,12 +194,12 @@ class ClassificationTask(SplitTask):
         }
 
     def _logits(self, features: Features) -> Tensor:
-        """(N, number of categories) from what is needed after the cut."""
+        """Compute the logits (N, number of categories) from the features."""
         logits: Tensor = self.head(self._through(features, self.cuts[-1]))
         return logits
 
     def _through(self, features: Features, last: str) -> Tensor:
-        """What the stage `last` gives, from what is needed after the cut."""
+        """Compute the output of the stage `last` from the features."""
         check_features(features, [self.cut])
         x = features.tensors[self.cut]
         for name in self.cuts[self.cuts.index(self.cut) + 1 : self.cuts.index(last) + 1]:

@@ -17,19 +17,19 @@ from vcm.types import Features, Prepared
 from vcm.validation import is_number
 
 HEADS = "heads"
-"""The guide that stands for the task network's raw outputs."""
+"""Guide name for the task network's raw outputs."""
 HEADS_WEIGHT = 0.1
-"""Of the divergence of raw outputs, in nats an expected object, beside relative errors of features."""
+"""Weight of the divergence of raw outputs (in nats per expected object), relative to feature errors."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What decoded features are compared with.
+    """Reference values that decoded features are compared with.
 
     Attributes:
         target: Features at the cut, (N, C, h, w).
-        maps: For each guided layer, all that is needed after it, by name.
-        outputs: Raw outputs by name; empty where they do not count.
+        maps: For each guide layer, the tensors needed after it, by name.
+        outputs: Raw outputs by name; empty if they are not compared.
     """
 
     target: Tensor
@@ -38,31 +38,31 @@ class Reference:
 
 
 class FeatureDistance:
-    """The distortion of a machine width.
+    """Distortion of decoded features.
 
-    Without guides it is the mean squared error at the cut, as published. With guides, features are run on
-    through the frozen network and compared there, where it shows what the task makes of an error:
+    Without guides, it is the mean squared error at the cut, as published. With guides, features are passed on
+    through the frozen network and compared at deeper layers, where the errors that matter to the task show:
 
     ```
-    D = Σ relative error of all that is needed after each guided layer
+    D = Σ relative error of the tensors needed after each guide layer
       + 0.1 · divergence of the raw outputs, if "heads" is a guide (`SplitTask.output_divergence`)
       + near_weight · relative error at the cut
     ```
 
-    Heads tell what this task needs; features keep what other networks need besides.
+    The raw outputs measure what this task needs; the feature errors also preserve what other networks need.
 
     Args:
-        task: Frozen.
-        guides: Layers at or after the task's cut, and "heads"; one name, several, or None.
-        near_weight: The share of the relative error at the cut.
+        task: Frozen task network.
+        guides: Layers at or after the task's cut, and "heads" for the raw outputs: a name, several, or None.
+        near_weight: Weight of the relative error at the cut, at least 0.
 
     Raises:
-        ArgumentError: If the task has no such layer or no heads, or the share is below 0.
+        ArgumentError: If the task does not have a layer or raw outputs, or the weight is negative.
     """
 
     def __init__(self, task: SplitTask, guides: str | Sequence[str] | None, near_weight: float) -> None:
         if not is_number(near_weight) or not 0 <= near_weight < float("inf"):
-            raise ArgumentError("near_weight", expected="a number from 0", got=near_weight)
+            raise ArgumentError("near_weight", expected="a number of at least 0", got=near_weight)
         named = [guides] if isinstance(guides, str) else list(guides or ())
         self.task, self.near_weight = check_split_task("task", task, "a feature distance"), float(near_weight)
         layers = {task.check_later_cut(guide) for guide in named if guide != HEADS}
@@ -70,36 +70,36 @@ class FeatureDistance:
         self.heads = HEADS in named
         self._cut_at = [task, *(_cut_later(task, layer) for layer in self.layers)]
         if self.heads and not task.has_heads:
-            raise ArgumentError("guides", expected=f"layers of {task.name}, which has no heads", got=HEADS)
+            raise ArgumentError("guides", expected=f"layers of {task.name}, without heads", got=HEADS)
 
     def __call__(self, decoded: Tensor, target: Tensor) -> Tensor:
-        """A scalar with a gradient; in float32 under mixed precision, too.
+        """Compute the distance, a differentiable scalar; always in float32, even under autocast.
 
         Args:
-            decoded: f̂, (N, C, h, w).
-            target: f, of the same shape.
+            decoded: Decoded features f̂, (N, C, h, w).
+            target: Original features f, of the same shape.
         """
         with torch.autocast(decoded.device.type, enabled=False):
             return self.to(target.float())(decoded.float())
 
     @torch.no_grad()
     def reference(self, target: Tensor) -> Reference:
-        """Compute what decoded features are compared with.
+        """Compute the reference values for original features.
 
         Args:
-            target: f, (N, C, h, w) float32.
+            target: Original features f, (N, C, h, w) float32.
         """
         maps, outputs = self._deeper(target) if self.layers or self.heads else ([], {})
         return Reference(target, maps, outputs)
 
     def to(self, target: Tensor | Reference) -> Callable[[Tensor], Tensor]:
-        """The distance from one target, of which everything is computed once.
+        """Return the distance from a target as a function, with everything about the target computed once.
 
         Args:
-            target: f, (N, C, h, w) float32, or what `reference` gave for it.
+            target: Original features f, (N, C, h, w) float32, or their `reference`.
 
         Returns:
-            A function of f̂, of the same shape; it may be called under autocast.
+            Function of decoded features f̂ of the same shape; may be called under autocast.
         """
         reference = self.reference(target) if isinstance(target, Tensor) else target
         near, far, true = reference.target, reference.maps, reference.outputs
@@ -118,8 +118,8 @@ class FeatureDistance:
         return distance
 
     def _deeper(self, feature: Tensor) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """What is needed after each layer, and the raw outputs if asked for; every layer runs once."""
-        # Sizes matter for boxes alone.
+        """Return the tensors needed after each guide layer, and the raw outputs if required."""
+        # The image sizes are only used for boxes.
         features, maps = Features({self.task.cut: feature}, ((1, 1),) * len(feature)), []
         for task, layer in zip(self._cut_at, self.layers, strict=False):
             features = task.onward(features, layer)
@@ -130,18 +130,18 @@ class FeatureDistance:
 def feature_objective(
     task: SplitTask, guides: str | Sequence[str] | None = HEADS, near_weight: float = 0.3
 ) -> Callable[[Tensor], Callable[[Tensor], Tensor]]:
-    """What an encoder-side search for a task lowers: `FeatureDistance` from the features of its input.
+    """Build the objective of a feature search: `FeatureDistance` from the features of a task's input.
 
     Args:
-        task: Frozen, cut where the decoded features belong.
-        guides: As `FeatureDistance` takes them.
-        near_weight: As `FeatureDistance` takes it.
+        task: Frozen task network with the cut of the decoded features.
+        guides: See `FeatureDistance`.
+        near_weight: See `FeatureDistance`.
 
     Returns:
-        A function from the task's input, (1, 3, H, W) float in [0, 1], to a function of decoded features.
+        Function from the task's input, (1, 3, H, W) float in [0, 1], to a function of decoded features.
 
     Raises:
-        ArgumentError: As `FeatureDistance` does.
+        ArgumentError: If an argument of `FeatureDistance` is invalid.
     """
     distance = FeatureDistance(task, guides, near_weight)
 
@@ -154,7 +154,7 @@ def feature_objective(
 
 
 def _cut_later(task: SplitTask, layer: str) -> SplitTask:
-    """The same network, cut at a later layer."""
+    """Return the same network with a later cut."""
     later = copy.copy(task)
     later.cut = layer
     return later
@@ -166,13 +166,13 @@ def output_error(
     true: tuple[Mapping[str, Tensor], Mapping[str, Tensor]],
     feature_share: float,
 ) -> Tensor:
-    """0.1 · divergence of the raw outputs + feature_share · relative error of features, (N,).
+    """Compute 0.1 · divergence of the raw outputs + feature_share · relative error of features, (N,).
 
     Args:
-        task: Whose they are.
+        task: Task that computed them.
         found: Features and raw outputs of the decoded images, by name.
-        true: Those of the originals.
-        feature_share: From 0.
+        true: Features and raw outputs of the originals.
+        feature_share: Weight of the feature error, at least 0.
     """
     errors = feature_share * relative_errors(found[0], true[0])
     return HEADS_WEIGHT * task.output_divergence(found[1], true[1]) + errors
@@ -181,22 +181,22 @@ def output_error(
 def image_distance(
     task: SplitTask, feature_share: float = 1.0
 ) -> Callable[[Tensor], Callable[[Tensor], Tensor]]:
-    """What an encoder-side search of an image's pixels lowers.
+    """Build the objective of an image search.
 
     ```
     0.1 · divergence of the raw outputs + feature_share · relative error of the features
     ```
 
-    Features are those that are needed after the task's deepest cut, wherever it is cut. A task without heads
-    takes their error alone, whatever its share.
+    The features are those at the task's deepest cut, wherever the task is cut. For a task without raw
+    outputs, the objective is the feature error alone, with weight 1.
 
     Args:
-        task: Frozen; it reads the image and the decoded image as `SplitTask.predict` does.
-        feature_share: From 0.
+        task: Frozen task network; it reads the original and the decoded image like `SplitTask.predict`.
+        feature_share: Weight of the feature error, at least 0.
 
     Returns:
-        A function from the original, (1, 3, H, W) in [0, 1], to a function of the decoded image, of the same
-        shape, that gives a scalar with a gradient; that may be called under autocast.
+        Function from the original, (1, 3, H, W) in [0, 1], to a function of the decoded image of the same
+        shape, which returns a differentiable scalar and may be called under autocast.
     """
     task = _cut_later(task, task.deepest_cut)
 

@@ -1,4 +1,4 @@
-"""Fine-tuned task networks as files."""
+"""Files of fine-tuned task networks."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from vcm.types import Settings
 
 KIND = "FineTunedTask"
 _NETWORK = ("task", "name", "cfg_sha256", "categories")
-"""Settings that make the network; the others say how it is used, and may change between training and use."""
+"""Settings that define the network; the others define its use, and may differ between training and use."""
 
 
 def save_fine_tuned(task: SplitTask, path: str | Path, **notes: str) -> None:
-    """Write a task's weights to a safetensors file, with the settings that the task started with.
+    """Write a task's weights and its initial settings to a safetensors file.
 
     Args:
-        task: What to save.
+        task: Task to save.
         path: The file; its folder must exist.
-        notes: More to say about it, kept in the file's metadata.
+        notes: Additional metadata of the file.
     """
     write_model(path, task.state_dict(), {"network": KIND, "settings": task.settings()}, notes)
 
 
 def fine_tuned(task: SplitTask, weights: str | Path) -> SplitTask:
-    """Give a task the weights that `vcm train` fine-tuned; its settings then have the SHA-256 of these.
+    """Load fine-tuned weights of `vcm train` into a task; its settings then contain their SHA-256.
 
     Args:
-        task: Of the same network; its thresholds, input size and cut may be others than in training.
-        weights: A file that `save_fine_tuned` wrote.
+        task: Task with the same network; its thresholds, input size and cut may differ from training.
+        weights: File written by `save_fine_tuned`.
 
     Raises:
-        WeightsError: If the file is missing, damaged or something else, or of another network.
-        ArgumentError: If the task's settings do not have a SHA-256 of its weights.
+        WeightsError: If the file is missing, damaged or not a fine-tuned task, or of another network.
+        ArgumentError: If the task's settings do not contain the SHA-256 of its weights.
     """
 
     def check(architecture: Settings) -> SplitTask:
@@ -48,7 +48,7 @@ def fine_tuned(task: SplitTask, weights: str | Path) -> SplitTask:
             if before.get(name) != now.get(name):
                 raise ArgumentError(
                     "task",
-                    expected=f"one of {name} {_short(before.get(name))}, as the weights' own",
+                    expected=f"one with {name} {_short(before.get(name))}, like the weights",
                     got=_short(now.get(name)),
                     remedy="Build the task that was fine-tuned.",
                 )
@@ -58,13 +58,13 @@ def fine_tuned(task: SplitTask, weights: str | Path) -> SplitTask:
     task.weights_sha256 = state_sha256(task.state_dict())
     if task.settings().get("weights_sha256") != task.weights_sha256:
         raise ArgumentError(
-            "task", expected="one whose settings() have its weights_sha256", got=type(task).__name__
+            "task", expected="a task with weights_sha256 in its settings()", got=type(task).__name__
         )
     return task
 
 
 def _short(setting: object) -> object:
-    """A list of names by its length and its first ones."""
+    """Abbreviate a list of names to its length and first items."""
     shown = 3
     if isinstance(setting, list) and len(setting) > shown:
         return f"{len(setting)}: {', '.join(map(str, setting[:shown]))}, …"

@@ -21,7 +21,7 @@ def pixel_importance(task: SplitTask, image: Tensor, directions: int, seed: int)
     """See `SplitTask.importance`."""
     check_whole("directions", directions, 1)
     if not is_whole(seed) or not -(1 << 63) <= seed < 1 << 63:
-        raise ArgumentError("seed", expected="a whole number of 64 bits", got=seed)
+        raise ArgumentError("seed", expected="a 64-bit whole number", got=seed)
     if not isinstance(image, Tensor) or image.ndim != 3 or not image.is_floating_point():
         came = f"{tuple(image.shape)} {image.dtype}" if isinstance(image, Tensor) else type(image).__name__
         raise ArgumentError("image", expected="a float (3, H, W) RGB tensor in [0, 1]", got=came)
@@ -55,10 +55,11 @@ def pixel_importance(task: SplitTask, image: Tensor, directions: int, seed: int)
 def diagonal_directions(
     divergence: Callable[[Outputs, Outputs], Tensor], outputs: Outputs, count: int, generator: torch.Generator
 ) -> list[dict[str, Tensor]]:
-    """See `SplitTask.output_directions`: √h · n with h the Hessian's diagonal and n standard normal.
+    """Draw directions √h · n with h the Hessian's diagonal and n standard normal; see
+    `SplitTask.output_directions`.
 
-    The diagonal is estimated as v · Hv with one random v of ±1, which is exact for a diagonal Hessian
-    (Bekas, Kokiopoulou, Saad, "An estimator for the diagonal of a matrix", 2007).
+    The diagonal is estimated as v · Hv with one random v of ±1, which is exact for a diagonal Hessian (Bekas,
+    Kokiopoulou, Saad, "An estimator for the diagonal of a matrix", 2007).
     """
     with torch.enable_grad():
         found = {name: tensor.detach().float().requires_grad_(True) for name, tensor in outputs.items()}
@@ -74,15 +75,15 @@ def diagonal_directions(
 
 
 def class_directions(logits: Tensor, count: int, generator: torch.Generator) -> list[Tensor]:
-    """Random directions with the covariance diag(p) − p pᵀ, the Fisher information of softmax logits.
+    """Draw random directions with covariance diag(p) − p pᵀ, the Fisher information of softmax logits.
 
     Args:
-        logits: (N, C).
+        logits: Logits (N, C).
         count: Number of directions.
-        generator: Of the random numbers.
+        generator: Random number generator.
 
     Returns:
-        (N, C) for each direction: √p · n − p · ⟨√p, n⟩ with n standard normal.
+        Directions (N, C): √p · n − p · ⟨√p, n⟩ with n standard normal.
     """
     p = logits.detach().float().softmax(dim=1)
     directions = []
@@ -93,7 +94,7 @@ def class_directions(logits: Tensor, count: int, generator: torch.Generator) -> 
 
 
 def _relative_direction(features: Outputs, generator: torch.Generator) -> dict[str, Tensor]:
-    """A direction of Σ ‖f̂ − f‖² / ‖f‖² over tensors."""
+    """Draw a direction of Σ ‖f̂ − f‖² / ‖f‖² over tensors."""
     return {
         name: _normal(tensor, generator) / tensor.detach().float().norm().clamp_min(1e-12)
         for name, tensor in features.items()
@@ -101,5 +102,5 @@ def _relative_direction(features: Outputs, generator: torch.Generator) -> dict[s
 
 
 def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Standard normal numbers of a tensor's shape, on its device."""
+    """Draw standard normal numbers with a tensor's shape and device."""
     return torch.randn(like.shape, generator=generator).to(like.device)

@@ -13,7 +13,7 @@ GREY = 0.5
 
 @dataclass(frozen=True)
 class Letterbox:
-    """Where an image lies in a network's input: scaled to fit, centred, grey around it.
+    """Placement of an image in a network's input: scaled to fit and centred on grey.
 
     Args:
         image_size: (height, width) of the image in pixels.
@@ -25,7 +25,7 @@ class Letterbox:
 
     @property
     def scaled_size(self) -> tuple[int, int]:
-        """(height, width) of the scaled image; at least one pixel a side, where Darknet would make none."""
+        """(height, width) of the scaled image; at least one pixel per side, unlike in Darknet."""
         (height, width), (rows, columns) = self.image_size, self.input_size
         if columns * height < rows * width:
             return max(1, height * columns // width), columns
@@ -38,9 +38,10 @@ class Letterbox:
         return (rows - height) // 2, (columns - width) // 2
 
     def apply(self, image: Tensor) -> Tensor:
-        """Scale and pad: (3, H, W) → (3, rows, columns), differentiable.
+        """Scale and pad an image, (3, H, W) → (3, rows, columns); differentiable.
 
-        Corner pixels keep their place, as in Darknet's `resize_image`; so nothing is averaged when shrinking.
+        As in Darknet's `resize_image`, corner pixels stay at the corners, and nothing is averaged when
+        scaling down.
         """
         (height, width), (top, left) = self.scaled_size, self.offset
         scaled = self.scale(image)
@@ -48,11 +49,11 @@ class Letterbox:
         return F.pad(scaled, (left, right, top, bottom), value=GREY)
 
     def scale(self, image: Tensor) -> Tensor:
-        """Scale without padding: (3, H, W) → (3, *scaled_size), differentiable."""
+        """Scale without padding, (3, H, W) → (3, *scaled_size); differentiable."""
         return F.interpolate(image[None], size=self.scaled_size, mode="bilinear", align_corners=True)[0]
 
     def boxes_to_input(self, boxes: Tensor) -> Tensor:
-        """(M, 4) x1 y1 x2 y2 in the image's pixels → centre and size as fractions of the input."""
+        """Convert (M, 4) x1 y1 x2 y2 in image pixels to centre and size as fractions of the input."""
         corners = boxes * self._scale(boxes) + self._shift(boxes)
         sizes = corners[:, 2:] - corners[:, :2]
         rows, columns = self.input_size
@@ -60,7 +61,7 @@ class Letterbox:
         return _join((corners[:, :2] + sizes / 2) / centred, sizes / centred)
 
     def boxes_to_image(self, boxes: Tensor) -> Tensor:
-        """(M, 4) centre and size as fractions of the input → x1 y1 x2 y2 in the image's pixels."""
+        """Convert (M, 4) centre and size as fractions of the input to x1 y1 x2 y2 in image pixels."""
         rows, columns = self.input_size
         boxes = boxes * boxes.new_tensor([columns, rows, columns, rows])
         corners = _join(boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2)

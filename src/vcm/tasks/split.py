@@ -1,4 +1,4 @@
-"""Task networks that can be cut in two: what training, feature codecs and searches need."""
+"""Task networks with a cut, for training, feature codecs and searches."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from vcm.types import Features, Prediction, Prepared, Target
 
 
 class SplitTask(Task):
-    """A frozen network with a loss, and a cut into `features` and `tail`.
+    """A frozen network with a training loss, and a cut that divides it into `features` and `tail`.
 
     ```
     images ──► prepare ──► encode ──►(cut)──► tail ──► predictions
                └──── features ────┘
     ```
 
-    Its parameters do not require gradients and its normalization layers stay in evaluation mode, whatever
-    `train()` is called with; gradients still flow through it to the images.
+    Parameters do not require gradients and normalization layers stay in evaluation mode, whatever `train()`
+    is called with. Gradients still flow through the network to the images.
 
     Attributes:
         cut: Name of the layer after which `features` stops.
-        weights_sha256: Of its weights; part of `settings`.
+        weights_sha256: SHA-256 of the weights; part of `settings`.
     """
 
     cut: str
@@ -36,81 +36,81 @@ class SplitTask(Task):
     @property
     @abstractmethod
     def cuts(self) -> tuple[str, ...]:
-        """Names of every place where the network can be cut, from input to output."""
+        """Names of all layers where the network can be cut, from input to output."""
 
     @property
     def deepest_cut(self) -> str:
-        """The last cut that all outputs depend on: where features are compared for no particular cut.
+        """The last cut that all outputs depend on, where features are compared independently of `cut`.
 
-        A task that does not override this has its last one there.
+        The default is the last cut.
         """
         return self.cuts[-1]
 
     @abstractmethod
     def prepare(self, images: Tensor | Sequence[Tensor]) -> Prepared:
-        """Bring images to the sizes that the network takes: what a codec for this task encodes.
+        """Convert images to the network's input, which is what a codec for this task encodes.
 
         Args:
-            images: (N, 3, H, W), or a sequence of (3, H, W) of any sizes; float32 RGB in [0, 1].
+            images: RGB images in [0, 1], float32: (N, 3, H, W), or a sequence of (3, H, W) of any sizes.
         """
 
     @abstractmethod
     def encode(self, prepared: Prepared) -> Features:
-        """Run the network on prepared images, up to and including the layer named `cut`.
+        """Run the network on prepared images, up to and including the layer `cut`.
 
         Args:
-            prepared: What `prepare` gives; any inputs whose sides are multiples of the network's stride do,
-                such as training crops.
+            prepared: Output of `prepare`, or other inputs with sides that are multiples of the network's
+                stride, such as training crops.
         """
 
     def cut_feature(self, prepared: Prepared) -> Tensor:
-        """The cut layer's own output, (N, C, H', W'), where the tail needs nothing else.
+        """Return the cut layer's output, (N, C, H', W'), if the tail needs nothing else.
 
         Args:
-            prepared: As `encode` takes it.
+            prepared: See `encode`.
 
         Raises:
-            ArgumentError: If the tail needs other tensors too.
+            ArgumentError: If the tail needs several tensors.
         """
         tensors = self.encode(prepared).tensors
         if len(tensors) != 1:
             raise ArgumentError(
                 "cut",
-                expected="a cut after which one tensor is needed",
-                got=f"{self.cut}, after which {', '.join(tensors)} are",
+                expected="a cut after which a single tensor is needed",
+                got=f"{self.cut}, after which {', '.join(tensors)} are needed",
             )
         return next(iter(tensors.values()))
 
     def onward(self, features: Features, cut: str) -> Features:
-        """Run the network on from its own cut, up to and including a later layer; gradients flow.
+        """Run the network from its own cut to a later layer; gradients flow.
 
-        A task that does not override this stays where it is cut.
+        The default supports only the task's own cut.
 
         Args:
-            features: As `tail` takes them.
-            cut: One of `cuts`, this task's own or a later one.
+            features: See `tail`.
+            cut: The task's own cut or a later one.
 
         Returns:
-            What `encode` would give if the task were cut there.
+            Output of `encode` if the task were cut there.
 
         Raises:
-            ArgumentError: If there is no such layer, or it comes before the task's own cut.
+            ArgumentError: If there is no such layer, or it is before the task's own cut.
         """
         if cut != self.cut:
-            raise ArgumentError("cut", expected=f"{self.cut}, where {self.name} is cut", got=cut)
+            raise ArgumentError("cut", expected=f"{self.cut}, the cut of {self.name}", got=cut)
         return features
 
     def features(self, images: Tensor | Sequence[Tensor]) -> Features:
-        """`encode(prepare(images))`.
+        """Return `encode(prepare(images))`.
 
         Args:
-            images: As `prepare` takes them.
+            images: See `prepare`.
         """
         return self.encode(self.prepare(images))
 
     @abstractmethod
     def tail(self, features: Features) -> list[Prediction]:
-        """Run the rest of the network on `features` and return one prediction an image."""
+        """Run the rest of the network and return one prediction per image."""
 
     @property
     def has_heads(self) -> bool:
@@ -118,34 +118,34 @@ class SplitTask(Task):
         return type(self).outputs is not SplitTask.outputs
 
     def outputs(self, features: Features) -> dict[str, Tensor]:
-        """Run the rest of the network up to its raw head outputs; gradients flow.
+        """Run the rest of the network to its raw outputs; gradients flow.
 
-        Raw outputs are what predictions are made of, before thresholds and non-maximum suppression: logits
-        and box parameters. A task without such heads does not override this.
+        Raw outputs are logits and box parameters before thresholds and non-maximum suppression. A task
+        without them does not override this method.
 
         Args:
-            features: As `tail` takes them.
+            features: See `tail`.
 
         Returns:
-            Tensors (N, …) by name, the same names for every image.
+            Tensors (N, …) by name, with the same names for every image.
 
         Raises:
-            ArgumentError: If this task has no heads.
+            ArgumentError: If this task has no raw outputs.
         """
         raise self._no_heads()
 
     def output_divergence(self, found: Mapping[str, Tensor], true: Mapping[str, Tensor]) -> Tensor:
-        """Compute how far raw outputs are from the originals' in each image; with a gradient.
+        """Compute the divergence of raw outputs from the originals', per image; differentiable.
 
         Args:
-            found: What `outputs` returned for the decoded images or features.
-            true: Likewise, for the originals.
+            found: Raw outputs for the decoded images or features.
+            true: Raw outputs for the originals.
 
         Returns:
-            (N,) float32, 0 where the outputs are equal and positive elsewhere.
+            (N,) float32; 0 if the outputs are equal, positive otherwise.
 
         Raises:
-            ArgumentError: If this task has no heads, or names or shapes differ.
+            ArgumentError: If this task has no raw outputs, or names or shapes differ.
         """
         raise self._no_heads()
 
@@ -154,17 +154,17 @@ class SplitTask(Task):
     ) -> list[dict[str, Tensor]]:
         """Draw random directions g of the raw outputs with E[g gᵀ] = Hessian of `output_divergence`.
 
-        Their gradients with respect to an image are random Gauss–Newton directions, as `importance` needs
-        them. By default the Hessian is taken as diagonal, as it is where the outputs are independent
-        Bernoulli variables and squared errors; a task with other divergences overrides this.
+        Their gradients with respect to an image are random Gauss–Newton directions, which `importance` needs.
+        The default assumes a diagonal Hessian, which is exact for independent Bernoulli variables and squared
+        errors; tasks with other divergences override this method.
 
         Args:
-            outputs: What `outputs` returned for one image.
+            outputs: Raw outputs for one image.
             count: Number of directions.
-            generator: Of the random numbers, on the CPU.
+            generator: Random number generator on the CPU.
 
         Returns:
-            Tensors by name, of the shapes of `outputs`, for each direction.
+            One mapping per direction, with the names and shapes of `outputs`.
         """
         return diagonal_directions(self.output_divergence, outputs, count, generator)
 
@@ -176,69 +176,69 @@ class SplitTask(Task):
         ```
 
         To second order, uncorrelated noise of variance v_i in pixel i raises `output_divergence` by
-        ½ Σ_i importance_i · v_i. A task without heads takes the relative error of its features at the cut
-        instead.
+        ½ Σ_i importance_i · v_i. For a task without raw outputs, the relative error of the features at the
+        cut is used instead.
 
         Args:
-            image: (3, H, W) float RGB in [0, 1]; it is scaled as `prepare` does, gradients are those in its
-                own pixels.
-            directions: Number of backward passes, from 1.
-            seed: Of the random directions; the map is deterministic on one machine.
+            image: RGB image (3, H, W) in [0, 1], float. It is scaled by `prepare`; the gradients are those of
+                its own pixels.
+            directions: Number of backward passes, at least 1.
+            seed: Seed of the random directions; the map is deterministic on one machine.
 
         Returns:
-            (H, W) float32, not negative, on the image's device.
+            Nonnegative map (H, W), float32, on the image's device.
 
         Raises:
-            ArgumentError: If an argument is out of range, or the image is not as `prepare` takes it.
+            ArgumentError: If an argument is out of range, or `prepare` does not accept the image.
             WeightsError: If gradients are NaN or infinite.
         """
         return pixel_importance(self, image, directions, seed)
 
     def predict(self, images: Tensor | Sequence[Tensor]) -> list[Prediction]:
-        """Predict for each image: `tail(features(images))`, without gradients.
+        """Return the predictions `tail(features(images))`, without gradients.
 
         Args:
-            images: As `features` takes them.
+            images: See `prepare`.
         """
         with torch.no_grad():
             return self.tail(self.features(images))
 
     @abstractmethod
     def loss(self, images: Tensor | Sequence[Tensor], targets: Sequence[Target]) -> Tensor:
-        """The task's own training loss, a scalar, differentiable with respect to `images`.
+        """Compute the task's own training loss, a scalar that is differentiable with respect to `images`.
 
         Args:
-            images: As `features` takes them.
-            targets: One an image; labels are indices into this task's `categories`.
+            images: See `prepare`.
+            targets: One per image; labels are indices into this task's `categories`.
         """
 
     def _no_heads(self) -> ArgumentError:
         return ArgumentError(
             "supervision",
-            expected=f"features for {self.name}, which defines no raw outputs",
+            expected=f"features, because {self.name} defines no raw outputs",
             got="heads",
-            remedy="Override outputs and output_divergence of the task, or use its features.",
+            remedy="Define outputs and output_divergence in the task, or use supervision=features.",
         )
 
     def check_cut(self, cut: str) -> str:
-        """Return `cut` if this network has it.
+        """Return `cut` if it is a cut of this network.
 
         Raises:
-            ArgumentError: If it has not; the message lists those it has.
+            ArgumentError: If it is not; the message lists the valid cuts.
         """
         if cut not in self.cuts:
             raise ArgumentError("cut", expected=f"one of {', '.join(self.cuts)}", got=cut)
         return cut
 
     def check_later_cut(self, cut: str) -> str:
-        """Return `cut` if this network has it, and not before the task's own.
+        """Return `cut` if it is the task's own cut or a later one.
 
         Raises:
-            ArgumentError: If it has not.
+            ArgumentError: If it is not.
         """
         later = self.cuts[self.cuts.index(self.cut) :]
         if cut not in later:
-            raise ArgumentError("cut", expected=f"one from {self.cut} on: {', '.join(later)}", got=cut)
+            raise ArgumentError("cut", expected=f"{self.cut} or a later cut: {', '.join(later)}", got=cut)
         return cut
 
 
@@ -246,17 +246,17 @@ def check_split_task(argument: str, task: object, purpose: str) -> SplitTask:
     """Return `task` if it is a `SplitTask`.
 
     Args:
-        argument: What the error calls it.
+        argument: Name of the argument in the error message.
         task: Any object.
-        purpose: What needs it, as the error's subject.
+        purpose: What needs the task, as the subject of the error message.
 
     Raises:
-        ArgumentError: If it is something else.
+        ArgumentError: If it is not a `SplitTask`.
     """
     if not isinstance(task, SplitTask):
         raise ArgumentError(
             argument,
-            expected=f"a vcm.tasks.SplitTask: {purpose} needs the network's features and gradients",
+            expected=f"a vcm.tasks.SplitTask, because {purpose} needs the network's features and gradients",
             got=type(task).__name__,
         )
     return task

@@ -1,4 +1,4 @@
-"""torchvision's detectors on ResNet-50 with a feature pyramid."""
+"""torchvision detectors on ResNet-50 with a feature pyramid."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 
 _MIN_DISTANCES = 0.1
-"""Smallest width and height of FCOS's boxes, in anchor sizes, that errors are taken relative to."""
+"""Minimum width and height of FCOS boxes, in anchor sizes, that relative errors are divided by."""
 
 
 class TorchvisionDetectionTask(SplitTask):
@@ -54,27 +54,28 @@ class TorchvisionDetectionTask(SplitTask):
                                    └─────────┴─────────┴─────────┴─► fpn ─► heads ─► predictions
     ```
 
-    Past the cut, the stages that the pyramid still reads are needed too; "fpn" needs all of its levels.
-    Images of a batch are padded to the size of the largest, as torchvision does, so an image's predictions
-    can depend a little on the sizes of those beside it.
+    After the cut, the stages that the pyramid reads are also needed; "fpn" consists of all its levels.
+    As in torchvision, images of a batch are padded to the size of the largest one, so that predictions can
+    depend slightly on the sizes of the other images.
 
-    Mask R-CNN predicts boxes only: targets have no masks, and its boxes do not depend on its mask branch,
-    which is therefore left out, from its loss too. Predictions carry no gradient; `features` and `loss` do.
+    Mask R-CNN predicts only boxes: there are no mask targets, and its boxes do not depend on the mask branch,
+    which is removed, also from the loss. Predictions have no gradient; `features` and `loss` do.
 
     Args:
         architecture: "fcos", "retinanet", "faster_rcnn" or "mask_rcnn".
-        weights: "COCO_V1", a file with a state dict of that network, or None for random weights.
-        categories: Its classes, in the order of its labels from 1 on; None means torchvision's 91 labels of
-            COCO, which become COCO's 80 categories.
-        cut: "stem", "layer1", …, "layer4" or "fpn"; None takes the deepest stage that alone is needed after
-            it.
-        score_threshold: Smallest score of a detection, from 0 to 1; None takes the network's own.
-        min_size: Length in pixels to which an image's shorter side is resized.
-        max_size: Most pixels of the longer side; an image that would exceed it is resized to this instead.
+        weights: "COCO_V1", a file with a state dict, or None for random weights.
+        categories: Class names in the order of the network's labels from 1; None for torchvision's 91 COCO
+            labels, which are mapped to COCO's 80 categories.
+        cut: "stem", "layer1", …, "layer4" or "fpn"; None for the deepest stage after which no other tensor is
+            needed.
+        score_threshold: Lowest score of a detection, in [0, 1]; None for the network's default.
+        min_size: Length in pixels of the resized shorter side.
+        max_size: Maximum length in pixels of the longer side; larger images are resized to this length
+            instead.
 
     Raises:
         ArgumentError: If an argument is out of range.
-        WeightsError: If the weights are missing or do not fit.
+        WeightsError: If the weights are missing or do not match the network.
     """
 
     kind = "detection"
@@ -99,7 +100,7 @@ class TorchvisionDetectionTask(SplitTask):
                 "architecture", expected=f"one of {', '.join(ARCHITECTURES)}", got=architecture
             )
         if not 1 <= min_size <= max_size:
-            raise ArgumentError("min_size", expected=f"from 1 to max_size={max_size} pixels", got=min_size)
+            raise ArgumentError("min_size", expected=f"in [1, max_size={max_size}] pixels", got=min_size)
         kind = ARCHITECTURES[architecture]
         self.name = architecture
         if categories is None:
@@ -123,11 +124,11 @@ class TorchvisionDetectionTask(SplitTask):
 
     @property
     def cuts(self) -> tuple[str, ...]:
-        """The backbone's stages, and its feature pyramid."""
+        """The backbone's stages, and the feature pyramid."""
         return (*STAGES, "fpn")
 
     def prepare(self, images: Tensor | Sequence[Tensor]) -> Prepared:
-        """Resize `images`, and pad them to one size with the mean colour; see `SplitTask.prepare`."""
+        """Resize images and pad them to one size with the mean colour; see `SplitTask.prepare`."""
         batch = image_list(images)
         sizes = tuple((image.shape[-2], image.shape[-1]) for image in batch)
         resized = [self.model.transform.resize(image)[0] for image in batch]
@@ -139,12 +140,12 @@ class TorchvisionDetectionTask(SplitTask):
         return Prepared(inputs, sizes)
 
     def reader_size(self, height: int, width: int) -> tuple[int, int]:
-        """Return the resized size, or the image's where that is smaller; see `SplitTask.reader_size`."""
+        """Return the resized size, or the image's own if that is smaller; see `SplitTask.reader_size`."""
         rows, columns = self.model.transform.resized(height, width)
         return min(rows, height), min(columns, width)
 
     def resample(self, image: Tensor, size: tuple[int, int]) -> Tensor:
-        """Scale as torchvision's detectors do: bilinear, not antialiased; see `SplitTask.resample`."""
+        """Scale like torchvision's detectors: bilinear, not antialiased; see `SplitTask.resample`."""
         return F.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]
 
     def encode(self, prepared: Prepared) -> Features:
@@ -152,13 +153,13 @@ class TorchvisionDetectionTask(SplitTask):
         return self._backbone(self.model.transform.normalize(prepared.inputs), prepared.image_sizes)
 
     def features(self, images: Tensor | Sequence[Tensor]) -> Features:
-        """`encode(prepare(images))` up to rounding: as torchvision does, normalized before it is resized."""
+        """Return `encode(prepare(images))` up to rounding; torchvision normalizes before it resizes."""
         batch = image_list(images)
         sizes = tuple((image.shape[-2], image.shape[-1]) for image in batch)
         return self._backbone(self.model.transform(batch)[0].tensors, sizes)
 
     def onward(self, features: Features, cut: str) -> Features:
-        """Run the backbone on from this task's cut up to another; see `SplitTask.onward`."""
+        """Run the backbone from this task's cut to a later one; see `SplitTask.onward`."""
         last = self.check_later_cut(cut)
         check_features(features, self._needed(self.cut))
         if self.cut == last:
@@ -173,18 +174,18 @@ class TorchvisionDetectionTask(SplitTask):
         check_outputs(levels.values(), self.name)
         resized = [self.model.transform.resized(*size) for size in features.image_sizes]
         height, width = self._batch_size(features.image_sizes)
-        # Anchors are laid out by the padded batch's size; its pixels are not needed any more.
+        # Anchors depend only on the size of the padded batch, not on its pixels.
         canvas = ImageList(torch.empty((len(resized), 3, height, width), device="meta"), resized)
         found = self._detect(OrderedDict(levels), canvas)
         found = self.model.transform.postprocess(found, resized, list(features.image_sizes))
         return [self._detections(result) for result in found]
 
     def outputs(self, features: Features) -> dict[str, Tensor]:
-        """Raw outputs of the dense head over K anchors of all levels; see `SplitTask.outputs`.
+        """Return the raw outputs of the dense head over the K anchors of all levels; see `SplitTask.outputs`.
 
         Returns:
             FCOS and RetinaNet: "cls_logits" (N, K, number of labels), "bbox_regression" (N, K, 4), and for
-            FCOS "bbox_ctrness" (N, K, 1). Faster and Mask R-CNN: those of the region proposal network,
+            FCOS "bbox_ctrness" (N, K, 1). Faster and Mask R-CNN: outputs of the region proposal network,
             "objectness" (N, K, 1) and "bbox_regression" (N, K, 4).
         """
         maps = list(self.onward(features, "fpn").tensors.values())
@@ -194,10 +195,10 @@ class TorchvisionDetectionTask(SplitTask):
         return {"objectness": _by_anchor(objectness, 1), "bbox_regression": _by_anchor(deltas, 4)}
 
     def output_divergence(self, found: Mapping[str, Tensor], true: Mapping[str, Tensor]) -> Tensor:
-        """See `vcm.losses.outputs.dense_divergence` and `SplitTask.output_divergence`.
+        """Compute `vcm.losses.outputs.dense_divergence`; see `SplitTask.output_divergence`.
 
-        FCOS's distances to the four sides are taken relative to the original's box, its centreness as one
-        more class.
+        FCOS's distances to the four sides are taken relative to the original's box, and its centreness as an
+        additional class.
         """
         names = ["objectness"] if hasattr(self.model, "rpn") else ["cls_logits"]
         names += ["bbox_ctrness"] if self.name == "fcos" else []
@@ -214,12 +215,11 @@ class TorchvisionDetectionTask(SplitTask):
         return dense_divergence(q, p, q_boxes, p_boxes, objectness)
 
     def loss(self, images: Tensor | Sequence[Tensor], targets: Sequence[Target]) -> Tensor:
-        """Sum of the detector's own training losses; see `SplitTask.loss`.
+        """Return the sum of the detector's training losses; see `SplitTask.loss`.
 
-        Boxes are clipped to their image; crowd regions and boxes without area are left out. Normalization
-        layers stay frozen. Faster and Mask R-CNN draw the anchors and proposals that count at random, from
-        torch's global
-        generator: seed it for reproducible values.
+        Boxes are clipped to their image; crowd regions and boxes without area are skipped. Normalization
+        layers stay frozen. Faster and Mask R-CNN sample anchors and proposals with torch's global generator:
+        seed it for reproducible values.
         """
         batch = image_list(images)
         to_label = {category: label for label, category in enumerate(self.to_category.tolist())}
@@ -235,13 +235,13 @@ class TorchvisionDetectionTask(SplitTask):
         return torch.stack(list(losses.values())).sum()
 
     def metric(self) -> Metric:
-        """COCO's average precision."""
+        """Return a metric of COCO average precision."""
         from vcm.metrics.detection import DetectionAccuracy  # takes a second to import
 
         return DetectionAccuracy()
 
     def settings(self) -> Settings:
-        """What decides the predictions."""
+        """Return the settings that determine the predictions."""
         return {
             "name": self.name,
             "task": type(self).__name__,
@@ -258,26 +258,26 @@ class TorchvisionDetectionTask(SplitTask):
         return self._cut_at(self.cut, outputs, sizes)
 
     def _cut_at(self, cut: str, outputs: dict[str, Tensor], sizes: tuple[tuple[int, int], ...]) -> Features:
-        """What is needed after a cut, of the stages' outputs."""
+        """Select the tensors needed after a cut from the stages' outputs."""
         if cut == "fpn":
             return Features(self._pyramid_levels(outputs), sizes)
         return Features({name: outputs[name] for name in self._needed(cut)}, sizes)
 
     def _batch_size(self, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
-        """(height, width) of the network's input for images of these sizes."""
+        """Return the (height, width) of the network's input for images of these sizes."""
         resized = [self.model.transform.resized(*size) for size in sizes]
         height, width = (-(-max(side) // 32) * 32 for side in zip(*resized, strict=True))
         return height, width
 
     def _needed(self, cut: str) -> list[str]:
-        """Names of the tensors that are needed after a cut: its own first."""
+        """Return the names of the tensors needed after a cut, the cut's own first."""
         if cut == "fpn":
             return self._levels
         before = STAGES[: STAGES.index(cut)]
         return [cut, *(name for name in before if name in self._pyramid)]
 
     def _stages(self, outputs: dict[str, Tensor], after: str, last: str) -> dict[str, Tensor]:
-        """`outputs` with those of the stages after `after` up to `last` added."""
+        """Return `outputs` with the outputs of the stages after `after`, up to `last`."""
         body, outputs = self.model.backbone.body, dict(outputs)
         names = ("input", *STAGES)
         for before, stage in pairwise(names[names.index(after) : names.index(last) + 1]):
@@ -288,12 +288,12 @@ class TorchvisionDetectionTask(SplitTask):
         return outputs
 
     def _pyramid_levels(self, stages: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Outputs of the feature pyramid by torchvision's names, the finest first."""
+        """Run the feature pyramid; levels have torchvision's names, the finest first."""
         maps = OrderedDict((str(i), stages[name]) for i, name in enumerate(self._pyramid))
         return dict(self.model.backbone.fpn(maps))
 
     def _detect(self, levels: OrderedDict[str, Tensor], images: ImageList) -> list[dict[str, Tensor]]:
-        """Boxes in pixels of the resized batch, scores and labels."""
+        """Return boxes in pixels of the resized batch, scores and labels."""
         model = self.model
         if hasattr(model, "rpn"):
             proposals, _ = model.rpn(images, levels)
@@ -313,6 +313,6 @@ class TorchvisionDetectionTask(SplitTask):
 
 
 def _by_anchor(levels: Sequence[Tensor], size: int) -> Tensor:
-    """(N, A·size, h, w) of each level → (N, K, size), K anchors in all."""
+    """Reshape and concatenate levels (N, A·size, h, w) to (N, K, size), with K anchors in total."""
     flat = [x.reshape(len(x), -1, size, *x.shape[-2:]).permute(0, 3, 4, 1, 2).flatten(1, 3) for x in levels]
     return torch.cat(flat, dim=1)

@@ -17,12 +17,12 @@ from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
 STAGES = ("stem", "layer1", "layer2", "layer3", "layer4")
-"""Of the ResNet-50 under every detector, from input to output."""
+"""Stages of the ResNet-50 backbone, from input to output."""
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What sets one detector apart; `pyramid` are the backbone stages that its feature pyramid reads."""
+    """Parameters of one detector; `pyramid` lists the backbone stages that its feature pyramid reads."""
 
     model: Callable[..., Any]
     builder: str
@@ -33,7 +33,7 @@ class Architecture:
     score_threshold: float
     default_cut: str
     norm_eps: float
-    """Of the frozen normalization that COCO_V1 was trained with."""
+    """Epsilon of the frozen normalization with which COCO_V1 was trained."""
 
 
 def _p6p7() -> nn.Module:
@@ -52,7 +52,7 @@ ARCHITECTURES = {
 
 
 def build_detector(kind: Architecture, num_classes: int, score_threshold: float, resize: Resize) -> Any:  # noqa: ANN401  # torchvision is untyped
-    """A detector with random weights; `num_classes` counts the background, label 0."""
+    """Build a detector with random weights; `num_classes` includes the background, label 0."""
     backbone = resnet_fpn_backbone(
         backbone_name="resnet50",
         weights=None,
@@ -69,26 +69,26 @@ def build_detector(kind: Architecture, num_classes: int, score_threshold: float,
 
 
 def drop_mask_branch(model: nn.Module) -> None:
-    """Let Mask R-CNN predict boxes only; other detectors stay as they are."""
+    """Remove Mask R-CNN's mask branch; other detectors are not changed."""
     if isinstance(model, MaskRCNN):
         model.roi_heads.mask_roi_pool = model.roi_heads.mask_head = model.roi_heads.mask_predictor = None
 
 
 class Resize(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvision is untyped
-    """torchvision's resizing, with at least one pixel a side, so that images of 1 × 5000 pass."""
+    """torchvision's resizing with at least one pixel per side, for images such as 1 × 5000."""
 
     def __init__(self, min_size: int, max_size: int) -> None:
         super().__init__(min_size, max_size, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) that an image of this size is resized to."""
+        """Return the resized (height, width) of an image."""
         scale = min(self.min_size[0] / min(height, width), self.max_size / max(height, width))
         return max(1, math.floor(height * scale)), max(1, math.floor(width * scale))
 
     def resize(
         self, image: Tensor, target: dict[str, Tensor] | None = None
     ) -> tuple[Tensor, dict[str, Tensor] | None]:
-        """Resize (3, H, W), and the target's boxes with it."""
+        """Resize an image (3, H, W), and the target's boxes."""
         before, after = image.shape[-2:], self.resized(*image.shape[-2:])
         image = F.interpolate(image[None], size=after, mode="bilinear", align_corners=False)[0]
         if target is not None:
@@ -100,8 +100,8 @@ class Resize(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvision is 
 def asked_for_losses(model: nn.Module) -> Iterator[None]:
     """Let a detector return its training losses while all its layers stay in evaluation mode.
 
-    Only the flags that its forward functions look at are set, on none of the modules that hold layers of
-    their own behaviour in training.
+    Only the flags that its forward functions check are set, not those of modules that behave differently in
+    training.
     """
     parts = [part for part in (model, getattr(model, "rpn", None), getattr(model, "roi_heads", None)) if part]
     try:

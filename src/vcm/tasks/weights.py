@@ -15,13 +15,13 @@ from vcm.files import MAX_WEIGHTS_BYTES, open_regular, printable, stream_sha256
 from vcm.nn.weights import check_values, load_tensors, state_sha256
 
 Published = Mapping[str, Callable[[], Mapping[str, Tensor]]]
-"""Names of published weights, each with what gets their state dict."""
+"""Names of published weights, with functions that download their state dicts."""
 
 _SHOWN = 3
 
 
 def torchvision_weights(builder: str) -> Published:
-    """The published weights of a torchvision model, by the names of their enum."""
+    """Return the published weights of a torchvision model, by the names of their enum."""
     from torchvision.models import get_model_weights
 
     def getter(member: Any) -> Callable[[], Mapping[str, Tensor]]:  # noqa: ANN401  # torchvision is untyped
@@ -31,17 +31,16 @@ def torchvision_weights(builder: str) -> Published:
 
 
 def load_weights(network: nn.Module, weights: str | Path | None, published: Published) -> str:
-    """Fill `network` and return the SHA-256 of what it holds: of the file, or else of the state dict.
+    """Load weights into a network, and return the SHA-256 of the file, or of the state dict if there is none.
 
     Args:
-        network: The network to fill.
-        weights: A file with a state dict, the name of published weights, or None to leave the network as it
-            is.
-        published: What names there are.
+        network: Network to load the weights into.
+        weights: File with a state dict, name of published weights, or None to leave the network unchanged.
+        published: Published weights by name.
 
     Raises:
-        WeightsError: If there is neither such a file nor such a name, the weights cannot be fetched or read,
-            or do not fit the network; the message has the first parameters that do not fit.
+        WeightsError: If there is no such file or name, or the weights cannot be downloaded or read, or do not
+            match the network; the message lists the first mismatches.
     """
     if weights is None:
         return state_sha256(network.state_dict())
@@ -55,17 +54,17 @@ def load_weights(network: nn.Module, weights: str | Path | None, published: Publ
         return sha256
     try:
         state = published[str(weights)]()
-    except OSError as error:  # URLError is one
+    except OSError as error:  # includes URLError
         raise WeightsError(
-            f"Weights {weights} could not be fetched: {error}. Download the file from its publisher and "
-            f"give its path as weights."
+            f"Weights {weights} could not be downloaded: {error}. Download the file from its publisher and "
+            f"pass its path as weights."
         ) from error
     _fill(network, state, str(weights))
     return state_sha256(network.state_dict())
 
 
 def _read(path: Path) -> tuple[Mapping[str, Tensor], str]:
-    """A file's state dict and its SHA-256."""
+    """Read a file's state dict and its SHA-256."""
     try:
         with open_regular(path, limit=MAX_WEIGHTS_BYTES) as file:
             sha256 = stream_sha256(file)
@@ -78,7 +77,7 @@ def _read(path: Path) -> tuple[Mapping[str, Tensor], str]:
         raise WeightsError(f"{path} is not a file of tensors that torch.load can read: {reason}") from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(
-            f"{path} does not hold a state dict (tensors by name). Save one with "
+            f"{path} does not contain a state dict (tensors by name). Save one with "
             f"torch.save(network.state_dict(), path)."
         )
     return state, sha256
@@ -89,19 +88,19 @@ def _fill(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
         result = network.load_state_dict(state, strict=False)
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()[1:]]
-        raise WeightsError(f"{source} does not fit the network: {_some(lines)}.") from error
+        raise WeightsError(f"{source} does not match the network: {_some(lines)}.") from error
     problems = [f"{name} is missing" for name in result.missing_keys if not _is_counter(name)]
     problems += [f"{name} is not in the network" for name in result.unexpected_keys if not _is_counter(name)]
     if problems:
-        raise WeightsError(f"{source} does not fit the network: {_some(problems)}.")
+        raise WeightsError(f"{source} does not match the network: {_some(problems)}.")
     try:
         check_values(network.state_dict())
     except ArgumentError as error:
-        raise WeightsError(f"{source} does not hold the weights of a trained network: {error}") from error
+        raise WeightsError(f"{source} does not contain weights of a trained network: {error}") from error
 
 
 def _is_counter(name: str) -> bool:
-    """Batches that a normalization layer counted in training: not in every file, and not used here."""
+    """Return whether a name is a normalization layer's batch counter, which is unused here."""
     return name.endswith("num_batches_tracked")
 
 
