@@ -56,11 +56,14 @@ def run(arguments: Sequence[str]) -> int:
             parser.error(f"--name must be RUN=LABEL, such as runs/a=wide; got {given!r}")
         names[name] = label.strip()
     from vcm.evaluation.report import read_study, write_report
+    from vcm.evaluation.report.findings import findings
 
     study = read_study(known.folders, anchor=known.anchor, accuracy=known.accuracy, names=names)
     path = write_report(study, known.output, style=known.style)
     print_bd_rates(study)
-    print(printable(path.resolve()))
+    print(printable(path.resolve()), flush=True)
+    for sentence in findings(study):
+        print(printable(sentence), file=sys.stderr)
     return 0
 
 

@@ -14,7 +14,8 @@ from vcm.errors import EvaluationError
 from vcm.evaluation.curves import Axis, Curve, accuracy_title
 from vcm.evaluation.folders import make_folder, read_json_inside
 from vcm.evaluation.report.examples import example_views
-from vcm.evaluation.report.plots import Style, as_pdf, as_png, as_svg, draw
+from vcm.evaluation.report.findings import findings
+from vcm.evaluation.report.plots import Style, as_pdf, as_png, as_svg, draw, legend_keys, with_tooltips
 from vcm.evaluation.report.study import Study, read_study
 from vcm.evaluation.results import PROVENANCE_JSON, Results, damaged, write_text
 from vcm.files import file_name, write_bytes
@@ -80,10 +81,10 @@ def _panel(results: Results, axis: Axis, drawn: Sequence[Curve], plots: Path, st
     original = results.originals[axis.labels].get(axis.key) if axis.labels else None
     original = None if original is None else 100 * original
     systems = list(dict.fromkeys(point.system for point in results.points))
-    figure = draw(drawn, axis, original, systems=systems)
+    inline = draw(drawn, axis, original, systems=systems, legend=False)
     name = file_name(f"rate_{axis.key}" + (f"_{axis.labels}" if axis.labels else ""))
-    svg = as_svg(figure)
-    kept = figure if style == "screen" else draw(drawn, axis, original, systems=systems, style=style)
+    svg = with_tooltips(as_svg(inline), drawn, axis)
+    kept = draw(drawn, axis, original, systems=systems, style=style)
     write_text(plots / f"{name}.svg", as_svg(kept, style))
     write_bytes(plots / f"{name}.png", as_png(kept, style))
     write_bytes(plots / f"{name}.pdf", as_pdf(kept, style))
@@ -128,6 +129,8 @@ def _render(study: Study, panels: Sequence[Panel]) -> str:
         panels=panels,
         anchor=study.anchor,
         titles=study.titles,
+        keys=legend_keys(list(study.titles)),
+        findings=findings(study),
         bd_rates=study.bd_table(of_rate=True),
         bd_metrics=study.bd_table(of_rate=False),
         failures=failures,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import warnings
 from collections.abc import Sequence
+from html import escape
 from typing import Any, Literal
 
 import matplotlib as mpl
@@ -31,6 +33,7 @@ COLOURS = (
     "#B0A000",
 )
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
+_CHARACTERS = dict(zip(MARKERS, "●■▲◆▼✚✖◀▶⬢", strict=True))
 INK, SOFT, GRID = "#1b1f24", "#5b6570", "#d9dee3"
 STYLE = {
     **{"font.family": "sans-serif", "font.size": 11, "text.color": INK, "text.parse_math": False},
@@ -42,12 +45,14 @@ PAPER = {
     **{"text.color": "black", "axes.labelcolor": "black", "xtick.color": "black", "ytick.color": "black"},
     **{"pdf.fonttype": 42, "legend.fontsize": 7},
 }
-"""Besides `STYLE`: for a column of a paper, 3.4 inches wide, with fonts that publishers accept."""
+"""Additions to `STYLE` for a column of a paper, 3.4 inches wide, with fonts that publishers accept."""
 Style = Literal["screen", "paper"]
 LEGEND_LETTERS = 60
 """About as many letters as fit side by side in a row of the legend, the lines before them included."""
 PAPER_LETTERS = 50
 """The same in a column of a paper."""
+_CURVE_ID = "curve"
+_MARKER = re.compile(r"(<use [^>]*?)\s*/>")
 MIN_SPAN = 1.0
 """Shortest range of the upright axis, in percent or dB, so that noise does not look like a difference."""
 
@@ -59,15 +64,17 @@ def draw(
     *,
     systems: Sequence[str] = (),
     style: Style = "screen",
+    legend: bool = True,
 ) -> Figure:
-    """One figure: a line with markers for each curve over rate, light bars where points have intervals.
+    """Draw curves over rate: a line with markers each, and light bars for the intervals of points.
 
     Args:
         drawn: The curves, at least one.
         axis: What they show.
-        original: The value on uncompressed images in the axis' unit, drawn as a dashed line; None for none.
-        systems: Names of all systems of a report: one has the same colour in each of its plots.
+        original: Value on uncompressed images in the axis' unit, drawn as a dashed line; None for no line.
+        systems: Names of all codecs of a report, so that each has the same colour in all of its plots.
         style: "screen", or "paper" for a column of 3.4 inches.
+        legend: Whether the figure has a legend.
     """
     every = list(dict.fromkeys([*systems, *(curve.system for curve in drawn)]))
     paper = style == "paper"
@@ -75,23 +82,23 @@ def draw(
         letters = PAPER_LETTERS if paper else LEGEND_LETTERS
         titles = [_short(curve.title, letters) for curve in drawn]
         columns = _legend_columns(titles, letters)
-        rows = math.ceil((len(drawn) + (original is not None)) / columns)
+        rows = math.ceil((len(drawn) + (original is not None)) / columns) if legend else 0
         size = (3.4, 2.3 + 0.14 * rows) if paper else (6.4, 4.15 + 0.23 * rows)
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
         plot = figure.add_subplot()
-        for curve, title in zip(drawn, titles, strict=True):
-            place = every.index(curve.system)
+        for number, (curve, title) in enumerate(zip(drawn, titles, strict=True)):
             rates, values = zip(*curve.points, strict=True)
-            colour = COLOURS[place % len(COLOURS)]
+            colour, marker = look(every.index(curve.system))
             plot.plot(
                 rates,
                 values,
                 color=colour,
-                marker=MARKERS[(place + place // len(COLOURS)) % len(MARKERS)],
+                marker=marker,
                 markersize=3 if paper else 5.5,
                 linewidth=1 if paper else 1.8,
                 label=title,
+                gid=f"{_CURVE_ID}{number}",
             )
             bars = [(r, *ends) for r, ends in zip(rates, curve.intervals, strict=True) if ends is not None]
             if bars:
@@ -106,10 +113,45 @@ def draw(
         plot.tick_params(length=0)
         plot.set_axisbelow(True)
         plot.spines[["top", "right", "left"]].set_visible(False)
-        figure.legend(
-            loc="outside upper left", ncols=columns, frameon=False, columnspacing=1.6, handlelength=1.8
-        )
+        if legend:
+            figure.legend(
+                loc="outside upper left", ncols=columns, frameon=False, columnspacing=1.6, handlelength=1.8
+            )
     return figure
+
+
+def look(place: int) -> tuple[str, str]:
+    """Return the colour and matplotlib marker of the codec at a place of a report's list, from 0."""
+    return COLOURS[place % len(COLOURS)], MARKERS[(place + place // len(COLOURS)) % len(MARKERS)]
+
+
+def legend_keys(systems: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Return the colour and a character like the marker of each codec of a report, by name."""
+    return {system: (look(place)[0], _CHARACTERS[look(place)[1]]) for place, system in enumerate(systems)}
+
+
+def with_tooltips(svg: str, drawn: Sequence[Curve], axis: Axis) -> str:
+    """Add a tooltip to each point of a figure: codec, quality, rate and value.
+
+    Args:
+        svg: The figure of `draw`, from `as_svg`.
+        drawn: The curves in it.
+        axis: The axis that they are on.
+    """
+    for number, curve in enumerate(drawn):
+        start = svg.find(f'<g id="{_CURVE_ID}{number}">')
+        end = next((m.start() for m in re.compile(r'<g id="(?!m[0-9a-f]{8,})').finditer(svg, start + 1)), -1)
+        part = svg[start:end]
+        if start < 0 or len(_MARKER.findall(part)) != len(curve.points):
+            continue
+        texts = iter(
+            f"{curve.title}, {quality:g}: {rate:.4f} bpp, {value:.2f} ({axis.title})"
+            for (rate, value), quality in zip(curve.points, curve.qualities, strict=True)
+        )
+        part = _MARKER.sub(lambda m: f"{m[1]}><title>{escape(next(texts))}</title></use>", part)  # noqa: B023  called at once
+        part = part.replace(f' id="{_CURVE_ID}{number}"', "", 1)  # a page has several figures
+        svg = svg[:start] + part + svg[end:]
+    return svg
 
 
 def _settings(style: Style) -> dict[Any, Any]:

@@ -65,9 +65,19 @@ class Study:
         """Every system's name for people."""
         return {point.system: point.title for point in self.results.points}
 
+    @property
+    def main(self) -> int:
+        """Index of the comparison that sums up the study: the accuracy with the most BD-rates."""
+        counts = {
+            number: sum(found.rate.value is not None for found in by_system.values())
+            for number, (axis, by_system) in enumerate(self.comparisons)
+            if axis.labels is not None
+        }
+        return max(counts or [0], key=lambda number: counts.get(number, 0))
+
     def bd_table(self, *, of_rate: bool) -> Table:
         """BD-rates (`of_rate`), or BD-metrics, of every system but the anchor."""
-        return bd_table(self.comparisons, self.titles, self.anchor, of_rate=of_rate)
+        return bd_table(self.comparisons, self.titles, self.anchor, of_rate=of_rate, main=self.main)
 
 
 def read_study(

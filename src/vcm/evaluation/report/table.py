@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vcm.evaluation.curves import Axis, Comparison
 from vcm.metrics.bd import BDInterval
@@ -36,6 +36,8 @@ class Table:
         notes: The footnotes that cells refer to, from 1.
         num_resamples: How many the intervals are from; 0 where there are none.
         undefined: On how many of them there is no BD-rate, a line for each axis with any.
+        saved: Bits saved on the main axis, one text per row; empty for BD-metrics.
+        main: Index of the main axis' column.
     """
 
     columns: list[str]
@@ -43,6 +45,8 @@ class Table:
     notes: list[str]
     num_resamples: int
     undefined: list[str]
+    saved: list[str] = field(default_factory=list)
+    main: int = 0
 
 
 def bd_table(
@@ -51,6 +55,7 @@ def bd_table(
     anchor: str,
     *,
     of_rate: bool,
+    main: int = 0,
 ) -> Table:
     """BD-rates (`of_rate`), or BD-metrics, of every system but the anchor.
 
@@ -59,6 +64,7 @@ def bd_table(
         titles: Of all systems, the anchor among them.
         anchor: The system that the others are compared with.
         of_rate: Whether to show rates or qualities.
+        main: Index of the axis of the bits saved.
     """
     notes: list[str] = []
 
@@ -89,7 +95,16 @@ def bd_table(
         if system != anchor
     ]
     num_resamples, undefined = _resamples(compared) if of_rate else (0, [])
-    return Table([axis.title for axis, _ in compared], rows, notes, num_resamples, undefined)
+    saved = [_saved(compared[main][1].get(system)) for system in titles if system != anchor]
+    titles_of_axes = [axis.title for axis, _ in compared]
+    return Table(titles_of_axes, rows, notes, num_resamples, undefined, saved if of_rate else [], main)
+
+
+def _saved(found: Comparison | None) -> str:
+    """Format a BD-rate as the share of bits saved, which is negative for a codec that needs more."""
+    if found is None or found.rate.value is None:
+        return "–"
+    return f"{-found.rate.value:.0f} %".replace("-", "−")
 
 
 def _resamples(compared: Sequence[tuple[Axis, Mapping[str, Comparison]]]) -> tuple[int, list[str]]:
