@@ -90,7 +90,7 @@ def test_outputs_of_another_task_or_size_are_refused(tasks):
         task.output_divergence({"nothing": torch.zeros(2, 3)}, outputs)
     with pytest.raises(ArgumentError, match="true must be raw outputs by name: "):
         task.output_divergence(outputs, {})
-    with pytest.raises(ArgumentError, match="must be of the shape of true"):
+    with pytest.raises(ArgumentError, match="must be of the same shape as true"):
         task.output_divergence({name: output[:1] for name, output in outputs.items()}, outputs)
 
 
