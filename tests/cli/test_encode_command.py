@@ -239,7 +239,10 @@ def test_npp_takes_its_rate_from_the_quality_or_as_given(encode, image, tmp_path
     [
         (["--effort", 3], "--effort must be 0 without --for TASK"),
         (["--effort", -1, "--for", "detection"], "effort must be a whole number from 0 to 10000; got -1"),
-        (["--effort", 3, "--for", "detection", "--codec", "jpeg"], "effort must be 0, because the search supports only BPGCodec"),
+        (
+            ["--effort", 3, "--for", "detection", "--codec", "jpeg"],
+            "effort must be 0, because the search supports only BPGCodec",
+        ),
         (["--rate", 3], "--rate must be given with --npp"),
         (["--model", "m.safetensors"], "--model must be given with --npp"),
         (

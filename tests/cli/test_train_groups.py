@@ -107,7 +107,10 @@ def test_the_best_checkpoint_is_that_of_the_lowest_loss_across_a_resumed_run(npp
 def test_learning_rates_without_a_logger_are_skipped_with_a_line(training, capsys):
     assert main([*training, "callbacks=[lr_monitor,model_checkpoint]"]) == 0
     assert (FOLDER / "checkpoints/best.ckpt").exists()
-    assert "callbacks.lr_monitor: skipped, because there is no logger; add one with logger=csv" in capsys.readouterr().out
+    assert (
+        "callbacks.lr_monitor: skipped, because there is no logger; add one with logger=csv"
+        in capsys.readouterr().out
+    )
 
 
 def test_early_stopping_by_name(training):
@@ -173,7 +176,10 @@ def test_somebodys_own_module_trains_and_resumes(training, capsys):
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        (f"{__name__}.Unfinished", "module must be a module that defines configure_optimizers; got 'Unfinished'"),
+        (
+            f"{__name__}.Unfinished",
+            "module must be a module that defines configure_optimizers; got 'Unfinished'",
+        ),
         ("pathlib.Path", "module must be a lightning.LightningModule; got PosixPath"),
     ],
 )

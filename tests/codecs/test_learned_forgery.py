@@ -134,7 +134,9 @@ def test_a_last_section_that_nobody_encoded_is_told_before_the_first_is_decoded(
     data = codec.encode(random_image(60, 70))
     for worker in ("decode_symbols", "in_tiles"):
         monkeypatch.setattr(streams, worker, lambda *_, **__: pytest.fail("ran"))
-    with pytest.raises(BitstreamError, match=f"has {length} bytes; the length must be a multiple of 4 and at least 8"):
+    with pytest.raises(
+        BitstreamError, match=f"has {length} bytes; the length must be a multiple of 4 and at least 8"
+    ):
         codec.decode(forged(data, sections=(*read_stream(data).sections[:-1], bytes(length))))
 
 

@@ -230,7 +230,9 @@ def test_titles_and_other_qualities(yolo):
 
 @pytest.mark.parametrize("codec", [JPEGCodec(50), BPGCodec(chroma="444", lossless=True)])
 def test_importance_needs_a_codec_with_qp_offsets(codec, yolo):
-    with pytest.raises(ArgumentError, match="importance must be null, because this codec takes no QP offsets"):
+    with pytest.raises(
+        ArgumentError, match="importance must be null, because this codec takes no QP offsets"
+    ):
         ImageSystem("x", codec, yolo, importance=Importance())
 
 
@@ -245,7 +247,10 @@ def test_defaults_are_those_of_offsets():
         ({"alpha": -1}, "alpha must be"),
         ({"block": 20}, "block must be one of 16, 32, 64"),
         ({"clip": 1.5}, "clip must be a whole number"),
-        ({"task": "yolov3"}, r"importance.task must be a vcm.tasks.SplitTask, because an importance map needs"),
+        (
+            {"task": "yolov3"},
+            r"importance.task must be a vcm.tasks.SplitTask, because an importance map needs",
+        ),
     ],
 )
 def test_importance_out_of_range(options, message):

@@ -111,6 +111,8 @@ def test_a_task_without_heads_says_so():
     assert not task.has_heads
     features = task.features(torch.rand(1, 3, 64, 64))
     for call in (lambda: task.outputs(features), lambda: task.output_divergence({}, {})):
-        with pytest.raises(ArgumentError, match="supervision must be features, because mobilenet_v2") as caught:
+        with pytest.raises(
+            ArgumentError, match="supervision must be features, because mobilenet_v2"
+        ) as caught:
             call()
         assert caught.value.argument == "supervision"
