@@ -137,7 +137,7 @@ def test_bad_arguments(tmp_path: Path, photos: list[Tensor]) -> None:
         ClassificationTask("vgg", None)
     with pytest.raises(ArgumentError, match=r"cut must be one of stem, layer1, .*; got 'layer5'"):
         ClassificationTask("resnet50", None, cut="layer5")
-    with pytest.raises(ArgumentError, match="crop_size must be in [1, resize_size=200]; got 224"):
+    with pytest.raises(ArgumentError, match=r"crop_size must be in \[1, resize_size=200\]; got 224"):
         ClassificationTask("resnet50", None, resize_size=200)
     with pytest.raises(WeightsError, match="existing file, one of IMAGENET1K_V1, IMAGENET1K_V2, or None"):
         ClassificationTask("mobilenet_v2", tmp_path / "missing.pth")

@@ -187,7 +187,7 @@ def test_bad_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for options, message in (
         ({"architecture": "ssd"}, "architecture must be one of fcos, .*; got 'ssd'"),
         ({"cut": "layer5"}, "cut must be one of stem, .*, fpn; got 'layer5'"),
-        ({"min_size": 2000}, "min_size must be in [1, max_size=1333] pixels"),
+        ({"min_size": 2000}, r"min_size must be in \[1, max_size=1333\] pixels"),
         ({"score_threshold": -1.0}, "score_threshold must be a number from 0 to 1"),
     ):
         with pytest.raises(ArgumentError, match=message):
