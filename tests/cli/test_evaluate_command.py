@@ -73,7 +73,7 @@ MISTAKES = [
     (["codec=[bpgenc]"], "BPGCodec"),
     ([*TWO, "task.weights=nowhere.weights"], "nowhere.weights"),
     ([*TWO, "data=images", "data.test.root=nowhere"], "no such folder"),
-    ([*TWO, "data=images", "data.test.root=."], "holds no image"),
+    ([*TWO, "data=images", "data.test.root=."], "contains no images"),
     ([*TWO, "data=images"], "data.test.root"),
     ([*TWO, "device=cuda:7"], "device must be"),
     ([*TWO, "labels=[gold]"], "labels must be"),

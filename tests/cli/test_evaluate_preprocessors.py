@@ -91,7 +91,7 @@ def test_a_curves_own_preprocessor_goes_before_everyones(curve, models, tmp_path
     ("settings", "message"),
     [
         ({"model": "many", "rates": [1, 2]}, r"mine\.rates must be .* each of the 3 qualities; got \[1, 2\]"),
-        ({"rates": [1, 2, 4]}, r"codecs\.mine\.rates must be null, or with an NPPPreprocessor"),
+        ({"rates": [1, 2, 4]}, r"codecs\.mine\.rates must be null, or a list of"),
         ({"model": "many", "rates": [1, 2, 17]}, r"codecs\.mine: rate must be a λ from 0\.25 to 16.*got 17"),
         ({"model": "one", "rates": [1, 2, 4]}, r"codecs\.mine: rate must be left out"),
         ({"model": "many", "codec": "vcm.codecs.JPEGCodec"}, r"mine: rate must be .*codecs\.NAME\.rates"),

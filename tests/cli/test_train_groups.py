@@ -176,7 +176,10 @@ def test_somebodys_own_module_trains_and_resumes(training, capsys):
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        (f"{__name__}.Unfinished", "module must be one that defines configure_optimizers; got 'Unfinished'"),
+        (
+            f"{__name__}.Unfinished",
+            "module must be a module that defines configure_optimizers; got 'Unfinished'",
+        ),
         ("pathlib.Path", "module must be a lightning.LightningModule; got PosixPath"),
     ],
 )

@@ -132,8 +132,8 @@ def test_coding_parameters_out_of_range_are_refused(change: dict[str, object]) -
     [
         (0, 0x43, "magic"),
         (4, 6 << 5, "pixel_format"),
-        (4, 0x20 | 3, "11 bits"),
-        (4, 0x20 | 8, "16 bits"),
+        (4, 0x20 | 3, "got 11"),
+        (4, 0x20 | 8, "got 16"),
         (5, 5 << 4, "color_space"),
         (5, 1 << 4, "4:4:4"),
         (5, 1, "animation"),

@@ -84,7 +84,7 @@ def test_failures_raise_by_their_place() -> None:
         outcomes = pool.encode(ScriptedCodec(), random_images(range(10, 16)))
         fine = pool.encode(ScriptedCodec(), random_images(range(3)))
     with pytest.raises(
-        CodecError, match="Image 3 of 6 \\(counted from 0\\) failed to encode: unlucky"
+        CodecError, match=r"Image 3 of 6 \(counted from 0\) failed to encode: unlucky"
     ) as info:
         raise_failures(outcomes)
     assert isinstance(info.value.__cause__, ZeroDivisionError)

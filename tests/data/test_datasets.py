@@ -103,8 +103,8 @@ class TestCOCO:
         assert target.area.tolist() == [300, 1]
         assert [
             "clipped" in data.problems[0],
-            "left out" in data.problems[1],
-            "left out" in data.problems[2],
+            "skipped" in data.problems[1],
+            "skipped" in data.problems[2],
         ] == [True] * 3
         assert "no category 99" in data.problems[3]
         assert len(data.problems) == 4
@@ -129,11 +129,11 @@ class TestCOCO:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            ("", "not in COCO's instances form"),
-            ("[1, 2]", "not in COCO's instances form"),
-            ("{}", "not in COCO's instances form"),
-            (coco([]), "holds no box"),
-            ({"images": [], "annotations": [], "categories": []}, "names no image"),
+            ("", "not in COCO's instances format"),
+            ("[1, 2]", "not in COCO's instances format"),
+            ("{}", "not in COCO's instances format"),
+            (coco([]), "contains no boxes"),
+            ({"images": [], "annotations": [], "categories": []}, "contains no images"),
         ],
     )
     def test_empty_or_foreign_annotations(self, open_coco, content, message):
@@ -232,7 +232,7 @@ class TestClassFolder:
 
     def test_stray_images_are_told_and_flat_folders_refused(self, tmp_path):
         root = make_images(tmp_path / "root", ["dog/1.png", "stray.png"])
-        assert ClassFolderDataset(root).problems == ["stray.png: left out: it lies in no class folder"]
+        assert ClassFolderDataset(root).problems == ["stray.png: skipped: it is not in a class folder"]
         flat = make_images(tmp_path / "flat", ["1.png"])
         with pytest.raises(DatasetError, match="class folders"):
             ClassFolderDataset(flat)
@@ -252,7 +252,7 @@ class TestImageFolder:
         with pytest.raises(DatasetError, match="no such folder"):
             ImageFolderDataset(tmp_path / "nowhere")
         (tmp_path / "notes.txt").write_text("x")
-        with pytest.raises(DatasetError, match="holds no image"):
+        with pytest.raises(DatasetError, match="contains no images"):
             ImageFolderDataset(tmp_path)
         root = make_images(tmp_path / "root", ["1.png"])
         for limit in (0, -1, 1.5, True):
@@ -276,7 +276,7 @@ class TestDataModule:
         assert all(a.image_ids != b.image_ids for a, b in pairwise(wholes))
 
     def test_missing_part_and_bad_numbers(self, tmp_path):
-        with pytest.raises(DatasetError, match="no train data set"):
+        with pytest.raises(DatasetError, match="no train dataset"):
             ImageDataModule().train_dataloader()
         for wrong in ({"crop_size": 4}, {"batch_size": 0}, {"num_workers": -1}):
             with pytest.raises(ArgumentError, match=next(iter(wrong))):

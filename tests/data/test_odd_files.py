@@ -70,7 +70,7 @@ class TestCOCO:
 
     @pytest.mark.parametrize("number", ["abc", 1.5, float("inf"), None])
     def test_ids_that_are_no_numbers_are_told(self, read, number):
-        with pytest.raises(DatasetError, match="COCO's instances form"):
+        with pytest.raises(DatasetError, match="COCO's instances format"):
             read({"id": number})
 
     def test_an_id_given_twice_is_told(self, read):
@@ -96,7 +96,7 @@ class TestCOCO:
 
     def test_nesting_without_end_is_told(self, tmp_path):
         (tmp_path / "ann.json").write_text("[" * 100_000)
-        with pytest.raises(DatasetError, match="COCO's instances form"):
+        with pytest.raises(DatasetError, match="COCO's instances format"):
             COCODataset(tmp_path, tmp_path / "ann.json")
 
 

@@ -118,7 +118,7 @@ def network():
     ],
 )
 def test_what_needs_features_or_gradients_says_so(build):
-    with pytest.raises(ArgumentError, match=r"must be a vcm\.tasks\.SplitTask: .* got '?Threshold"):
+    with pytest.raises(ArgumentError, match=r"must be a vcm\.tasks\.SplitTask, because .* got '?Threshold"):
         build(Threshold())
 
 

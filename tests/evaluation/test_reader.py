@@ -247,7 +247,10 @@ def test_defaults_are_those_of_offsets():
         ({"alpha": -1}, "alpha must be"),
         ({"block": 20}, "block must be one of 16, 32, 64"),
         ({"clip": 1.5}, "clip must be a whole number"),
-        ({"task": "yolov3"}, r"importance.task must be a vcm.tasks.SplitTask: an importance map needs"),
+        (
+            {"task": "yolov3"},
+            r"importance.task must be a vcm.tasks.SplitTask, because an importance map needs",
+        ),
     ],
 )
 def test_importance_out_of_range(options, message):

@@ -101,5 +101,5 @@ def test_the_finest_quality_that_is_small_enough(scale):
 
 @pytest.mark.parametrize("value", [0, -0.1, 1.01, float("nan"), True, "1"])
 def test_shares_that_are_none_are_told(value):
-    with pytest.raises(ArgumentError, match="--agreement must be a share in \\(0, 1\\]"):
+    with pytest.raises(ArgumentError, match=r"--agreement must be a share in \(0, 1\]"):
         check_agreement(value)

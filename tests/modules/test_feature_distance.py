@@ -62,9 +62,9 @@ def test_with_a_guide_it_is_what_the_task_makes_of_the_error():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"guides": {"detection": "nowhere"}}, "cut must be one from fine on: fine, pool, double"),
+        ({"guides": {"detection": "nowhere"}}, "cut must be fine or a later cut: fine, pool, double"),
         ({"guides": {"segmentation": "pool"}}, "guides must be names among detection; got 'segmentation'"),
-        ({"near_weight": -1}, "near_weight must be a number from 0"),
+        ({"near_weight": -1}, "near_weight must be a number of at least 0"),
     ],
 )
 def test_settings_that_cannot_be_are_told(settings, message):
@@ -141,7 +141,7 @@ def test_guides_add_up_and_heads_are_one_of_them():
 
 
 def test_a_task_without_heads_is_told():
-    with pytest.raises(ArgumentError, match=r"guides must be layers of .*, which has no heads; got 'heads'"):
+    with pytest.raises(ArgumentError, match=r"guides must be layers of .*, without heads; got 'heads'"):
         FeatureDistance(DeepTask(), "heads", 0.3)
-    with pytest.raises(ArgumentError, match="near_weight must be a number from 0; got -1"):
+    with pytest.raises(ArgumentError, match="near_weight must be a number of at least 0; got -1"):
         FeatureDistance(DeepTask(), None, -1)

@@ -194,7 +194,7 @@ def test_files_that_do_not_fit_are_told(detector, tmp_path):
     with pytest.raises(WeightsError, match="is damaged"):
         fine_tuned(detector(), file)
     save_fine_tuned(MeanTask(), file)
-    with pytest.raises(ArgumentError, match=r"task must be one whose settings\(\) have its weights_sha256"):
+    with pytest.raises(ArgumentError, match=r"task must be a task with weights_sha256 in its settings\(\)"):
         fine_tuned(MeanTask(), file)
 
 

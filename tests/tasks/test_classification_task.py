@@ -137,12 +137,12 @@ def test_bad_arguments(tmp_path: Path, photos: list[Tensor]) -> None:
         ClassificationTask("vgg", None)
     with pytest.raises(ArgumentError, match=r"cut must be one of stem, layer1, .*; got 'layer5'"):
         ClassificationTask("resnet50", None, cut="layer5")
-    with pytest.raises(ArgumentError, match="crop_size must be from 1 to resize_size=200; got 224"):
+    with pytest.raises(ArgumentError, match=r"crop_size must be in \[1, resize_size=200\]; got 224"):
         ClassificationTask("resnet50", None, resize_size=200)
     with pytest.raises(WeightsError, match="existing file, one of IMAGENET1K_V1, IMAGENET1K_V2, or None"):
         ClassificationTask("mobilenet_v2", tmp_path / "missing.pth")
     _, weights = random_network("mobilenet_v2", tmp_path)
-    with pytest.raises(WeightsError, match=r"does not fit the network: conv1\.weight is missing"):
+    with pytest.raises(WeightsError, match=r"does not match the network: conv1\.weight is missing"):
         ClassificationTask("resnet50", weights)
     task = ClassificationTask("mobilenet_v2", None)
     with pytest.raises(ArgumentError, match="from 0 to 999"):
@@ -169,5 +169,5 @@ def test_resnest_weights_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch)
         return build(name, pretrained=False, **options)
 
     monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(WeightsError, match=r"in1k could not be fetched: offline\. Download"):
+    with pytest.raises(WeightsError, match=r"in1k could not be downloaded: offline\. Download"):
         ClassificationTask("resnest50", "in1k")

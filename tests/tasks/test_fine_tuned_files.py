@@ -96,7 +96,7 @@ def test_a_fifo_is_refused(task: YOLOTask, tmp_path: Path) -> None:
 def test_a_detector_whose_outputs_are_not_finite_finds_an_error_and_not_nothing(task: YOLOTask) -> None:
     with torch.no_grad():
         task.network.layers[1].conv.weight.fill_(3e38)  # type: ignore[union-attr,operator]
-    with pytest.raises(WeightsError, match="small gives NaN or infinite values"):
+    with pytest.raises(WeightsError, match="small returned NaN or infinite values"):
         task.predict(torch.rand(1, 3, 32, 32))
 
 
@@ -107,5 +107,5 @@ def test_the_other_tasks_do_so_too() -> None:
         with torch.no_grad():
             for parameter in task.parameters():
                 parameter.fill_(3e38)
-        with pytest.raises(WeightsError, match="gives NaN or infinite values"):
+        with pytest.raises(WeightsError, match="returned NaN or infinite values"):
             task.predict(torch.rand(1, 3, 32, 32))

@@ -126,7 +126,7 @@ def test_class_directions_have_the_fisher_information_as_covariance():
     ("image", "options", "message"),
     [
         (torch.rand(3, 8, 8), {"directions": 0}, "directions must be a whole number from 1; got 0"),
-        (torch.rand(3, 8, 8), {"seed": 0.5}, "seed must be a whole number of 64 bits; got 0.5"),
+        (torch.rand(3, 8, 8), {"seed": 0.5}, "seed must be a 64-bit whole number; got 0.5"),
         (torch.zeros(3, 8, 8, dtype=torch.uint8), {}, r"image must be a float \(3, H, W\) RGB tensor"),
         (torch.rand(1, 3, 8, 8), {}, r"image must be a float \(3, H, W\)"),
         (torch.full((3, 8, 8), float("nan")), {}, "images must be finite"),

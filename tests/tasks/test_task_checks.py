@@ -40,7 +40,7 @@ def test_boxes_to_train_with() -> None:
 
 def test_targets_that_do_not_fit() -> None:
     assert check_targets([ClassTarget(2)], ClassTarget, 1, 3) == [ClassTarget(2)]
-    with pytest.raises(ArgumentError, match="one an image, 2 in all; got 1"):
+    with pytest.raises(ArgumentError, match="one per image, 2 in total; got 1"):
         check_targets([ClassTarget(0)], ClassTarget, 2, 3)
     with pytest.raises(ArgumentError, match="BoxTarget records; got 'ClassTarget'"):
         check_targets([ClassTarget(0)], BoxTarget, 1, 3)

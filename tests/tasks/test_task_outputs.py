@@ -86,11 +86,11 @@ def test_an_images_divergence_is_its_own(tasks):
 def test_outputs_of_another_task_or_size_are_refused(tasks):
     task = tasks[0]
     outputs = task.outputs(task.features(torch.rand(2, 3, 64, 64)))
-    with pytest.raises(ArgumentError, match="found must be raw outputs by name: "):
+    with pytest.raises(ArgumentError, match="found must be raw outputs with the names "):
         task.output_divergence({"nothing": torch.zeros(2, 3)}, outputs)
-    with pytest.raises(ArgumentError, match="true must be raw outputs by name: "):
+    with pytest.raises(ArgumentError, match="true must be raw outputs with the names "):
         task.output_divergence(outputs, {})
-    with pytest.raises(ArgumentError, match="must be of the shape of true"):
+    with pytest.raises(ArgumentError, match="must be of the same shape as true"):
         task.output_divergence({name: output[:1] for name, output in outputs.items()}, outputs)
 
 
@@ -111,6 +111,8 @@ def test_a_task_without_heads_says_so():
     assert not task.has_heads
     features = task.features(torch.rand(1, 3, 64, 64))
     for call in (lambda: task.outputs(features), lambda: task.output_divergence({}, {})):
-        with pytest.raises(ArgumentError, match="supervision must be features for mobilenet_v2") as caught:
+        with pytest.raises(
+            ArgumentError, match="supervision must be features, because mobilenet_v2"
+        ) as caught:
             call()
         assert caught.value.argument == "supervision"

@@ -187,13 +187,13 @@ def test_bad_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for options, message in (
         ({"architecture": "ssd"}, "architecture must be one of fcos, .*; got 'ssd'"),
         ({"cut": "layer5"}, "cut must be one of stem, .*, fpn; got 'layer5'"),
-        ({"min_size": 2000}, "min_size must be from 1 to max_size=1333 pixels"),
+        ({"min_size": 2000}, r"min_size must be in \[1, max_size=1333\] pixels"),
         ({"score_threshold": -1.0}, "score_threshold must be a number from 0 to 1"),
     ):
         with pytest.raises(ArgumentError, match=message):
             TorchvisionDetectionTask(**{"architecture": "fcos", "weights": None, **options})
     torch.save(random_state("retinanet"), tmp_path / "retinanet.pth")
-    with pytest.raises(WeightsError, match="does not fit the network"):
+    with pytest.raises(WeightsError, match="does not match the network"):
         TorchvisionDetectionTask("faster_rcnn", tmp_path / "retinanet.pth")
     with pytest.raises(WeightsError, match="one of COCO_V1, or None"):
         TorchvisionDetectionTask("fcos", "COCO_V7")
@@ -202,7 +202,7 @@ def test_bad_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise URLError("no route to host")
 
     monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", offline)
-    with pytest.raises(WeightsError, match=r"COCO_V1 could not be fetched: .*no route.* give its path"):
+    with pytest.raises(WeightsError, match=r"COCO_V1 could not be downloaded: .*no route.* pass its path"):
         TorchvisionDetectionTask("fcos", "COCO_V1")
 
 

@@ -78,7 +78,7 @@ def test_files_that_do_not_fit(
 ) -> None:
     state = {**network.state_dict(), **change}
     torch.save({name: tensor for name, tensor in state.items() if tensor is not None}, tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match=rf"w\.pth does not fit the network: .*{message}"):
+    with pytest.raises(WeightsError, match=rf"w\.pth does not match the network: .*{message}"):
         load_weights(network, tmp_path / "w.pth", {})
 
 
@@ -92,7 +92,7 @@ def test_files_that_are_no_state_dicts(network: nn.Module, tmp_path: Path) -> No
         with pytest.raises(WeightsError, match=r"not a file of tensors that torch\.load can read"):
             load_weights(network, tmp_path / name, {})
     torch.save([torch.zeros(1)], tmp_path / "list")
-    with pytest.raises(WeightsError, match="does not hold a state dict"):
+    with pytest.raises(WeightsError, match="does not contain a state dict"):
         load_weights(network, tmp_path / "list", {})
 
 
@@ -102,7 +102,7 @@ def test_names_that_lead_nowhere(network: nn.Module) -> None:
 
     with pytest.raises(WeightsError, match=r"existing file, one of V1, V2, or None; got 'V3'"):
         load_weights(network, "V3", {"V1": unreachable, "V2": unreachable})
-    with pytest.raises(WeightsError, match=r"no route to host.*Download the file .* give its path"):
+    with pytest.raises(WeightsError, match=r"no route to host.*Download the file .* pass its path"):
         load_weights(network, "V1", {"V1": unreachable})
 
 

@@ -40,7 +40,7 @@ def test_names(asset_path: AssetPath, tmp_path: Path) -> None:
     names = asset_path("yolov3-tiny", "coco.names")
     assert YOLOTask(cfg, names=names).categories == tuple(names.read_text().split("\n")[:80])
     assert YOLOTask("yolov3-spp", names=["ship"]).heads[0].num_classes == 1
-    with pytest.raises(ArgumentError, match="names must be 80 class names, as the cfg has; got '2 names'"):
+    with pytest.raises(ArgumentError, match="names must be 80 class names, as in the cfg; got '2 names'"):
         YOLOTask(cfg, names=["a", "b"])
     with pytest.raises(ArgumentError, match="readable text file"):
         YOLOTask(cfg, names=tmp_path / "missing.names")

@@ -1,6 +1,6 @@
 """Datasets, datamodules, and published assets.
 
-Names are loaded when first used, so that `vcm.data.assets` does not bring torch with it.
+Names are imported on first use, so that `vcm.data.assets` does not import torch.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Boxes of annotation files, checked against their image."""
+"""Read and validate annotated boxes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from vcm.types import BoxTarget
 
 
 class BoxReader:
-    """Turns annotations (COCO's `bbox`, `category_id`, `area`, `iscrowd`) into `BoxTarget`s and notes what
-    is wrong.
+    """Converts annotations (COCO's `bbox`, `category_id`, `area`, `iscrowd`) to `BoxTarget`s and collects
+    problems.
     """
 
     def __init__(self, categories: Mapping[int, int]) -> None:
-        """Take the mapping from the file's category ids to 0-based labels."""
+        """Set the mapping from the file's category ids to 0-based labels."""
         self.categories = categories
         self.problems: list[str] = []
 
@@ -27,14 +27,14 @@ class BoxReader:
     ) -> BoxTarget:
         """Return the target of one image.
 
-        A box farther than a pixel outside the image is clipped; one that is empty, wholly outside, not
-        made of four finite numbers, or of an unknown category is left out. Both are noted in `problems`.
-        An area that is missing, negative or not finite is taken to be the box's own.
+        A box that exceeds the image by more than a pixel is clipped. A box that is empty, entirely outside,
+        not made of four finite numbers, or of an unknown category is skipped. Both are reported in
+        `problems`. An area that is missing, negative or not finite is replaced by the box's area.
 
         Args:
-            annotations: The image's annotations; `bbox` is x, y, width, height in annotated pixels.
-            placement: The image's size, and how annotated boxes get there. Its note goes to `problems`.
-            where: The image's name, for `problems`.
+            annotations: Annotations of the image; `bbox` is x, y, width, height in annotated pixels.
+            placement: Size of the image, and transformation of its boxes; its note is added to `problems`.
+            where: Name of the image in `problems`.
         """
         height, width = placement.size
         if placement.note:
@@ -51,15 +51,15 @@ class BoxReader:
                 area = w * h if stated is None else float(stated)
                 crowd = bool(int(annotation.get("iscrowd") or 0))
             except (KeyError, TypeError, ValueError, OverflowError) as error:
-                self.problems.append(f"{where}: annotation left out: {type(error).__name__} {error}")
+                self.problems.append(f"{where}: annotation skipped: {type(error).__name__} {error}")
                 continue
             box = f"box x={x:g} y={y:g} w={w:g} h={h:g}"
             x1, y1, x2, y2 = placement((x, y, x + w, y + h))
             area *= placement.area_scale
             if category not in self.categories:
-                self.problems.append(f"{where}: {box} left out: there is no category {category}")
+                self.problems.append(f"{where}: {box} skipped: there is no category {category}")
             elif not (w > 0 and h > 0 and x1 < width and y1 < height and x2 > 0 and y2 > 0):
-                self.problems.append(f"{where}: {box} left out: empty, or outside the {width}×{height} image")
+                self.problems.append(f"{where}: {box} skipped: empty, or outside the {width}×{height} image")
             else:
                 if min(x1, y1, width - x2, height - y2) < -OVERHANG:
                     self.problems.append(f"{where}: {box} clipped to the {width}×{height} image")
@@ -79,8 +79,8 @@ class BoxReader:
         )
 
 
-def whole_number(value: Any) -> int:  # noqa: ANN401  what JSON holds
-    """A whole number, or the text of one.
+def whole_number(value: Any) -> int:  # noqa: ANN401  any JSON value
+    """Convert a whole number, or its text, to an int.
 
     Raises:
         ValueError: If it is something else.
@@ -92,7 +92,7 @@ def whole_number(value: Any) -> int:  # noqa: ANN401  what JSON holds
     return number
 
 
-def _finite(value: Any) -> float:  # noqa: ANN401  what JSON holds
+def _finite(value: Any) -> float:  # noqa: ANN401  any JSON value
     number = float(value)
     if not math.isfinite(number):
         raise ValueError(f"{value!r} is not a finite number")

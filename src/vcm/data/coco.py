@@ -1,4 +1,4 @@
-"""COCO's instances JSON."""
+"""COCO instances JSON."""
 
 from __future__ import annotations
 
@@ -22,24 +22,25 @@ from vcm.files import parse_json, printable, read_bytes
 from vcm.types import BoxTarget, Settings
 
 MAX_ANNOTATION_BYTES = 2 << 30
-"""Largest annotation file that is read: 2 GiB; COCO's own for training has 0.5."""
+"""Largest annotation file that is read: 2 GiB; COCO's training annotations have 0.5 GiB."""
 
 _SAME_BOX = 0.5
-"""Pixels that the sides of one box may differ by, stated for two sizes of its image."""
+"""Maximum difference in pixels between the sides of two boxes that count as equal."""
 
 Annotation = dict[str, Any]
 
 
 class COCODataset(ImageDataset):
-    """Images with boxes from an annotation file in COCO's instances form.
+    """Images with boxes from an annotation file in COCO's instances format.
 
-    An image id is COCO's own number as text; an image outside the annotation file goes by its file name.
+    An image's id is its COCO id as text; an image that is not in the annotation file has its relative path as
+    id.
 
-    Stated widths and heights are compared with the image files. Boxes are scaled where the image was resized
-    uniformly, and rotated where EXIF turns the file and the boxes are in its stored orientation; a size that
-    is missing, zero or swapped is replaced by the file's. An image whose size nothing explains is skipped.
-    One file under several ids counts once, under the first, with the boxes of all, each placed by the size of
-    its own id. `problems` notes all this.
+    Annotated widths and heights are compared with the image files. Boxes are scaled if the image was resized
+    uniformly, and rotated if EXIF rotates the file and the boxes are in its stored orientation. Sizes that
+    are missing, zero or swapped are replaced by the file's. Images with an unexplained size are skipped. A
+    file under several ids counts once, under the first id, with the boxes of all ids, each transformed by the
+    size of its own id. `problems` reports all of this.
     """
 
     kind = "detection"
@@ -52,18 +53,19 @@ class COCODataset(ImageDataset):
         unlabelled: Literal["skip", "keep"] = "skip",
         limit: int | None = None,
     ) -> None:
-        """Read the annotation file; images are read one by one, later.
+        """Read the annotation file; images are read later, one by one.
 
         Args:
             images: Folder of the images.
-            annotations: The JSON file with `images`, `annotations` and `categories`.
-            unlabelled: What becomes of images in the folder that the file does not name: left out, or kept
-                without a target, to be evaluated against pseudo-labels only.
-            limit: Take only the first so many images, annotated ones first.
+            annotations: JSON file with `images`, `annotations` and `categories`.
+            unlabelled: Treatment of images in the folder that are not in the file: "skip" them, or "keep"
+                them without a target, to be evaluated only against pseudo-labels.
+            limit: Maximum number of images, annotated ones first; None for all.
 
         Raises:
-            DatasetError: If folder or file is missing, or the file is not of that form, names no image or
-                no box, one id twice, or an image outside the folder.
+            ArgumentError: If `unlabelled` or `limit` is invalid.
+            DatasetError: If the folder or file is missing, or the file does not have this format, contains no
+                images or no boxes, a duplicate id, or an image outside the folder.
         """
         root, file = Path(images), Path(annotations)
         if unlabelled not in ("skip", "keep"):
@@ -85,15 +87,15 @@ class COCODataset(ImageDataset):
             raise DatasetError(f"annotations: {file} cannot be read: {error.strerror}.") from error
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise DatasetError(
-                f"annotations: {file} is not in COCO's instances form (images, annotations, categories): "
+                f"annotations: {file} is not in COCO's instances format (images, annotations, categories): "
                 f"{type(error).__name__} {error}."
             ) from error
         _check_ids(file, images=ids, categories=category_ids)
         _check_names(file, root, names)
         if not any(image_id in boxes_of for image_id in ids):
             raise DatasetError(
-                f"annotations: {file} holds no box for any of its {len(entries)} images, so accuracy "
-                "against it is undefined. Use a plain folder of images with pseudo-labels instead."
+                f"annotations: {file} contains no boxes for any of its {len(entries)} images, so accuracy is "
+                "undefined. Use a plain folder of images with pseudo-labels instead."
             )
         self._categories_of = {number: index for index, number in enumerate(category_ids)}
         self.paths, self.image_ids, self.problems = [], [], []
@@ -123,14 +125,14 @@ class COCODataset(ImageDataset):
         self._targets.append(target)
 
     def _add_labelled(self, files: Sequence[Sequence[_Entry]], *, keep: bool) -> list[str]:
-        """Add annotated images; `keep` those whose boxes cannot be placed, without a target.
+        """Add annotated images.
 
         Args:
-            files: The entries of each file.
-            keep: Whether to keep images without a target.
+            files: Entries of each file.
+            keep: Whether to keep images whose boxes cannot be placed, without a target.
 
         Returns:
-            What was done about images whose size differs.
+            Messages about corrected sizes.
         """
         headers = [entries[0].read_header() for entries in files]
         known = [
@@ -146,17 +148,17 @@ class COCODataset(ImageDataset):
         for entries, header in zip(files, headers, strict=True):
             read = [_read_target(entry, header, reader, mended, stored=stored) for entry in entries]
             targets = [target for target in read if target is not None]
-            if targets or header is None or keep:  # a file that is missing or damaged is reported when read
+            if targets or header is None or keep:  # a missing or damaged file is reported when it is read
                 target = _merged(targets) if targets else None
                 self._add(entries[0].path, str(entries[0].image_id), target)
         return mended
 
     def target(self, index: int) -> BoxTarget | None:
-        """True boxes of image `index`; None for an image that the annotation file does not name."""
+        """Return the ground-truth boxes of image `index`; None if it is not in the annotation file."""
         return self._targets[index]
 
     def settings(self) -> Settings:
-        """See `ImageDataset.settings`; adds SHA-256 over the annotation file and what was mended in it."""
+        """See `ImageDataset.settings`. Adds the SHA-256 of the annotation file and of its corrections."""
         return {**super().settings(), "labels_sha256": self._labels_sha256}
 
 
@@ -165,11 +167,11 @@ class _Entry:
     """One image of an annotation file.
 
     Attributes:
-        image_id: COCO's number.
-        name: The file's name in the annotation file.
-        path: The file.
-        size: Annotated (height, width); None where it is missing or no positive size.
-        boxes: The image's annotations.
+        image_id: COCO id.
+        name: File name in the annotation file.
+        path: Path of the file.
+        size: Annotated (height, width); None if missing or not positive.
+        boxes: Annotations of the image.
     """
 
     image_id: int
@@ -179,7 +181,7 @@ class _Entry:
     boxes: list[Annotation]
 
     def read_header(self) -> Header | None:
-        """The file's header; None where it cannot be read."""
+        """Read the file's header; None if it cannot be read."""
         try:
             return read_header(self.path)
         except ImageError:
@@ -187,7 +189,7 @@ class _Entry:
 
 
 def _stated_size(entry: Annotation) -> Size | None:
-    """Annotated (height, width); None where one is missing or no positive whole number."""
+    """Return the annotated (height, width); None if one is missing or not a positive whole number."""
     try:
         size = whole_number(entry["height"]), whole_number(entry["width"])
     except (KeyError, TypeError, ValueError, OverflowError):
@@ -196,7 +198,7 @@ def _stated_size(entry: Annotation) -> Size | None:
 
 
 def _once_a_file(entries: Sequence[_Entry], problems: list[str]) -> list[list[_Entry]]:
-    """Entries by file; of those that name one file with one size, the first takes the others' boxes."""
+    """Group entries by file; entries with the same file and size are merged into the first one."""
     by_file: dict[str, list[_Entry]] = {}
     for entry in entries:
         group = by_file.setdefault(_real(entry.path), [])
@@ -220,14 +222,14 @@ def _once_a_file(entries: Sequence[_Entry], problems: list[str]) -> list[list[_E
 def _read_target(
     entry: _Entry, header: Header | None, reader: BoxReader, mended: list[str], *, stored: bool | None
 ) -> BoxTarget | None:
-    """Boxes of one entry on its image; None where its size is missing or nothing explains it.
+    """Return the target of one entry; None if its size is missing or unexplained.
 
     Args:
         entry: The entry.
-        header: Of its file; None where it cannot be read.
-        reader: Takes what is wrong.
-        mended: Takes what was done about a size that differs.
-        stored: What `stored_orientation` says of the dataset.
+        header: Header of its file; None if it cannot be read.
+        reader: Collects problems.
+        mended: Collects messages about corrected sizes.
+        stored: Result of `stored_orientation` for the dataset.
     """
     where = printable(entry.name)
     placement = None if entry.size is None else Placement(entry.size)
@@ -235,8 +237,8 @@ def _read_target(
         placement = place(Annotated(entry.size, header, extent_of(entry.boxes)), stored=stored)
         if placement is None:
             reader.problems.append(
-                f"{where}: image skipped: {describe(entry.size, header)}, which neither scale, "
-                "orientation nor swapped numbers explain; correct width and height in the annotation file"
+                f"{where}: image skipped: {describe(entry.size, header)}, which neither scaling, rotation "
+                "nor swapped numbers explain; correct width and height in the annotation file"
             )
     if placement is None:
         return None
@@ -246,7 +248,7 @@ def _read_target(
 
 
 def _merged(targets: Sequence[BoxTarget]) -> BoxTarget:
-    """One target with the boxes of several; a box that an earlier one has too counts once."""
+    """Merge targets; boxes that an earlier target also has are counted once."""
     merged = targets[0]
     for target in targets[1:]:
         apart = (target.boxes[:, None] - merged.boxes).abs().amax(dim=2)
@@ -262,7 +264,7 @@ def _merged(targets: Sequence[BoxTarget]) -> BoxTarget:
 
 
 def _real(path: Path) -> str:
-    """The path without links; as it is where no file can have that name."""
+    """Resolve links in a path; return it unchanged if no file can have that name."""
     try:
         return os.path.realpath(path)
     except (OSError, ValueError):
@@ -285,24 +287,24 @@ def _id(entry: Annotation) -> int:
 
 
 def _check_ids(file: Path, **sorted_ids: list[int]) -> None:
-    """Raise DatasetError where two images or two categories share an id."""
+    """Raise DatasetError if two images or two categories share an id."""
     for what, ids in sorted_ids.items():
         if twice := [one for one, other in pairwise(ids) if one == other]:
             raise DatasetError(f"annotations: {file} gives the id {twice[0]} to two {what}; make it unique.")
 
 
 def _check_names(file: Path, root: Path, names: list[str]) -> None:
-    """Raise DatasetError unless there are names, all of files below `root`."""
+    """Raise DatasetError unless there are names, and all of them are below `root`."""
     if not names:
-        raise DatasetError(f"annotations: {file} names no image.")
+        raise DatasetError(f"annotations: {file} contains no images.")
     if outside := [name for name in names if not _is_below(root, name)]:
         raise DatasetError(
-            f"annotations: {file} names an image outside the folder images={root}: "
-            f"{printable(outside[0])}. Give the folder that holds all of its images."
+            f"annotations: {file} contains an image outside the folder images={root}: "
+            f"{printable(outside[0])}. Use the folder that contains all of its images."
         )
 
 
 def _is_below(root: Path, name: str) -> bool:
-    """Whether the path that a file names stays inside the folder; where symbolic links lead is not asked."""
+    """Return whether a path from an annotation file is inside the folder, without following links."""
     top = os.path.abspath(root)  # noqa: PTH100  Path.resolve would follow links
     return os.path.commonpath([top, os.path.abspath(root / name)]) == top  # noqa: PTH100

@@ -1,4 +1,4 @@
-"""LightningDataModule: whole images for evaluation, crops for training."""
+"""LightningDataModule with whole images for evaluation and crops for training."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ class Batch:
     """Images of one training or validation step.
 
     Attributes:
-        images: (N, 3, H, W) float32 RGB in [0, 1] where all have one size (crops); else a list of (3, H, W).
-        targets: One an image; None where nobody labelled it.
-        image_ids: One an image.
+        images: RGB images in [0, 1], float32: (N, 3, H, W) if all have the same size, else a list of (3, H,
+            W).
+        targets: One per image; None for an unlabelled image.
+        image_ids: One per image.
     """
 
     images: Tensor | list[Tensor]
@@ -31,7 +32,7 @@ class Batch:
     image_ids: list[str]
 
     def to(self, device: torch.device | str | int, *, non_blocking: bool = False) -> Batch:
-        """Move the images; labels stay. Lightning moves batches of any module and Trainer with it."""
+        """Move the images to a device; targets stay. Lightning calls this for every module and Trainer."""
         images = self.images
         if isinstance(images, Tensor):
             return replace(self, images=images.to(device, non_blocking=non_blocking))
@@ -46,10 +47,10 @@ class Batch:
 
 
 class ImageDataModule(LightningDataModule):
-    """Data sets for training, validation and testing behind one interface.
+    """Datasets for training, validation and testing.
 
-    Training images are cropped at random (and mirrored); validation and test images come whole, one at a
-    time.
+    Training images are cropped and flipped at random; validation and test images are returned whole, one per
+    batch.
     """
 
     def __init__(
@@ -64,21 +65,21 @@ class ImageDataModule(LightningDataModule):
         num_workers: int = 0,
         keep_in_memory: bool = False,
     ) -> None:
-        """Take the data sets; each may be left out.
+        """Set the datasets, each of which is optional.
 
         Args:
-            train: What `train_dataloader` draws from.
-            val: What `val_dataloader` goes through.
-            test: What `test_dataloader` goes through, and `vcm evaluate` evaluates on.
-            crop_size: Side of the square training crops, in pixels.
-            smallest_scale: Training crops are shrunk by a random factor between this and 1, in (0, 1].
-            batch_size: Training crops in a batch.
-            num_workers: Processes that read images; 0 reads in the main process.
-            keep_in_memory: Whether the training images that have been read are kept, decoded, 3 bytes a
-                pixel; not with `num_workers`, which are new every epoch.
+            train: Dataset of `train_dataloader`.
+            val: Dataset of `val_dataloader`.
+            test: Dataset of `test_dataloader`, which `vcm evaluate` uses.
+            crop_size: Side of the square training crops in pixels, at least 8.
+            smallest_scale: Smallest random factor by which training crops are scaled down, in (0, 1].
+            batch_size: Number of training crops per batch.
+            num_workers: Number of processes that read images; 0 reads in the main process.
+            keep_in_memory: Whether to cache decoded training images, at 3 bytes per pixel; requires
+                `num_workers=0`, because worker processes are restarted every epoch.
 
         Raises:
-            ArgumentError: If a number is out of its range.
+            ArgumentError: If a number is out of range.
         """
         super().__init__()
         for name, value, low in (
@@ -87,10 +88,10 @@ class ImageDataModule(LightningDataModule):
             ("num_workers", num_workers, 0),
         ):
             if value < low:
-                raise ArgumentError(name, expected=f"a whole number from {low}", got=value)
+                raise ArgumentError(name, expected=f"a whole number of at least {low}", got=value)
         self.train_dataset, self.val_dataset, self.test_dataset = train, val, test
         if not 0 < smallest_scale <= 1:
-            raise ArgumentError("smallest_scale", expected="a number above 0, up to 1", got=smallest_scale)
+            raise ArgumentError("smallest_scale", expected="a number in (0, 1]", got=smallest_scale)
         if keep_in_memory and num_workers > 0:
             raise ArgumentError(
                 "num_workers",
@@ -100,11 +101,11 @@ class ImageDataModule(LightningDataModule):
             )
         self.crop_size, self.batch_size, self.num_workers = crop_size, batch_size, num_workers
         self.smallest_scale, self.keep_in_memory = smallest_scale, keep_in_memory
-        # Apart from torch's global generator, of which others take numbers between a checkpoint and its use.
+        # Separate from torch's global generator, from which others draw between saving and resuming.
         self._order = torch.Generator().manual_seed(torch.initial_seed())
 
     def train_dataloader(self) -> DataLoader[Sample]:
-        """Shuffled batches of crops."""
+        """Return a loader of shuffled batches of crops."""
         crop = RandomCrop(self.crop_size, smallest_scale=self.smallest_scale)
         crops = _Cropped(_need(self.train_dataset, "train"), crop, keep=self.keep_in_memory)
         return DataLoader(
@@ -118,19 +119,19 @@ class ImageDataModule(LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[Sample]:
-        """Whole images, one a batch, in order."""
+        """Return a loader of whole images in order, one per batch."""
         return self._whole(_need(self.val_dataset, "val"))
 
     def test_dataloader(self) -> DataLoader[Sample]:
-        """Whole images, one a batch, in order."""
+        """Return a loader of whole images in order, one per batch."""
         return self._whole(_need(self.test_dataset, "test"))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What decides the order of the next training epoch; Lightning keeps it in checkpoints."""
+        """Return the state of the training order, which Lightning stores in checkpoints."""
         return {"order": self._order.get_state()}
 
     def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:
-        """Go on with that order."""
+        """Restore the state of the training order."""
         self._order.set_state(state_dict["order"].cpu())
 
     def _whole(self, dataset: ImageDataset) -> DataLoader[Sample]:
@@ -138,7 +139,7 @@ class ImageDataModule(LightningDataModule):
 
 
 class _Cropped(Dataset[Sample]):
-    """A data set seen through random crops."""
+    """A dataset with random crops."""
 
     def __init__(self, dataset: ImageDataset, crop: RandomCrop, *, keep: bool) -> None:
         self.dataset, self.crop, self.keep = dataset, crop, keep
@@ -155,7 +156,7 @@ class _Cropped(Dataset[Sample]):
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Samples to a `Batch`; uint8 becomes float32 in [0, 1]."""
+    """Combine samples to a `Batch`; uint8 images become float32 in [0, 1]."""
     images = [sample.image.float() / 255 for sample in samples]
     same_size = len({image.shape for image in images}) == 1
     return Batch(
@@ -167,5 +168,5 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 def _need(dataset: ImageDataset | None, part: str) -> ImageDataset:
     if dataset is None:
-        raise DatasetError(f"this datamodule has no {part} data set; build it with {part}=….")
+        raise DatasetError(f"This datamodule has no {part} dataset. Build it with {part}=….")
     return dataset

@@ -1,4 +1,4 @@
-"""Dataset interface, and images without labels."""
+"""Dataset interface, and datasets without labels."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ PARTS: tuple[Part, ...] = ("all", "train", "val")
 
 
 class ImageDataset(Dataset[Sample], ABC):
-    """Images on disk, in a fixed order, each with an id and perhaps a target.
+    """Images on disk in a fixed order, with ids and optional targets.
 
     Attributes:
-        kind: What the targets are; "images" where there are none.
-        categories: Names that the targets' labels index; empty where there are none.
-        paths: The image files.
-        image_ids: Their ids, unique, stable between runs and machines.
-        problems: What is wrong with the labels and was mended or left out; one line each.
+        kind: Kind of targets; "images" if there are none.
+        categories: Category names, indexed by the targets' labels; empty if there are none.
+        paths: Image files.
+        image_ids: Ids of the images; unique, and stable between runs and machines.
+        problems: Labels that were corrected or skipped, one message each.
     """
 
     kind: ClassVar[Literal["detection", "classification", "images"]]
@@ -40,10 +40,10 @@ class ImageDataset(Dataset[Sample], ABC):
 
     @abstractmethod
     def target(self, index: int) -> Target | None:
-        """What is true of image `index`, or None where nobody labelled it."""
+        """Return the ground truth of image `index`; None if it is unlabelled."""
 
     def image(self, index: int) -> Tensor:
-        """Image `index`, (3, H, W) uint8 RGB.
+        """Read image `index`, (3, H, W) uint8 RGB.
 
         Raises:
             ImageError: If the file is missing or cannot be read as an image.
@@ -59,20 +59,18 @@ class ImageDataset(Dataset[Sample], ABC):
         return len(self.paths)
 
     def settings(self) -> Settings:
-        """Kind, size and content of the data set as plain JSON values: SHA-256 over ids and files."""
+        """Return kind, size and content (SHA-256 of ids and files) of the dataset as plain JSON values."""
         digest = hashlib.sha256()
         for image_id, path in zip(self.image_ids, self.paths, strict=True):
             digest.update(image_id.encode() + b"\0")
-            digest.update(_sha256(path) or b"missing")  # reported when the image itself is read
-        # The names of 0.1 are part of its records' keys.
+            digest.update(_sha256(path) or b"missing")  # reported when the image is read
+        # These names of vcm 0.1 are part of the keys of its records.
         kind = "pictures" if self.kind == "images" else self.kind
         return {"kind": kind, "num_images": len(self), "pictures_sha256": digest.hexdigest()}
 
 
 class ImageFolderDataset(ImageDataset):
-    """All images below a folder, without labels; evaluated against pseudo-labels, or for rate and
-    distortion only.
-    """
+    """All images below a folder, without labels; evaluated against pseudo-labels."""
 
     kind = "images"
 
@@ -80,12 +78,12 @@ class ImageFolderDataset(ImageDataset):
         """List the images.
 
         Args:
-            root: The folder; images in folders below it count too.
-            part: "train" or "val" for a fixed nine tenths or one tenth of them, chosen by each path's hash.
-            limit: Take only this many.
+            root: The folder, searched recursively.
+            part: "train" or "val" for a fixed split of nine tenths and one tenth by the hash of the path.
+            limit: Maximum number of images; None for all.
 
         Raises:
-            DatasetError: If the folder is missing or holds no image.
+            DatasetError: If the folder is missing or contains no images.
         """
         root = Path(root)
         self.problems = []
@@ -94,11 +92,11 @@ class ImageFolderDataset(ImageDataset):
         self.categories = ()
 
     def target(self, index: int) -> None:
-        """None: nobody labelled these images."""
+        """Return None: the images have no labels."""
 
 
 def _sha256(path: Path) -> bytes | None:
-    """SHA-256 of an image file; None where it cannot be read."""
+    """Return the SHA-256 of an image file; None if it cannot be read."""
     digest = hashlib.sha256()
     try:
         with open_regular(path, limit=MAX_IMAGE_BYTES) as file:
@@ -110,36 +108,36 @@ def _sha256(path: Path) -> bytes | None:
 
 
 def images_below(root: Path, problems: list[str]) -> list[Path]:
-    """The images below `root`.
+    """Find all images below `root`.
 
     Args:
         root: The folder.
-        problems: Takes a line for each file or folder that cannot be looked at and is skipped.
+        problems: Gets a message for each unreadable file or folder, which is skipped.
 
     Raises:
-        DatasetError: If the folder is missing or holds no image.
+        DatasetError: If the folder is missing or contains no images.
     """
     check_folder(root)
     paths = find_images(root, problems)
     if not paths:
-        raise DatasetError(f"{printable(root)}: holds no image (.jpg, .png, .webp, …).")
+        raise DatasetError(f"{printable(root)}: contains no images (.jpg, .png, .webp, …).")
     return paths
 
 
 def check_folder(folder: Path, argument: str = "") -> None:
-    """Raise DatasetError unless there is such a folder; `argument` names it in the message."""
-    if not os.path.isdir(folder):  # noqa: PTH112  Path.is_dir raises where a path is too long
+    """Raise DatasetError if a folder does not exist; `argument` names it in the message."""
+    if not os.path.isdir(folder):  # noqa: PTH112  Path.is_dir raises if a path is too long
         if argument:
             raise DatasetError(f"{argument}: there is no folder {printable(folder)}.")
         raise DatasetError(f"{printable(folder)}: there is no such folder.")
 
 
 def choose(paths: Sequence[Path], root: Path, *, part: Part, limit: int | None) -> list[Path]:
-    """Keep one part of the images, then the first `limit`.
+    """Select one part of the images, then the first `limit` of it.
 
     Raises:
-        ArgumentError: If `part` or `limit` is not what it may be.
-        DatasetError: If nothing is left.
+        ArgumentError: If `part` or `limit` is invalid.
+        DatasetError: If no images are left.
     """
     if part not in PARTS:
         raise ArgumentError("part", expected="one of all, train, val", got=part)
@@ -151,11 +149,11 @@ def choose(paths: Sequence[Path], root: Path, *, part: Part, limit: int | None) 
 
     kept = [path for path in paths if part == "all" or is_validation(path) == (part == "val")][:limit]
     if not kept:
-        raise DatasetError(f"{root}: part={part!r} of its {len(paths)} images is empty; use part=all.")
+        raise DatasetError(f"{root}: part={part!r} of its {len(paths)} images is empty. Use part=all.")
     return kept
 
 
 def check_limit(limit: int | None) -> None:
-    """Raise ArgumentError unless `limit` is None or a whole number from 1."""
+    """Raise ArgumentError unless `limit` is None or a whole number of at least 1."""
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-        raise ArgumentError("limit", expected="a whole number from 1, or null for all", got=limit)
+        raise ArgumentError("limit", expected="a whole number of at least 1, or null for all", got=limit)

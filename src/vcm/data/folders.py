@@ -1,4 +1,4 @@
-"""Folder datasets: Darknet labels, one folder a class."""
+"""Folder datasets: Darknet labels, and one folder per class."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from vcm.types import BoxTarget, ClassTarget, Settings
 
 
 class YOLOFolderDataset(ImageDataset):
-    """Images with Darknet's label files: for `images/a/b.jpg`, `labels/a/b.txt` with one box a line.
+    """Images with Darknet label files: for `images/a/b.jpg`, `labels/a/b.txt` with one box per line.
 
-    A line is: class, then x and y of the centre, width and height, all four in fractions of the image. A line
-    of a class and three or more corners (x, y) is a polygon, as in segmentation labels; its enclosing box is
-    used. An image without a label file has no target; an empty label file says that nothing is in the image.
+    A line contains class, centre x, centre y, width and height, the last four as fractions of the image size.
+    A line with a class and three or more corners (x, y) is a polygon, as in segmentation labels; its bounding
+    box is used. An image without a label file has no target; an empty label file means that nothing is in the
+    image.
     """
 
     kind = "detection"
@@ -40,14 +41,14 @@ class YOLOFolderDataset(ImageDataset):
 
         Args:
             images: Folder of the images.
-            labels: Folder of the label files, laid out as `images` is.
-            names: File of the category names, one a line.
-            part: "train" or "val" for a fixed nine tenths or one tenth of the images.
-            limit: Take only this many images.
+            labels: Folder of the label files, with the same structure as `images`.
+            names: File with one category name per line.
+            part: "train" or "val" for a fixed split of nine tenths and one tenth of the images.
+            limit: Maximum number of images; None for all.
 
         Raises:
             ArgumentError: If `names` cannot be read or is empty.
-            DatasetError: If a folder is missing, or no image has a label file that can be read.
+            DatasetError: If a folder is missing, or no image has a readable label file.
         """
         root, label_root = Path(images), Path(labels)
         check_folder(label_root, "labels")
@@ -66,12 +67,12 @@ class YOLOFolderDataset(ImageDataset):
         if all(target is None for target in self._targets):
             raise DatasetError(
                 f"labels: {label_root} has no label file for any of the {len(self.paths)} images in "
-                f"{root}; expected {PurePosixPath(self.image_ids[0]).with_suffix('.txt')} and the like."
+                f"{root}; expected {PurePosixPath(self.image_ids[0]).with_suffix('.txt')} and so on."
             )
         self._labels_sha256 = digest.hexdigest()
 
     def _read_label(self, file: Path, image_id: str) -> str | None:
-        """A label file's text, bytes that are not UTF-8 replaced; None where there is none to read."""
+        """Read a label file, with invalid UTF-8 replaced; None if it is missing or unreadable."""
         try:
             return read_bytes(file, limit=MAX_TEXT_BYTES).decode("utf-8-sig", errors="replace")
         except FileNotFoundError:
@@ -85,7 +86,7 @@ class YOLOFolderDataset(ImageDataset):
         try:
             height, width = image_size(path)
         except ImageError:
-            return None  # told when the image itself is read
+            return None  # reported when the image is read
         annotations: list[dict[str, object]] = []
         for number, line in enumerate(text.splitlines(), 1):
             if not line.strip():
@@ -95,8 +96,8 @@ class YOLOFolderDataset(ImageDataset):
                 x, y, w, h = _box(values)
             except ValueError:
                 self.problems.append(
-                    f"{image_id}: label line {number} left out: {line.strip()[:60]!r} is neither a box "
-                    "(5 numbers) nor a polygon (7 numbers or more: a class, then x and y of each corner)"
+                    f"{image_id}: label line {number} skipped: {line.strip()[:60]!r} is neither a box "
+                    "(5 numbers) nor a polygon (7 or more numbers: a class, then x and y of each corner)"
                 )
                 continue
             box = [x * width, y * height, w * width, h * height]
@@ -104,11 +105,11 @@ class YOLOFolderDataset(ImageDataset):
         return reader.read(annotations, Placement((height, width)), where=image_id)
 
     def target(self, index: int) -> BoxTarget | None:
-        """True boxes of image `index`; None where it has no label file."""
+        """Return the ground-truth boxes of image `index`; None if it has no label file."""
         return self._targets[index]
 
     def settings(self) -> Settings:
-        """See `ImageDataset.settings`; adds SHA-256 over the label files and the names."""
+        """See `ImageDataset.settings`. Adds the category names and the SHA-256 of the label files."""
         return {
             **super().settings(),
             "labels_sha256": self._labels_sha256,
@@ -117,10 +118,10 @@ class YOLOFolderDataset(ImageDataset):
 
 
 def _box(values: Sequence[float]) -> tuple[float, float, float, float]:
-    """(left, top, width, height) of a box, or of the box around a polygon, in fractions of the image.
+    """Return (left, top, width, height) of a box, or of a polygon's bounding box, as fractions of the image.
 
     Raises:
-        ValueError: If there are not as many numbers as a box (4) or a polygon (an even number from 6) has.
+        ValueError: If the values are neither a box (4 numbers) nor a polygon (an even number of at least 6).
     """
     if len(values) == 4:
         x, y, w, h = values
@@ -132,7 +133,7 @@ def _box(values: Sequence[float]) -> tuple[float, float, float, float]:
 
 
 class ClassFolderDataset(ImageDataset):
-    """Images in one folder a class, as ImageNet is usually laid out: `root/CLASS/…/image.jpg`."""
+    """Images in one folder per class, as is usual for ImageNet: `root/CLASS/…/image.jpg`."""
 
     kind = "classification"
 
@@ -147,16 +148,16 @@ class ClassFolderDataset(ImageDataset):
         """List the images.
 
         Args:
-            root: The folder of class folders.
-            names: File of category names, one a line, for the class folders in sorted order (ImageNet's
-                folders are called n01440764 and so on); without it, a folder's own name is its category's.
-            part: "train" or "val" for a fixed nine tenths or one tenth of the images.
-            limit: Take only this many images.
+            root: Folder of the class folders.
+            names: File with one category name per line, for the class folders in sorted order (for ImageNet's
+                n01440764 and so on); without it, the folder names are the category names.
+            part: "train" or "val" for a fixed split of nine tenths and one tenth of the images.
+            limit: Maximum number of images; None for all.
 
         Raises:
             ArgumentError: If `names` cannot be read or is empty.
-            DatasetError: If the folder is missing, has no class folder or no image, or `names` has not as
-                many names.
+            DatasetError: If the folder is missing, has no class folders or no images, or the number of names
+                differs from the number of class folders.
         """
         root = Path(root)
         self.problems = []
@@ -165,26 +166,26 @@ class ClassFolderDataset(ImageDataset):
             entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")
         )
         if not folders:
-            raise DatasetError(f"{root}: has no class folders; expected {root}/CLASS/image.jpg.")
+            raise DatasetError(f"{root}: contains no class folders; expected {root}/CLASS/image.jpg.")
         stray = [path.name for path in every if path.parent == root]
         self.categories = tuple(map(printable, folders)) if names is None else read_names(names)
         if len(self.categories) != len(folders):
             raise DatasetError(
-                f"names: {names} has {len(self.categories)} names, {root} has {len(folders)} class folders; "
-                "they must be as many, in the same order."
+                f"names: {names} has {len(self.categories)} names, and {root} has {len(folders)} class "
+                "folders; the numbers must be equal, in the same order."
             )
         inside = [path for path in every if path.parent != root]
         if not inside:
-            raise DatasetError(f"{root}: its class folders hold no image.")
+            raise DatasetError(f"{root}: its class folders contain no images.")
         self.paths = choose(inside, root, part=part, limit=limit)
         self.image_ids = [relative_id(path, root) for path in self.paths]
         self._labels = [folders.index(path.relative_to(root).parts[0]) for path in self.paths]
-        self.problems += [f"{printable(name)}: left out: it lies in no class folder" for name in stray]
+        self.problems += [f"{printable(name)}: skipped: it is not in a class folder" for name in stray]
 
     def target(self, index: int) -> ClassTarget:
-        """The class of image `index`."""
+        """Return the class of image `index`."""
         return ClassTarget(self._labels[index])
 
     def settings(self) -> Settings:
-        """See `ImageDataset.settings`; adds the category names."""
+        """See `ImageDataset.settings`. Adds the category names."""
         return {**super().settings(), "categories": list(self.categories)}

@@ -1,4 +1,4 @@
-"""Image metadata that holds for decoded pixels: EXIF, ICC profiles."""
+"""Image metadata that remains valid for decoded pixels: EXIF and ICC profiles."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _KEPT = (
     0x0131, 0x0132, 0x013B, 0x8298,  # software, date, artist, copyright
     _EXIF_IFD, _GPS_IFD,
 )  # fmt: skip
-"""EXIF's tags about the image; others tell how its file holds it (orientation, strips, a thumbnail)."""
+"""EXIF tags about the image; the others describe its file (orientation, strips, thumbnail)."""
 _EXIF_SIZE = (0xA002, 0xA003)
 _ICC_SPACE, _RGB = slice(16, 20), b"RGB "
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """What can be written beside the pixels.
+    """Metadata that can be written next to the pixels.
 
     Attributes:
-        exif: EXIF without orientation, which the pixels have already, and without a thumbnail; may be empty.
+        exif: EXIF data without orientation (already applied to the pixels) and thumbnail; may be empty.
         icc_profile: ICC profile for RGB; may be empty.
     """
 
@@ -37,13 +37,14 @@ class Metadata:
 
 
 def read_metadata(path: Path, size: tuple[int, int]) -> Metadata:
-    """An image's EXIF and ICC profile; what is missing or damaged is left out.
+    """Read an image's EXIF data and ICC profile; missing or damaged data is omitted.
 
-    A profile that is not for RGB is left out too: `read_image` has turned such pixels into plain RGB.
+    A profile that is not for RGB is also omitted, because `read_image` has converted such pixels to plain
+    RGB.
 
     Args:
         path: A file that `read_image` has read.
-        size: (height, width) of what it gave, in pixels.
+        size: (height, width) of the image that it returned, in pixels.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -51,7 +52,7 @@ def read_metadata(path: Path, size: tuple[int, int]) -> Metadata:
             profile = image.info.get("icc_profile") or b""
             try:
                 exif = _exif(image, size)
-            except Exception:  # whatever Pillow's reader raises on damaged EXIF
+            except Exception:  # Pillow can raise anything on damaged EXIF
                 exif = b""
     return Metadata(exif, profile if profile[_ICC_SPACE] == _RGB else b"")
 
@@ -62,7 +63,7 @@ def _exif(image: Image.Image, size: tuple[int, int]) -> bytes:
         del exif[tag]
     for tag, value in exif.items():
         if isinstance(value, str):
-            exif[tag] = value.encode("latin-1")  # as Pillow reads bytes; strings it would write as ASCII
+            exif[tag] = value.encode("latin-1")  # inverts Pillow's decoding; it would write strings as ASCII
     if not exif:
         return b""
     details = exif.get_ifd(_EXIF_IFD) if _EXIF_IFD in exif else {}

@@ -1,4 +1,4 @@
-"""Read image files as (3, H, W) uint8 RGB tensors."""
+"""Read image files as RGB tensors (3, H, W), uint8."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ IMAGE_SUFFIXES = frozenset(
 
 _ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
-"""EXIF's orientation tag, and its values that swap height and width."""
+"""EXIF orientation tag, and its values that swap height and width."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Header:
 
     Attributes:
         size: (height, width) of the image as `read_image` returns it, in pixels.
-        orientation: EXIF orientation, 1 to 8; 1 where the file holds the image as it is shown.
+        orientation: EXIF orientation, 1 to 8; 1 if the file stores the image as it is displayed.
     """
 
     size: tuple[int, int]
@@ -58,17 +58,17 @@ class Header:
 
 
 def find_images(folder: Path, problems: list[str] | None = None) -> list[Path]:
-    """Every image file below `folder`, by suffix; see `find_files`."""
+    """Find all image files below `folder`, by suffix; see `find_files`."""
     return find_files(folder, IMAGE_SUFFIXES, problems)
 
 
 def relative_id(path: Path, root: Path) -> str:
-    """An image's id: its path below the dataset's folder, the same on every machine."""
+    """Return an image's id: its path relative to the dataset's folder, which is the same on every machine."""
     return printable(path.relative_to(root).as_posix())
 
 
 def read_header(path: str | Path) -> Header:
-    """Read an image's size and orientation without its pixels.
+    """Read an image's size and orientation without decoding its pixels.
 
     Raises:
         ImageError: If the header cannot be read.
@@ -79,16 +79,16 @@ def read_header(path: str | Path) -> Header:
             with open_regular(path, limit=MAX_IMAGE_BYTES) as file, Image.open(file) as image:
                 width, height = image.size
                 orientation = image.getexif().get(_ORIENTATION)
-                # Pillow has turned a TIFF's size already.
+                # Pillow already rotates the size of a TIFF.
                 turned = image.format != "TIFF" and orientation in _SIDEWAYS
-    except Exception as error:  # whatever Pillow's readers raise on damaged files
+    except Exception as error:  # Pillow can raise anything on damaged files
         raise ImageError(f"{printable(path)}: its size cannot be read: {_reason(error)}") from error
     orientation = orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
     return Header((width, height) if turned else (height, width), orientation)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """(height, width) of what `read_image` would give, from the file's header alone.
+    """Return the (height, width) of `read_image`'s result, from the file's header.
 
     Raises:
         ImageError: If the header cannot be read.
@@ -101,14 +101,15 @@ def _reason(error: Exception) -> str:
 
 
 def read_image(path: str | Path) -> Tensor:
-    """Read one image as (3, H, W) uint8 RGB, the way a person would see it.
+    """Read one image as (3, H, W) uint8 RGB, as it is displayed.
 
-    EXIF orientation is applied. Grey, palette and CMYK become RGB; transparency is laid over white; of 16
-    bits the upper 8 are kept; of an animation the first frame.
+    EXIF orientation is applied. Grey, palette and CMYK images are converted to RGB, transparency is
+    composited over white, 16-bit samples keep their upper 8 bits, and of an animation the first frame is
+    read.
 
     Raises:
-        ImageError: If the file is missing, no regular file (a FIFO, device or folder), larger than 1 GiB,
-            not an image, truncated, of too many pixels, or of floating-point samples.
+        ImageError: If the file is missing, not a regular file (a FIFO, device or folder), larger than 1 GiB,
+            not an image, truncated, has too many pixels, or floating-point samples.
     """
     name = printable(path)
     try:
@@ -119,9 +120,7 @@ def read_image(path: str | Path) -> Tensor:
         raise ImageError(f"{name}: the file is empty.")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # damaged EXIF, large but allowed images: not for a person to read
+            warnings.simplefilter("ignore")  # about damaged EXIF and large images, which users need not see
             with Image.open(io.BytesIO(data)) as image:
                 image.load()
                 pixels = np.array(_as_rgb(image))
@@ -133,7 +132,7 @@ def read_image(path: str | Path) -> Tensor:
         raise ImageError(
             f"{name}: has more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels; tile it first."
         ) from error
-    except Exception as error:  # OSError, SyntaxError, RuntimeError, …: whatever Pillow's readers raise
+    except Exception as error:  # Pillow can raise OSError, SyntaxError, RuntimeError, …
         raise ImageError(f"{name}: is truncated or damaged: {error}.") from error
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
@@ -141,11 +140,11 @@ def read_image(path: str | Path) -> Tensor:
 def _as_rgb(image: Image.Image) -> Image.Image:
     image = ImageOps.exif_transpose(image)
     if image.mode == "F":
-        raise ImageError("has floating-point samples; convert it to 8 bits with the range that you mean.")
+        raise ImageError("has floating-point samples; convert it to 8 bits with the range that you need.")
     if image.mode.startswith("I"):
         samples = np.asarray(image)
         if int(samples.min()) < 0 or int(samples.max()) > 0xFFFF:
-            raise ImageError("has 32-bit samples; convert it to 8 bits with the range that you mean.")
+            raise ImageError("has 32-bit samples; convert it to 8 bits with the range that you need.")
         image = Image.fromarray((samples >> 8).astype(np.uint8))
     if image.has_transparency_data:
         coloured = image.convert("RGBA")

@@ -1,4 +1,4 @@
-"""Reconcile annotated image sizes with those of the files."""
+"""Reconcile annotated image sizes with those of the image files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from vcm.data.reading import Header
 
 OVERHANG = 1.0
-"""Pixels that a box may stick out of its image by rounding; what sticks out farther is clipped and noted."""
+"""Pixels by which a box may exceed its image due to rounding; beyond that it is clipped and reported."""
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
@@ -20,13 +20,13 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Placement:
-    """How annotated boxes become boxes of the image as it is read.
+    """Transformation from annotated boxes to boxes of the image as it is read.
 
     Attributes:
         size: (height, width) of the image as it is read, in pixels.
         scale: Factors of x and y, from annotated pixels to pixels of the file.
-        orientation: EXIF orientation that is applied to the boxes after scaling, 1 to 8.
-        note: What differs and what is done; empty where nothing differs.
+        orientation: EXIF orientation to apply to the boxes after scaling, 1 to 8.
+        note: Description of the difference and the correction; empty if there is none.
     """
 
     size: Size
@@ -36,15 +36,15 @@ class Placement:
 
     @property
     def area_scale(self) -> float:
-        """Factor of areas."""
+        """Factor for areas."""
         return self.scale[0] * self.scale[1]
 
     def __call__(self, box: Box) -> Box:
-        """Move one box."""
+        """Transform one box."""
         x1, y1, x2, y2 = (value * self.scale[place % 2] for place, value in enumerate(box))
         sideways = self.orientation >= 5
         height, width = self.size[::-1] if sideways else self.size
-        # What EXIF's orientations do: mirror the stored image, then, where it lies sideways, transpose it.
+        # EXIF orientations mirror the stored image, and then transpose it if it lies sideways.
         if self.orientation in (2, 3, 7, 8):
             x1, x2 = width - x2, width - x1
         if self.orientation in (3, 4, 6, 7):
@@ -54,12 +54,12 @@ class Placement:
 
 @dataclass(frozen=True)
 class Annotated:
-    """What an annotation file says of one image, and what the image's file says.
+    """Annotated and actual size of one image.
 
     Attributes:
-        stated: Annotated (height, width); None where it is missing or no positive size.
-        header: Of the image file.
-        extent: Largest x and y that a box reaches, in annotated pixels.
+        stated: Annotated (height, width); None if missing or not positive.
+        header: Header of the image file.
+        extent: Largest x and y of all boxes, in annotated pixels.
     """
 
     stated: Size | None
@@ -68,7 +68,7 @@ class Annotated:
 
     @property
     def is_stored(self) -> bool | None:
-        """Whether the boxes are in the stored orientation; None where the stated size does not tell."""
+        """Whether the boxes are in the stored orientation; None if the annotated size does not show it."""
         shown, stored = self.header.size, self.header.stored_size
         if self.stated is None or shown == stored:
             return None
@@ -79,14 +79,14 @@ class Annotated:
 
     @property
     def is_swapped(self) -> bool:
-        """Whether width and height are swapped, for certain: EXIF does not turn the image."""
+        """Whether width and height are certainly swapped, because EXIF does not rotate the image."""
         shown = self.header.size
         swapped = self.stated is not None and self.stated[::-1] == shown != self.stated
         return swapped and self.header.orientation == 1 and _fits(self.extent, shown)
 
 
 def extent_of(annotations: Iterable[Mapping[str, Any]]) -> tuple[float, float]:
-    """Largest x and y, in pixels, that the readable boxes of one image reach."""
+    """Return the largest x and y, in pixels, of the valid boxes of one image."""
     right = bottom = 0.0
     for annotation in annotations:
         try:
@@ -99,22 +99,22 @@ def extent_of(annotations: Iterable[Mapping[str, Any]]) -> tuple[float, float]:
 
 
 def stored_orientation(every: Sequence[Annotated]) -> bool | None:
-    """Whether a dataset's boxes are in the stored orientation, by the images whose size tells it.
+    """Return whether a dataset's boxes are in the stored orientation, judging by the images that show it.
 
-    None where no image tells, or they contradict each other.
+    None if no image shows it, or the images contradict each other.
     """
     if any(item.is_swapped for item in every):
-        return False  # a tool that swaps width and height makes sizes look stored
+        return False  # swapped width and height make sizes look stored
     told = {item.is_stored for item in every} - {None}
     return told.pop() if len(told) == 1 else None
 
 
 def place(item: Annotated, *, stored: bool | None) -> Placement | None:
-    """Find how the boxes of an image have to be moved; None where nothing explains the stated size.
+    """Return how to transform the boxes of an image; None if nothing explains the annotated size.
 
     Args:
         item: The image.
-        stored: What `stored_orientation` says of its dataset.
+        stored: Result of `stored_orientation` for its dataset.
     """
     header, stated, extent = item.header, item.stated, item.extent
     shown, in_file = header.size, header.stored_size
@@ -140,7 +140,7 @@ def place(item: Annotated, *, stored: bool | None) -> Placement | None:
 
 
 def _swapped(stated: Size, shown: Size, extent: tuple[float, float], differs: str) -> Placement | None:
-    """Width and height are swapped, in the file's size or in another; None where they are not."""
+    """Handle swapped width and height, possibly of a resized image; None if they are not swapped."""
     scale = _scale(stated[::-1], shown)
     differs = f"{differs}: width and height are swapped"
     if scale and stated[::-1] != shown and _fits(extent, stated[::-1]):
@@ -151,13 +151,13 @@ def _swapped(stated: Size, shown: Size, extent: tuple[float, float], differs: st
 
 
 def describe(stated: Size | None, header: Header) -> str:
-    """How the annotated size and the file's differ, for messages."""
+    """Describe annotated and actual size, for messages."""
     annotated = "annotated without a size" if stated is None else f"annotated for {_text(stated)}"
     return f"{annotated}, the file has {_text(header.size)}"
 
 
 def _without_size(item: Annotated, *, stored: bool | None) -> Placement:
-    """No size is stated: take the file's, in the orientation that the boxes fit."""
+    """Handle a missing size: use the file's, in the orientation that the boxes fit."""
     header = item.header
     shown, in_file = header.size, header.stored_size
     note = f"no width and height are annotated: the file's {_text(shown)} are used"
@@ -171,7 +171,7 @@ def _without_size(item: Annotated, *, stored: bool | None) -> Placement:
 
 
 def _turned(placed: Placement, header: Header, *, stored: bool | None) -> Placement:
-    """Settle an image that EXIF turns without a change of its size, by what the rest of the dataset does."""
+    """Handle an image that EXIF rotates without changing its size, by the rest of the dataset."""
     if header.orientation == 1 or stored is False:
         return placed
     turn = f"EXIF orientation {header.orientation}"
@@ -188,7 +188,7 @@ def _fits(extent: tuple[float, float], size: Size) -> bool:
 
 
 def _scale(stated: Size, size: Size) -> tuple[float, float] | None:
-    """Factors of x and y if one image is the other resized, sides rounded to whole pixels; else None."""
+    """Return the factors of x and y if one image is the other resized (with rounded sides), else None."""
     low = max((real - 1) / side for real, side in zip(size, stated, strict=True))
     high = min((real + 1) / side for real, side in zip(size, stated, strict=True))
     return (size[1] / stated[1], size[0] / stated[0]) if low < high else None

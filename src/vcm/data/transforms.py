@@ -12,25 +12,25 @@ from torchvision.transforms.v2.functional import resize
 from vcm.types import BoxTarget, Sample
 
 MIN_VISIBLE = 0.25
-"""Share of a box's area that must lie in the crop for the box to stay."""
+"""Minimum share of a box's area inside the crop for the box to be kept."""
 
 
 class RandomCrop:
-    """A random square crop, mirrored half the time; boxes move along.
+    """Random square crop, with random horizontal flips; boxes are transformed along.
 
-    An image smaller than the crop is padded by repeating its edge. Boxes of which less than a quarter is
-    left are dropped. Random numbers come from torch's global generator, so data-loader workers differ and
-    seeds reproduce.
+    An image smaller than the crop is padded by replicating its edge. Boxes with less than a quarter of their
+    area inside the crop are dropped. Random numbers come from torch's global generator, so that data-loader
+    workers differ and seeds reproduce the crops.
     """
 
     def __init__(self, size: int, *, mirror: bool = True, smallest_scale: float = 1.0) -> None:
-        """Take the crop's side in pixels, whether half the crops are mirrored, and how far they shrink.
+        """Set the parameters.
 
         Args:
-            size: Side in pixels.
-            mirror: Whether half the crops are mirrored.
-            smallest_scale: Crops are shrunk by a factor between this and 1, log-uniform, as far as the
-                image's size allows; in (0, 1].
+            size: Side of the crop in pixels.
+            mirror: Whether to flip half of the crops horizontally.
+            smallest_scale: Smallest factor by which a crop is scaled down, in (0, 1]. Factors are log-uniform
+                between this and 1, limited by the size of the image.
         """
         self.size, self.mirror, self.smallest_scale = size, mirror, smallest_scale
 
@@ -52,7 +52,7 @@ class RandomCrop:
         return Sample(sample.image_id, (image.flip(2) if mirrored else image).contiguous(), target)
 
     def _side(self, shorter: int) -> int:
-        """Side, in the image's pixels, of what becomes the crop."""
+        """Draw the side of the region, in image pixels, that is scaled to the crop."""
         if self.smallest_scale == 1:
             return self.size
         scale: float = max(self.smallest_scale, self.size / shorter) ** float(torch.rand(()))
@@ -60,7 +60,7 @@ class RandomCrop:
 
 
 def crop_boxes(target: BoxTarget, top: int, left: int, size: int, *, mirrored: bool) -> BoxTarget:
-    """The part of a target that a square crop at (top, left) shows, in the crop's own pixels."""
+    """Return the part of a target that is visible in a square crop at (top, left), in pixels of the crop."""
     whole = target.boxes - torch.tensor([left, top, left, top], dtype=torch.float32)
     boxes = whole.clamp(0, size)
     share = _area(boxes) / _area(whole).clamp(min=1e-6)
@@ -75,7 +75,7 @@ def _area(boxes: Tensor) -> Tensor:
 
 
 def _pad_to(image: Tensor, size: int) -> Tensor:
-    """Repeat the right and bottom edge until both sides are at least `size`."""
+    """Replicate the right and bottom edge until both sides have at least `size` pixels."""
     bottom, right = max(size - image.shape[1], 0), max(size - image.shape[2], 0)
     if bottom == right == 0:
         return image

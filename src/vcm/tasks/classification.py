@@ -55,8 +55,8 @@ class ClassificationTask(SplitTask):
     `crop_size` is cropped and normalized. All steps are differentiable. If an image is longer than 8:1, only
     its central 8:1 part is resized, which includes the crop.
 
-    The cuts of MobileNetV2 are its blocks, "features0" to "features18"; those of the other networks are
-    "stem" and "layer1" to "layer4".
+    The cuts of MobileNetV2 are its blocks, "features0" to "features18"; those of the others are "stem" and
+    "layer1" to "layer4".
 
     Args:
         architecture: "resnet50", "resnext50", "mobilenet_v2" or "resnest50".
@@ -64,8 +64,7 @@ class ClassificationTask(SplitTask):
             for random weights.
         categories: Class names; None for ImageNet's 1,000.
         cut: Name of the stage after which `features` stops; None for the stage that ends at stride 8.
-        resize_size: Length of the resized shorter side, in pixels; None for 232 with "IMAGENET1K_V2", else
-            256.
+        resize_size: Length of the resized shorter side in pixels; None for 232 ("IMAGENET1K_V2") or 256.
         crop_size: Side of the network's square input in pixels, at most `resize_size`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""YOLO detection from Darknet cfg and weights files."""
+"""YOLO detection with networks from Darknet cfg and weights files."""
 
 from __future__ import annotations
 
@@ -39,34 +39,35 @@ _CUT_STRIDE = 8
 
 
 class YOLOTask(SplitTask):
-    """YOLOv3, YOLOv3-SPP, YOLOv3-tiny, YOLOv4-tiny and relatives, as Darknet runs them.
+    """YOLOv3, YOLOv3-SPP, YOLOv3-tiny, YOLOv4-tiny and similar networks, as in Darknet.
 
     ```
     images ─► letterbox ─► layer0 … layerK ─►(cut)─► layerK+1 … ─► heads ─► boxes ─► NMS per class ─►
     predictions
     ```
 
-    Images are letterboxed and boxes suppressed as in Darknet: a box is a detection of every class of which
-    objectness × class probability is above `score_threshold`. Boxes come back in the image's own pixels,
-    clipped to it. Predictions carry no gradient; `features`, `raw_outputs` and `loss` do.
+    Letterboxing and non-maximum suppression are those of Darknet: a box becomes a detection of every class
+    with objectness × class probability above `score_threshold`. Boxes are in pixels of the image, and clipped
+    to it. Predictions have no gradient; `features`, `raw_outputs` and `loss` do.
 
-    Cuts are named "layer0", "layer1", …: every section after `[net]`, counted as Darknet does.
+    Cuts are named "layer0", "layer1", …: the sections after `[net]`, numbered as in Darknet.
 
     Args:
-        cfg: A Darknet cfg file, or "yolov3" or "yolov3-spp" for these networks without a file.
-        weights: A Darknet weights file, or None for random weights.
-        names: A file with one class name a line, or the names; None means COCO's 80.
-        cut: Name of the layer after which `features` stops. None takes a feature map at stride 8 that alone
-            is needed after it: the first residual sum (layer15 of YOLOv3), or else the last layer.
-        input_size: Side of the network's square input in pixels, a multiple of its stride; None takes the
-            cfg's.
-        score_threshold: Smallest score of a detection, from 0 to 1; 0.005 is what Darknet evaluates with.
-        nms_threshold: IoU from which the lower of two boxes of one class is dropped, from 0 to 1.
-        max_detections: Most detections an image; COCO's metric looks at 100.
+        cfg: Darknet cfg file; or "yolov3" or "yolov3-spp", which need no file.
+        weights: Darknet weights file; None for random weights.
+        names: File with one class name per line, or a sequence of names; None for COCO's 80.
+        cut: Name of the layer after which `features` stops. None for the first residual sum at stride 8 after
+            which no other tensor is needed (layer15 of YOLOv3), or else the last such layer, at stride 8 if
+            possible.
+        input_size: Side of the network's square input in pixels, a multiple of its stride; None for the cfg's
+            size.
+        score_threshold: Lowest score of a detection, in [0, 1]; Darknet evaluates with 0.005.
+        nms_threshold: IoU above which the lower-scored of two boxes of a class is removed, in [0, 1].
+        max_detections: Maximum number of detections per image; COCO's metric uses 100.
 
     Raises:
-        ArgumentError: If the cfg is malformed or not supported, or another argument is out of range.
-        WeightsError: If the weights file does not fit the cfg.
+        ArgumentError: If the cfg is malformed or unsupported, or another argument is out of range.
+        WeightsError: If the weights file does not match the cfg.
     """
 
     kind = "detection"
@@ -99,7 +100,7 @@ class YOLOTask(SplitTask):
         if wrong := [h.num_classes for h in self.heads if h.num_classes != len(self.categories)]:
             raise ArgumentError(
                 "names",
-                expected=f"{wrong[0]} class names, as the cfg has",
+                expected=f"{wrong[0]} class names, as in the cfg",
                 got=f"{len(self.categories)} names",
             )
         if weights is not None:
@@ -124,59 +125,60 @@ class YOLOTask(SplitTask):
 
     @property
     def cuts(self) -> tuple[str, ...]:
-        """Every layer of the cfg."""
+        """All layers of the cfg."""
         return tuple(_name(index) for index in range(len(self.network)))
 
     @property
     def deepest_cut(self) -> str:
-        """The last layer that every head depends on, before their own; see `SplitTask.deepest_cut`."""
+        """The last layer that every head depends on; see `SplitTask.deepest_cut`."""
         return _name(self.network.last_shared_layer())
 
     def default_cut(self) -> str:
-        """The first residual sum at stride 8 that alone is needed after it, or else the last such layer."""
+        """Return the default cut: the first residual sum at stride 8 after which no other tensor is needed,
+        or else the last such layer, at stride 8 if possible.
+        """
         alone = [i for i in range(len(self.network)) if self.network.live_after(i) == (i,)]
         near = [i for i in alone if self.network.layer(i).stride == _CUT_STRIDE]
         sums = [i for i in near if isinstance(self.network.layer(i), Shortcut)]
         return _name(sums[0] if sums else (near or alone or [0])[-1])
 
     def prepare(self, images: Tensor | Sequence[Tensor]) -> Prepared:
-        """Letterbox `images`; see `SplitTask.prepare`."""
+        """Letterbox images; see `SplitTask.prepare`."""
         batch = image_list(images)
         sizes = tuple((image.shape[-2], image.shape[-1]) for image in batch)
         boxed = [Letterbox(size, self.input_size).apply(x) for size, x in zip(sizes, batch, strict=True)]
         return Prepared(torch.stack(boxed), sizes)
 
     def reader_size(self, height: int, width: int) -> tuple[int, int]:
-        """Return the letterbox's scaled size, or the image's where smaller; see `SplitTask.reader_size`."""
+        """Return the letterboxed size, or the image's own if that is smaller; see `SplitTask.reader_size`."""
         rows, columns = Letterbox((height, width), self.input_size).scaled_size
         return min(rows, height), min(columns, width)
 
     def resample(self, image: Tensor, size: tuple[int, int]) -> Tensor:
-        """Scale as the letterbox does: bilinear, corner pixels keep their place; see `SplitTask.resample`."""
+        """Scale like the letterbox: bilinear with aligned corners; see `SplitTask.resample`."""
         return F.interpolate(image[None], size=size, mode="bilinear", align_corners=True)[0]
 
     def encode(self, prepared: Prepared) -> Features:
         """Run the network up to and including `cut`; see `SplitTask.encode`.
 
-        The tensors after the first are outputs of earlier layers, and raw outputs of detection heads, by
-        name.
+        Further tensors are outputs of earlier layers and raw outputs of detection heads, by name.
         """
         live = self.network.run({IMAGE: prepared.inputs}, 0, self._cut_index)
         return Features({_name(index): tensor for index, tensor in live.items()}, prepared.image_sizes)
 
     def onward(self, features: Features, cut: str) -> Features:
-        """Run the layers after `cut` of this task up to another one; see `SplitTask.onward`."""
+        """Run the layers from this task's cut to a later one; see `SplitTask.onward`."""
         last = _index(self.check_later_cut(cut))
         live = self.network.run(self._live(features), self._cut_index + 1, last)
         return Features({_name(index): tensor for index, tensor in live.items()}, features.image_sizes)
 
     @torch.no_grad()
     def tail(self, features: Features) -> list[Prediction]:
-        """Run the rest of the network, and turn its heads' outputs into detections; see `SplitTask.tail`."""
+        """Run the rest of the network and convert its raw outputs to detections; see `SplitTask.tail`."""
         return self._detections(list(self.outputs(features).values()), features.image_sizes)
 
     def outputs(self, features: Features) -> dict[str, Tensor]:
-        """What goes into each `[yolo]` layer, by the name of the layer before it; see `SplitTask.outputs`.
+        """Return the input of each `[yolo]` layer, by the name of the layer before; see `SplitTask.outputs`.
 
         Returns:
             (N, A·(5+C), H/s, W/s) for each head, in the cfg's order.
@@ -185,20 +187,20 @@ class YOLOTask(SplitTask):
         return {_name(index): outputs[index] for index in self.network.head_layers}
 
     def output_divergence(self, found: Mapping[str, Tensor], true: Mapping[str, Tensor]) -> Tensor:
-        """See `vcm.losses.outputs.yolo_divergence` and `SplitTask.output_divergence`."""
+        """Compute `vcm.losses.outputs.yolo_divergence`; see `SplitTask.output_divergence`."""
         names = [_name(index) for index in self.network.head_layers]
         check_same_outputs(found, true, names)
         return yolo_divergence([found[name] for name in names], [true[name] for name in names], self.heads)
 
     def raw_outputs(self, images: Tensor | Sequence[Tensor]) -> list[Tensor]:
-        """What goes into each `[yolo]` layer: (N, A·(5+C), H/s, W/s), in the cfg's order."""
+        """Return the input of each `[yolo]` layer, (N, A·(5+C), H/s, W/s), in the order of the cfg."""
         outputs: list[Tensor] = self.network(self.prepare(images).inputs)
         return outputs
 
     def loss(self, images: Tensor | Sequence[Tensor], targets: Sequence[Target]) -> Tensor:
-        """YOLO's training loss, summed over heads; see `vcm.losses.yolo.yolo_loss` and `SplitTask.loss`.
+        """Compute YOLO's training loss, summed over heads; see `vcm.losses.yolo.yolo_loss`, `SplitTask.loss`.
 
-        Boxes are clipped to their image; crowd regions and boxes without area are left out.
+        Boxes are clipped to their image; crowd regions and boxes without area are skipped.
         """
         from vcm.losses.yolo import yolo_loss
 
@@ -219,13 +221,13 @@ class YOLOTask(SplitTask):
         return torch.stack(losses).sum()
 
     def metric(self) -> Metric:
-        """COCO's average precision."""
+        """Return a metric of COCO average precision."""
         from vcm.metrics.detection import DetectionAccuracy  # takes a second to import
 
         return DetectionAccuracy()
 
     def settings(self) -> Settings:
-        """What decides the predictions."""
+        """Return the settings that determine the predictions."""
         return {
             "name": self.name,
             "task": type(self).__name__,
@@ -244,7 +246,7 @@ class YOLOTask(SplitTask):
         return _index(self.cut)
 
     def _live(self, features: Features) -> dict[int, Tensor]:
-        """Outputs by layer index, checked to be those that are needed after the cut."""
+        """Return features by layer index, after checking that they are exactly those needed after the cut."""
         check_features(features, [_name(index) for index in self.network.live_after(self._cut_index)])
         return {_index(name): tensor for name, tensor in features.tensors.items()}
 
@@ -252,7 +254,8 @@ class YOLOTask(SplitTask):
         check_outputs(raw, self.name)
         boxes, scores = [], []
         for output, head in zip(raw, self.heads, strict=True):
-            # Half precision does not resolve pixels, and torchvision's NMS does not take it on the CPU.
+            # Half precision cannot represent pixel positions, and torchvision's NMS does not support it on
+            # CPU.
             output = output.to(torch.promote_types(output.dtype, torch.float32))  # noqa: PLW2901
             decoded = decode_head(output, head, self.input_size)
             boxes.append(decoded.boxes.flatten(1, 3))
@@ -263,7 +266,7 @@ class YOLOTask(SplitTask):
         ]
 
     def _suppress(self, boxes: Tensor, scores: Tensor, size: tuple[int, int]) -> Detections:
-        """One image's (K, 4) boxes, as fractions of the input, and (K, C) scores → its detections."""
+        """Convert one image's boxes (K, 4), as fractions of the input, and scores (K, C) to detections."""
         from torchvision.ops import clip_boxes_to_image, nms
 
         corners = Letterbox(size, self.input_size).boxes_to_image(boxes)

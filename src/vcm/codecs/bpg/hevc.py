@@ -221,8 +221,6 @@ def decode_picture(
     """
     # Each coding tree block of an intra picture has at least one coding block, whose prediction mode is a
     # bypass bin of one bit.
-    # Each coding tree block of an intra picture has a coding block at least, and its prediction mode a bypass
-    # bin, which takes a whole bit.
     if 8 * len(stream) < -(-width // parameters.ctb) * -(-height // parameters.ctb):
         raise BitstreamError(f"BPG: {len(stream)} bytes cannot contain an image of {width}x{height}.")
     nals = _picture_nals(stream)

@@ -1,4 +1,4 @@
-"""Published weights and images: catalog, cache and download. Imports no torch."""
+"""Published weights and images: catalog, cache and download. Does not import torch."""
 
 from vcm.data.assets.cache import asset_file, asset_folder, cache_folder, is_present, problem_of
 from vcm.data.assets.catalog import CATALOG, Asset, Source, find_asset

@@ -1,4 +1,4 @@
-"""The cache of fetched assets, and whether what is in it is whole and as published."""
+"""Cache of downloaded assets, and verification of its content."""
 
 from __future__ import annotations
 
@@ -14,47 +14,47 @@ from vcm.errors import AssetError
 from vcm.files import MAX_WEIGHTS_BYTES, open_regular, printable, read_json
 
 MARKER = "asset.json"
-"""Written last: an asset's folder without it is not whole."""
+"""Written last: an asset folder without it is incomplete."""
 
 _digests: dict[tuple[str, int, int, int, int], str] = {}
 """SHA-256 by path, size, modification time, inode and device, for this process."""
 
 
 def cache_folder() -> Path:
-    """The folder named by the environment variable VCM_CACHE, else the platform's cache folder for vcm.
+    """Return the folder in the environment variable VCM_CACHE, or the platform's cache folder for vcm.
 
     Raises:
-        AssetError: If the system knows no home folder.
+        AssetError: If the home folder is unknown.
     """
     named = os.environ.get("VCM_CACHE")
     try:
         folder = Path(named).expanduser() if named else Path(platformdirs.user_cache_dir("vcm"))
     except RuntimeError as error:
-        raise AssetError(f"There is no folder for the cache: {error}. Set VCM_CACHE or HOME.") from error
-    if folder.parts[:1] == ("~",):  # as older platformdirs leave it
-        raise AssetError("There is no folder for the cache: HOME is not set. Set VCM_CACHE or HOME.")
+        raise AssetError(f"The cache folder is unknown: {error}. Set VCM_CACHE or HOME.") from error
+    if folder.parts[:1] == ("~",):  # unexpanded by older versions of platformdirs
+        raise AssetError("The cache folder is unknown: HOME is not set. Set VCM_CACHE or HOME.")
     return folder
 
 
 def asset_folder(name: str) -> Path:
-    """Where the files of asset `name` lie, or will lie once fetched.
+    """Return the cache folder of an asset, which need not exist yet.
 
     Raises:
-        AssetError: If no asset has that name.
+        AssetError: If there is no asset of this name.
     """
     return cache_folder() / "assets" / find_asset(name).name
 
 
 def is_present(asset: Asset) -> bool:
-    """Whether every file of `asset` is in the cache, in the version wanted here and as it was published."""
+    """Return whether an asset is complete in the cache, in the required version and unchanged."""
     return problem_of(asset) is None
 
 
 def problem_of(asset: Asset) -> str | None:
-    """What keeps the cached files of `asset` from being used; None where nothing does.
+    """Describe why the cached files of an asset cannot be used; None if they can.
 
-    Every file must have the size and SHA-256 that it was fetched with, and those that the catalog lists the
-    SHA-256 given there. A file is hashed again when its size, modification time or inode changed.
+    Every file must have the size and SHA-256 recorded at download, and files listed in the catalog the
+    SHA-256 given there. A file is hashed again if its size, modification time or inode changed.
     """
     folder = asset_folder(asset.name)
     try:
@@ -66,7 +66,7 @@ def problem_of(asset: Asset) -> str | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"{MARKER} is damaged"
     if fingerprint != asset.fingerprint():
-        return "it is of another version of vcm"
+        return "it belongs to another version of vcm"
     checked = (
         _problem_of_file(folder / file, file, sizes.get(file), asset.files.get(file, hashes.get(file)))
         for file in sorted({*sizes, *asset.files})
@@ -75,11 +75,11 @@ def problem_of(asset: Asset) -> str | None:
 
 
 def _problem_of_file(path: Path, name: str, size: int | None, sha256: str | None) -> str | None:
-    """What is wrong with one file, of an expected size and SHA-256; without a SHA-256, its size counts."""
+    """Describe what is wrong with a file of known size and SHA-256 (if known); None if it is valid."""
     try:
         found = path.stat().st_size
         if found != size:
-            return f"{printable(name)} has {found:,} bytes, not those that it was fetched with"
+            return f"{printable(name)} has {found:,} bytes, which differs from the downloaded size"
         if sha256 and (digest := _known_sha256(path)) != sha256:
             return f"{printable(name)} has SHA-256 {digest}, expected {sha256}"
     except FileNotFoundError:
@@ -90,13 +90,13 @@ def _problem_of_file(path: Path, name: str, size: int | None, sha256: str | None
 
 
 def _files(content: Any, kind: type) -> dict[str, Any]:  # noqa: ANN401  any JSON value
-    """An object of `kind`s by file.
+    """Validate a JSON object that maps files to values of a type.
 
     Raises:
         ValueError: If it is something else.
     """
     if not isinstance(content, dict) or not all(isinstance(value, kind) for value in content.values()):
-        raise ValueError("it is no object of files")
+        raise ValueError("it is not an object of files")
     return content
 
 
@@ -109,10 +109,10 @@ def _known_sha256(path: Path) -> str:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a regular file, in hexadecimal.
+    """Return the SHA-256 of a regular file in hexadecimal.
 
     Raises:
-        OSError: If it cannot be read, is no regular file, or has more than 8 GiB.
+        OSError: If it cannot be read, is not a regular file, or is larger than 8 GiB.
     """
     digest = hashlib.sha256()
     with open_regular(path, limit=MAX_WEIGHTS_BYTES) as file:
@@ -122,25 +122,25 @@ def sha256_of(path: Path) -> str:
 
 
 def asset_file(name: str, file: str) -> Path:
-    """Return the path of one file of a fetched asset, after checking that the asset is as published.
+    """Return the path of one file of a downloaded asset, after verifying the asset.
 
     Args:
-        name: The asset, such as "yolov3-tiny".
-        file: The file's or folder's path inside the asset, such as "yolov3-tiny.weights".
+        name: Name of the asset, such as "yolov3-tiny".
+        file: Path of the file or folder in the asset, such as "yolov3-tiny.weights".
 
     Raises:
-        AssetError: If the asset is unknown, not fetched yet, changed since, or has no such file.
+        AssetError: If the asset is unknown, not downloaded, modified, or has no such file.
     """
     asset, folder = find_asset(name), asset_folder(name)
     problem = problem_of(asset)
     if problem is not None and (folder / MARKER).exists():
         raise AssetError(
-            f"asset {name!r} in {folder} cannot be used: {problem}. Fetch it again with: vcm fetch {name}"
+            f"asset {name!r} in {folder} cannot be used: {problem}. Download it again with: vcm fetch {name}"
         )
     if problem is not None:
         raise AssetError(
-            f"asset {name!r} is not in the cache ({cache_folder()}). Fetch it with: vcm fetch {name}  "
-            "(or point VCM_CACHE at the cache that holds it)."
+            f"asset {name!r} is not in the cache ({cache_folder()}). Download it with: vcm fetch {name}  "
+            "(or set VCM_CACHE to a cache that contains it)."
         )
     path = folder / file
     if not path.exists():

