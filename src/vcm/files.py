@@ -203,12 +203,12 @@ def read_json(path: str | Path, *, limit: int = MAX_TEXT_BYTES) -> Any:  # noqa:
     """Read a JSON file.
 
     Args:
-        path: A regular file of UTF-8 text, or a link to one.
+        path: A regular UTF-8 file, or a link to one.
         limit: Largest size in bytes.
 
     Raises:
-        OSError: If the file is missing, unreadable, too large or no regular file.
-        ValueError: If it is not JSON, or nested too deep to be read.
+        OSError: If the file is missing, unreadable, too large or not a regular file.
+        ValueError: If it is not JSON, or nested too deeply.
     """
     return parse_json(read_text(path, limit=limit))
 
@@ -217,12 +217,12 @@ def parse_json(text: str | bytes) -> Any:  # noqa: ANN401  any JSON value
     """Parse JSON text.
 
     Raises:
-        ValueError: If it is not JSON, or nested too deep to be read.
+        ValueError: If it is not JSON, or nested too deeply.
     """
     try:
         return json.loads(text)
     except RecursionError as error:
-        raise ValueError("it is nested too deep") from error
+        raise ValueError("it is nested too deeply") from error
 
 
 def file_name(text: str) -> str:
