@@ -86,8 +86,8 @@ def show(name: str, found: list[list[float]], anchor: list[list[float]]) -> None
     """A model's points, and its BD-rate at each layer."""
     print(name)
     for (bpp, *errors), (quality, rate) in zip(found, PAIRS.items(), strict=True):
-        told = ", ".join(f"{layer} {error:.4f}" for layer, error in zip(LAYERS, errors, strict=True))
-        print(f"  QP {quality}, λ {rate:g}: {bpp:.4f} bpp, relative errors: {told}")
+        shown = ", ".join(f"{layer} {error:.4f}" for layer, error in zip(LAYERS, errors, strict=True))
+        print(f"  QP {quality}, λ {rate:g}: {bpp:.4f} bpp, relative errors: {shown}")
     for number, layer in enumerate(LAYERS, 1):
         theirs, ours = ([(row[0], -10 * math.log10(row[number])) for row in rows] for rows in (anchor, found))
         if found is not anchor:

@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vcm.cli.devices import choose_device
-from vcm.cli.errors import told_error
+from vcm.cli.errors import user_message
 from vcm.cli.evaluate import print_results
 from vcm.cli.pipelines import build
 from vcm.codecs import Codec
@@ -23,7 +23,7 @@ def test_part_of_another_kind_is_told():
         build("codec", {"_target_": "builtins.dict"}, Codec, quality=7)
     with pytest.raises(InstantiationException) as raised:
         build("codec", {"_target_": "nowhere.Codec"}, Codec)
-    assert "nowhere.Codec" in told_error(raised.value)
+    assert "nowhere.Codec" in user_message(raised.value)
 
 
 @pytest.mark.parametrize("name", ["meta", "mps", "cuda:99", "gpu", ""])
@@ -43,15 +43,15 @@ def test_device_that_is_not_here(name):
 def test_setting_of_another_kind_is_told_by_name(settings, message):
     with pytest.raises(OmegaConfBaseException) as raised:
         OmegaConf.merge(OmegaConf.structured(EvaluateConfig), settings)
-    assert told_error(raised.value).startswith(message)
+    assert user_message(raised.value).startswith(message)
 
 
 def test_run_folder_that_hydra_cannot_make_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file") as raised:
         (tmp_path / "file/run").mkdir(parents=True)
-    assert told_error(raised.value).endswith("Choose another run_dir.")
-    assert told_error(ValueError("a bug")) is None
+    assert user_message(raised.value).endswith("Choose another run_dir.")
+    assert user_message(ValueError("a bug")) is None
 
 
 def test_names_are_no_markup(capsys, tmp_path):
@@ -74,4 +74,4 @@ def test_names_are_no_markup(capsys, tmp_path):
 
 def test_unknown_option_is_told_with_those_there_are():
     error = MissingConfigException("In 'evaluate': Could not find 'codec/jpg'", "codec/jpg")
-    assert told_error(error).startswith("codec must be one of avif, avif_at_reader, bpg")
+    assert user_message(error).startswith("codec must be one of avif, avif_at_reader, bpg")

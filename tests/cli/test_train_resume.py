@@ -29,7 +29,7 @@ LAST = FOLDER / "checkpoints" / "last.ckpt"
 
 
 @pytest.fixture
-def told(capsys):
+def message_of(capsys):
     """`told(arguments)`: the status and what was printed."""
 
     def run(arguments):

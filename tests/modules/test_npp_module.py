@@ -208,7 +208,7 @@ def test_a_batch_on_which_the_codec_fails_altogether_changes_nothing(image_data,
 def test_one_crop_too_small_to_normalize_is_told(image_data, tmp_path):
     run = trainer(tmp_path, limit_val_batches=0, limit_train_batches=1)
     with pytest.raises(
-        ArgumentError, match=r"batch must be two crops or more, or larger ones than 16×16 pix"
+        ArgumentError, match=r"batch must be at least two crops, or crops larger than 16×16 pix"
     ):
         run.fit(make(), image_data(batch_size=1, crop_size=16))
     run.fit(make(), image_data(batch_size=1, crop_size=17))
@@ -289,13 +289,13 @@ def test_a_part_that_is_missing_is_told(missing):
         ({"pairs": 3}, "pairs must be"),
         ({"pairs": [("a", 30)]}, "lmbda must be a number above 0; got 'a'"),
         ({"pairs": [(0, 30)], "network": NPP((2, 2, 4, 4))}, "lmbda must be a number above 0; got 0"),
-        ({"pairs": [(1, 95)]}, "pairs must be of qualities from 10 to 90, for which the proxy is; got 95"),
+        ({"pairs": [(1, 95)]}, "pairs must be qualities from 10 to 90, the range of the proxy; got 95"),
         ({"pairs": [(1, 300)]}, "quality must be a whole number from"),
         ({"pairs": [(17, 50)]}, "lmbda must be a number from 0.25 to 16"),
-        ({"network": NPP((2, 2, 4, 4))}, "of one λ for an NPP that is not quantization-adaptive"),
+        ({"network": NPP((2, 2, 4, 4))}, "pairs of one λ for an NPP that is not quantization-adaptive"),
         (
             {"proxy": IdentityProxy("bpg", (22, 44))},
-            "proxy must be one of jpeg, the codec in the loop; got 'one of bpg'",
+            "proxy must be trained for jpeg, the codec in the loop; got 'a proxy for bpg'",
         ),
         ({"supervision": "love"}, "supervision must be labels, pseudo, features or heads; got 'love'"),
         ({"drawing": "never"}, "drawing must be per_batch or per_image; got 'never'"),

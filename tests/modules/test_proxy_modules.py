@@ -161,7 +161,7 @@ def test_models_are_written_and_taken_over(tmp_path):
         (lambda: ProxyCodecModule(proxy(), (0, 1)), "lmbda must be a number above 0"),
         (
             lambda: ProxyImitationModule(proxy("bpg", (22, 44)), CodecLoop(JPEGCodec)),
-            "proxy must be one of jpeg, the codec in the loop; got 'one of bpg'",
+            "proxy must be trained for jpeg, the codec in the loop; got 'a proxy for bpg'",
         ),
         (
             lambda: ProxyImitationModule(proxy("bpg", (22, 60)), CodecLoop(BPGCodec)),

@@ -50,7 +50,7 @@ def test_heads_lead_back_to_the_images_of_a_classifier_too(detector):
 
 
 def test_tasks_without_heads_and_wrong_words_are_told(detector):
-    with pytest.raises(ArgumentError, match="supervision must be another than heads"):
+    with pytest.raises(ArgumentError, match="supervision must be labels, pseudo or features, because"):
         TaskSupervision(MeanTask(), "heads", 0.3)
     with pytest.raises(ArgumentError, match="supervision must be labels, pseudo, features or heads"):
         TaskSupervision(detector, "guesses", 0.3)

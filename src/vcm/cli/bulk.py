@@ -13,7 +13,7 @@ from typing import Any
 from vcm.cli.engines import CHUNK, Processes, run_on_ray
 from vcm.cli.manifest import Manifest
 from vcm.cli.paths import AlreadyDone, Batch, Input, is_folder
-from vcm.cli.work import Item, Outcome, Work, told, tried
+from vcm.cli.work import Item, Outcome, Work, message_of, tried
 from vcm.errors import ArgumentError, MissingToolError
 
 MAX_WORKERS = 1024
@@ -126,7 +126,7 @@ class Bulk:
                     batch.num_skipped += 1
                     batch.advance()
                 except Exception as error:  # one bad file must not lose the others
-                    finish(Outcome(Item(source.path, source.path), error=told(error, source.path)))
+                    finish(Outcome(Item(source.path, source.path), error=message_of(error, source.path)))
                 else:
                     yield item
 

@@ -43,33 +43,33 @@ _PLUGIN_EXTRAS = ("joblib", "submitit", "ray", "optuna")
 """Prefixes of the options of Hydra plugins that are installed with vcm's extras of the same names."""
 
 
-def told_error(error: BaseException, command: str = "evaluate") -> str | None:
+def user_message(error: BaseException, command: str = "evaluate") -> str | None:
     """Return a user-readable message for an error of vcm, or for a mistake in the configuration.
 
     Return None for any other error: that is a bug, and its traceback should be shown.
     """
     link: BaseException | None = error
     while link is not None:
-        if cause := _told_cause(link, command):
+        if cause := _cause_message(link, command):
             return cause
         link = link.__cause__ or link.__context__
     if isinstance(error, (HydraException, OmegaConfBaseException)):  # some of them are also OSErrors
-        return _told_hydra_error(error, command)
+        return _hydra_error_message(error, command)
     if isinstance(error, OSError):
-        return _told_os_error(error)
+        return _os_error_message(error)
     if type(error).__name__ == "MisconfigurationException":  # of Lightning, which is slow to import
         return f"trainer: {_first_lines(error)}"
-    return next((told for said, told in _OTHERS.items() if said in str(error)), None)
+    return next((message for said, message in _OTHERS.items() if said in str(error)), None)
 
 
-def _told_os_error(error: OSError) -> str | None:
+def _os_error_message(error: OSError) -> str | None:
     """Return the message for a full disk, or for a run folder that Hydra cannot create."""
     if error.errno in _FULL:
         return f"Cannot write the results: {error.strerror}. Free some space or use another run_dir."
     return f"{error.filename}: {error.strerror}. Choose another run_dir." if error.filename else None
 
 
-def _told_hydra_error(error: Exception, command: str) -> str:
+def _hydra_error_message(error: Exception, command: str) -> str:
     if isinstance(error, OverrideParseException):
         return _unparsed(error.override)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
@@ -80,7 +80,7 @@ def _told_hydra_error(error: Exception, command: str) -> str:
     return _unmatched(str(error), command) or _first_lines(error)
 
 
-def _told_cause(link: BaseException, command: str) -> str | None:
+def _cause_message(link: BaseException, command: str) -> str | None:
     """Return the message for one error in a chain of causes, or None if it is not actionable by itself."""
     if isinstance(link, VCMError):
         return str(link)

@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from vcm.cli.errors import told_error
+from vcm.cli.errors import user_message
 from vcm.cli.options import register_resolvers
 from vcm.cli.overrides import current_overrides, current_settings
 from vcm.cli.sweeps import (
@@ -68,7 +68,7 @@ def run_job(
         try:
             statuses.append(job(composed).status)
         except Exception as error:  # caught here, because Hydra would add a line of its own
-            cause = told_error(error, command)
+            cause = user_message(error, command)
             if cause is None or show_tracebacks:
                 raise
             _print_error(command, cause)
@@ -90,7 +90,7 @@ def run_job(
     try:
         main()
     except Exception as error:
-        cause = told_error(error, command)
+        cause = user_message(error, command)
         failed = _tell_records(command, collect_records(token), statuses)
         if show_tracebacks or (cause is None and not failed):
             raise
@@ -156,7 +156,7 @@ def _run_swept(
             if result.status in (0, 1) and result.is_kept:
                 record.write(folder / JOB_FILE)
     except Exception as error:
-        cause = told_error(error, command)
+        cause = user_message(error, command)
         failed = job_record(2, cause or f"{type(error).__name__}: {error}")
         keep_record(token, failed)
         with suppress(OSError):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vcm import tasks
 from vcm.cli.devices import choose_device
-from vcm.cli.errors import told_error
+from vcm.cli.errors import user_message
 from vcm.cli.paths import RECONSTRUCTION, VIEWING, shown_task
 from vcm.codecs import LearnedCodec, SlimmableFeatureCodec
 from vcm.codecs.base import check_image
@@ -54,7 +54,7 @@ def load_model_task(path: str | Path, name: str) -> SplitTask:
         task: SplitTask = getattr(tasks, kind.rpartition(".")[2])(**_resolved(plan))
     except Exception as error:
         # The file may come from a third party, so its settings can raise anything.
-        cause = told_error(error) or f"{type(error).__name__}: {error}"
+        cause = user_message(error) or f"{type(error).__name__}: {error}"
         raise WeightsError(f"{path}: cannot build the network of its task {name!r}: {cause}") from error
     return task
 

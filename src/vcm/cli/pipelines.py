@@ -7,7 +7,7 @@ from typing import Any
 
 from hydra.utils import instantiate
 
-from vcm.cli.errors import told_error
+from vcm.cli.errors import user_message
 from vcm.codecs import Codec, FeatureCodec
 from vcm.config import CodecPlan
 from vcm.encoding.encoder import Preprocessor
@@ -93,7 +93,7 @@ def build_pipelines(
             for codec, preprocessor in zip(codecs, preprocessors, strict=True)
         ]
     except Exception as error:
-        cause = told_error(error)
+        cause = user_message(error)
         if cause is None:
             raise
         raise EvaluationError(f"codecs.{name}: {cause}") from error
@@ -140,7 +140,7 @@ def build_codecs(name: str, plan: CodecPlan) -> list[Codec | FeatureCodec]:
             build("codec", plan.codec, (Codec, FeatureCodec), quality=quality) for quality in plan.qualities
         ]
     except Exception as error:
-        cause = told_error(error)
+        cause = user_message(error)
         if cause is None:
             raise
         raise EvaluationError(f"codecs.{name}: {cause}") from error
@@ -193,7 +193,7 @@ def build_preprocessors(
         first: NPPPreprocessor = build("preprocessor", wanted, NPPPreprocessor, **operating_points[0])
         return [first, *(first.at(**point) for point in operating_points[1:])]
     except Exception as error:
-        cause = told_error(error)
+        cause = user_message(error)
         if cause is None:
             raise
         raise EvaluationError(f"codecs.{name}: {cause}") from error

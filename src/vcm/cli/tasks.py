@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 
 from vcm.cli.devices import choose_device
-from vcm.cli.errors import told_error
+from vcm.cli.errors import user_message
 from vcm.cli.options import register_resolvers
 from vcm.errors import ArgumentError, EvaluationError
 from vcm.tasks import SplitTask
@@ -45,7 +45,7 @@ def load_task(name: str, device: str = "cpu", *, argument: str = "name", **setti
             config = compose("evaluate", [f"task={chosen}"])
         task: SplitTask = instantiate(config.task, **settings)
     except Exception as error:
-        cause = told_error(error)
+        cause = user_message(error)
         if cause is None:
             raise
         raise EvaluationError(f"{argument} {name}: {cause}") from error

@@ -63,13 +63,13 @@ def tried(work: Work, item: Item, on_step: Callable[[int, int], None] | None = N
     try:
         outcome = work(item, on_step)
     except Exception as error:
-        return Outcome(item, seconds=time.perf_counter() - start, error=told(error, item.source))
+        return Outcome(item, seconds=time.perf_counter() - start, error=message_of(error, item.source))
     return Outcome(
         item, outcome.num_bytes, outcome.num_pixels, time.perf_counter() - start, content=outcome.content
     )
 
 
-def told(error: Exception, path: Path) -> str:
+def message_of(error: Exception, path: Path) -> str:
     """Return an error's message without the leading file name."""
     if isinstance(error, VCMError):
         return str(error).removeprefix(f"{path}: ").removeprefix(f"{printable(path)}: ")

@@ -79,7 +79,7 @@ class NetworkModule(OptimizedModule):
 
         Args:
             path: The file; its folder must exist.
-            notes: What the file is to say besides.
+            notes: Further metadata of the file, as text.
         """
 
     def start_from(self, path: str | Path) -> None:
@@ -150,13 +150,13 @@ class NetworkModule(OptimizedModule):
     # --- Lightning's plumbing -----------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Move the frozen networks to this process's device, and on a CPU lay channels last.
+        """Move the frozen networks to this process's device, and use channels-last memory on a CPU.
 
-        There convolutions of few channels take a fifth to a third less time so.
+        Convolutions of few channels take a fifth to a third less time in that layout.
 
         Raises:
-            ArgumentError: If the trainer's precision is one in which gradients would be clipped wrongly, or
-                weights too coarse to learn.
+            ArgumentError: If the trainer's precision would clip gradients wrongly, or round weight updates
+                away.
         """
         super().setup(stage)
         device = self.trainer.strategy.root_device  # self.device still is the CPU
@@ -174,17 +174,17 @@ class NetworkModule(OptimizedModule):
         checkpoint["frozen_sha256"] = self._frozen_sha256
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the states until training starts: setting up draws random numbers too."""
+        """Keep the random states until training starts, because setting up draws random numbers too."""
         self._random_state = checkpoint.get("random_state")
         if self.codec_loop is not None and "codec_loop" in checkpoint:
             self.codec_loop.load_state_dict(checkpoint["codec_loop"])
         self._frozen_sha256 = checkpoint.get("frozen_sha256", [])
 
     def on_train_start(self) -> None:
-        """Go on with the random numbers that were next when the checkpoint was saved.
+        """Restore the random states of the checkpoint.
 
         Raises:
-            ArgumentError: If the frozen networks have other weights than they had then.
+            ArgumentError: If the weights of a frozen network have changed since the checkpoint.
         """
         before = self._frozen_sha256
         self._frozen_sha256 = [state_sha256(network.state_dict()) for network in self._frozen]
@@ -192,9 +192,9 @@ class NetworkModule(OptimizedModule):
             names = ", ".join(type(network).__name__ for network in self._frozen)
             raise ArgumentError(
                 "run_dir",
-                expected=f"the folder of a run with the same weights of what is frozen ({names})",
-                got="one with others",
-                remedy="Choose another run_dir= or name=, or remove the folder to start again.",
+                expected=f"the folder of a run with the same frozen weights ({names})",
+                got="a run with other weights",
+                remedy="Use another run_dir or name, or remove the folder to start again.",
             )
         super().on_train_start()
         if self._random_state is not None:
@@ -203,10 +203,10 @@ class NetworkModule(OptimizedModule):
 
 
 def crops_of(batch: Batch) -> Tensor:
-    """A training batch's images, (N, 3, H, W).
+    """Return the images of a training batch, (N, 3, H, W).
 
     Raises:
-        ArgumentError: If they are of several sizes.
+        ArgumentError: If the images have several sizes.
     """
     if not isinstance(batch.images, Tensor):
         raise ArgumentError("batch", expected="crops of one size", got="images of several sizes")

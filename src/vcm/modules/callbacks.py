@@ -16,14 +16,14 @@ from vcm.files import read_text, temporary_path, write_text
 
 
 class MetricsFile(Callback):
-    """Writes the metrics of every validation to a JSONL file, and prints them on one line.
+    """Write the metrics of every validation to a JSONL file, and print them.
 
-    A resumed run goes on in the same file, after the last line that its checkpoint knows of. `seconds` counts
-    from the start of this process's training.
+    A resumed run appends to the same file, after the last line before its checkpoint. `seconds` counts from
+    the start of training in this process.
 
     Args:
-        path: The file; None writes none.
-        tell: Takes the line for a person.
+        path: The file; None for no file.
+        tell: Called with the printed line.
     """
 
     def __init__(self, path: Path | None, tell: Callable[[str], None]) -> None:
@@ -32,7 +32,7 @@ class MetricsFile(Callback):
         self._lines: list[str] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock, and read the lines up to the step that training goes on from."""
+        """Start the clock, and read the lines up to the resumed step."""
         del pl_module
         self._start = time.perf_counter()
         if self.path is not None and self.path.exists() and trainer.is_global_zero:
@@ -71,18 +71,18 @@ class MetricsFile(Callback):
 
 
 class LastCheckpoint(Callback):
-    """Keeps the state after the last whole epoch, and the model as a file: what a stopped run goes on from.
+    """Save a checkpoint and the model file after each epoch.
 
-    Both are written under another name first, so that a kill leaves the ones before. The checkpoint comes
-    first; a run that goes on writes the model again from it, since a kill may have come between the two.
+    Both are written to a temporary file first, so that a killed process leaves the previous ones. The
+    checkpoint comes first; a resumed run writes the model file again, in case it was killed between the two.
 
     Args:
-        checkpoint: The checkpoint's path; its folder is made.
-        model: The model file's path; it is written if the module has `save_model(path, **notes)`.
+        checkpoint: Path of the checkpoint; its folder is created.
+        model: Path of the model file; written if the module has `save_model(path, **notes)`.
         notes: Metadata of the model file.
 
     Attributes:
-        trained: Whether any batch was trained on.
+        trained: Whether training has started.
     """
 
     def __init__(self, checkpoint: Path, model: Path, **notes: str) -> None:
@@ -90,19 +90,19 @@ class LastCheckpoint(Callback):
         self.trained = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the model of the checkpoint that training goes on from."""
+        """Write the model file of the resumed checkpoint."""
         if trainer.is_global_zero and self.checkpoint.exists():
             self._save_model(pl_module)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
     ) -> None:
-        """Note that there was something to train."""
+        """Record that training has started."""
         del trainer, pl_module, batch, batch_idx
         self.trained = True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save."""
+        """Save checkpoint and model file."""
         with _output(self.checkpoint):
             self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
             partial = Path(trainer.strategy.broadcast(str(temporary_path(self.checkpoint))))
@@ -124,10 +124,10 @@ class LastCheckpoint(Callback):
 
 
 class FinalValidation(Callback):
-    """Validates after the last step of a training, so that its final weights have figures.
+    """Validate after the last training step, so that the final weights have metrics.
 
-    Lightning validates every `check_val_every_n_epoch` epochs only, and a training may end between two such
-    epochs: by `max_steps`, `max_epochs`, `max_time`, or a callback. Must be the last callback.
+    Lightning validates every `check_val_every_n_epoch` epochs only, and training may end in between, by
+    `max_steps`, `max_epochs`, `max_time` or a callback. Must be the last callback.
     """
 
     def __init__(self) -> None:
@@ -136,7 +136,7 @@ class FinalValidation(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        """Let Lightning validate after this batch if no other follows."""
+        """Have Lightning validate after this batch if it is the last one."""
         del pl_module, outputs, batch, batch_idx
         reached = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
         last_epoch = trainer.max_epochs not in (None, -1) and trainer.current_epoch + 1 == trainer.max_epochs
@@ -147,7 +147,7 @@ class FinalValidation(Callback):
             trainer.should_stop = trainer.should_stop or reached
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Restore the trainer's setting, which a `ModelCheckpoint` looks at until here."""
+        """Restore the trainer's setting, which `ModelCheckpoint` reads before this hook."""
         del pl_module
         if self._every is not None:
             trainer.check_val_every_n_epoch, self._every = self._every, None
@@ -155,18 +155,18 @@ class FinalValidation(Callback):
 
 @contextmanager
 def _output(path: Path) -> Iterator[None]:
-    """Turn a full disk or a folder that takes no files into an OutputError."""
+    """Convert errors of writing, such as a full disk, to OutputError."""
     try:
         yield
     except OSError as error:
         raise OutputError(
             f"{path} cannot be written: {error.strerror or error}. Free some space or use another run_dir; "
-            "the same command goes on from the last checkpoint."
+            "the same command resumes from the last checkpoint."
         ) from error
 
 
 def _step(line: str) -> int | None:
-    """The step that a line is of; None for a damaged line."""
+    """Return the step of a line; None for a damaged line."""
     try:
         step = json.loads(line)["step"]
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -175,7 +175,7 @@ def _step(line: str) -> int | None:
 
 
 def _shown(figures: dict[str, float | None]) -> list[str]:
-    """Names of the figures that there are and that fit on a line."""
+    """Return the names of the printed metrics."""
     ends = ("loss", "bpp", "psnr", "feature_error", "/map", "top_1", "rate_error", "rate_rank")
     known = [name for name, figure in figures.items() if figure is not None]
     return [name for name in known if name.startswith("val/") and name.endswith(ends)]

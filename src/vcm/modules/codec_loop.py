@@ -23,21 +23,21 @@ from vcm.validation import check_between
 _WINDOW = 200
 """Images over which failures are counted."""
 _log = logging.getLogger(__name__)
-_OF_NO_MEANING = {
+_WITHOUT_EFFECT = {
     *("name", "quality", "implementation"),
     *("preset", "speed", "effort", "method", "optimize", "progressive", "integrity_hash"),
 }
-"""Settings of codecs that change bytes and time, but not what a quality means."""
+"""Codec settings that change size and speed but not the meaning of a quality."""
 
 
 @dataclass(frozen=True, eq=False)
 class Coded:
-    """What the codec made of a batch, without the images on which it failed.
+    """Decoded images and rates of a batch, without images on which the codec failed.
 
     Attributes:
         decoded: (K, 3, H, W) float32 in [0, 1], on the images' device.
-        bpp: (K,) bits per pixel of the streams, header and all.
-        kept: (K,) int64, their places in the batch.
+        bpp: (K,) bits per pixel of the bitstreams, with headers.
+        kept: (K,) int64 indices into the batch.
     """
 
     decoded: Tensor
@@ -46,25 +46,25 @@ class Coded:
 
 
 class CodecLoop:
-    """Encodes and decodes training batches on threads, in process, while the caller goes on.
+    """A real codec in the training loop, on threads in this process.
 
     An image on which the codec fails is skipped, counted and reported; training stops only if that happens
     too often.
 
     Args:
-        codec: Makes a codec of a quality: a class, or a partial call with its other settings.
-        workers: Threads; None takes one a core.
-        max_failures: Largest share of the last 200 images that may fail, from 0 to 1.
+        codec: Codec class, or a partial call with its settings; called with `quality`.
+        workers: Number of threads; None for one per core.
+        max_failures: Largest share of the last 200 images that may fail, in [0, 1].
 
     Attributes:
-        scale: The codec's scale of qualities.
-        name: Its name.
-        conventions: Its settings, without those that leave the meaning of a quality as it is.
-        num_images: How many it was given.
-        num_failures: On how many of them it failed.
+        scale: Quality scale of the codec.
+        name: Name of the codec.
+        conventions: Settings of the codec that affect the meaning of a quality.
+        num_images: Number of images so far.
+        num_failures: Number of images on which the codec failed.
 
     Raises:
-        ArgumentError: If a number is out of its range, or `codec` makes something else.
+        ArgumentError: If a number is out of range, or `codec` does not return a codec.
     """
 
     def __init__(
@@ -73,12 +73,14 @@ class CodecLoop:
         made = codec()
         if not isinstance(made, Codec):
             raise ArgumentError(
-                "codec", expected="what makes a vcm.codecs.Codec of a quality", got=type(made).__name__
+                "codec",
+                expected="a vcm.codecs.Codec class, or a partial call of one",
+                got=type(made).__name__,
             )
         self.scale: QualityScale = made.quality_scale
         self.name: str = made.name
         self.conventions: Settings = {
-            name: value for name, value in made.settings().items() if name not in _OF_NO_MEANING
+            name: value for name, value in made.settings().items() if name not in _WITHOUT_EFFECT
         }
         self.max_failures = check_between("max_failures", max_failures, 0, 1)
         self.num_images = self.num_failures = 0
@@ -89,16 +91,16 @@ class CodecLoop:
         self._recent: deque[bool] = deque(maxlen=_WINDOW)
 
     def state_dict(self) -> dict[str, Any]:
-        """The counts of failures, so that a resumed run goes on counting."""
+        """Return the counts of images and failures, for a checkpoint."""
         return {"pictures": self.num_images, "failures": self.num_failures, "recent": list(self._recent)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Restore the counts of `state_dict`."""
         self.num_images, self.num_failures = state["pictures"], state["failures"]
         self._recent = deque(state["recent"], maxlen=_WINDOW)
 
     def codec(self, quality: float) -> Codec:
-        """The codec at a quality.
+        """Return the codec at a quality.
 
         Raises:
             ArgumentError: If it is not on the codec's scale.
@@ -110,20 +112,23 @@ class CodecLoop:
     def start(
         self, images: Tensor, qualities: float | Sequence[float], image_ids: Sequence[str]
     ) -> Callable[[], Coded]:
-        """Begin to encode and decode a batch; call what comes back for the outcome, and to wait for it.
+        """Start to encode and decode a batch.
 
         Args:
-            images: (N, 3, H, W) in [0, 1]; rounded to 8 bits, as a codec takes them. No gradient flows.
-            qualities: One for all, or one each.
-            image_ids: One each, to tell which failed.
+            images: (N, 3, H, W) in [0, 1]; rounded to 8 bits, without a gradient.
+            qualities: One quality for all images, or one per image.
+            image_ids: Names of the images, for messages.
+
+        Returns:
+            A function that waits for the batch and returns it.
 
         Raises:
-            ArgumentError: If an image is not finite: what made it has gone wrong.
+            ArgumentError: If a pixel is NaN or infinite.
         """
         if not images.isfinite().all():
             raise ArgumentError(
                 "images",
-                expected="finite, of what goes into the codec",
+                expected="finite before the codec",
                 got="NaN or infinity",
                 remedy=f"Lower learning_rate; the batch was {', '.join(image_ids)}.",
             )
@@ -140,7 +145,7 @@ class CodecLoop:
         failed = [o for o in outcomes if isinstance(o, Failure)]
         for failure in failed:
             _log.warning(
-                "%s is left out of a step: %s failed to %s it: %s",
+                "%s is skipped: %s failed to %s it: %s",
                 image_ids[failure.index],
                 self.name,
                 failure.stage,
@@ -165,7 +170,7 @@ class CodecLoop:
 
 
 def check_stands_in(proxy: Proxy, codec_loop: CodecLoop) -> None:
-    """Raise ArgumentError unless the proxy is of the loop's codec, at qualities on its scale."""
+    """Raise ArgumentError unless the proxy was trained for the codec in the loop and its quality scale."""
     parts: tuple[tuple[str, object, type], ...] = (
         ("proxy", proxy, Proxy),
         ("codec_loop", codec_loop, CodecLoop),
@@ -181,18 +186,17 @@ def check_stands_in(proxy: Proxy, codec_loop: CodecLoop) -> None:
     if proxy.codec != codec_loop.name:
         raise ArgumentError(
             "proxy",
-            expected=f"one of {codec_loop.name}, the codec in the loop",
-            got=f"one of {proxy.codec}",
-            remedy=f"Train a proxy for {codec_loop.name}, or put {proxy.codec} into the loop.",
+            expected=f"trained for {codec_loop.name}, the codec in the loop",
+            got=f"a proxy for {proxy.codec}",
+            remedy=f"Train a proxy for {codec_loop.name}, or set codec_loop={proxy.codec}.",
         )
     for name, value in proxy.codec_settings.items():
         if codec_loop.conventions.get(name, value) != value:
             raise ArgumentError(
                 "proxy",
-                expected=f"one of {codec_loop.name} with {name}={codec_loop.conventions[name]}, "
-                "as the codec in the loop",
-                got=f"one with {name}={value}",
-                remedy="Train a proxy for this codec, or set the codec as it was for the proxy.",
+                expected=f"trained for {codec_loop.name} with {name}={codec_loop.conventions[name]}",
+                got=f"a proxy for {name}={value}",
+                remedy=f"Train a proxy for this codec, or set codec_loop.codec.{name}={value}.",
             )
     for quality in proxy.qualities:
         if not codec_loop.scale.low <= quality <= codec_loop.scale.high:

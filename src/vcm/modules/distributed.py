@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 
 def average_over_processes(gradients: list[Tensor]) -> None:
-    """Replace gradients by their means over all processes, in one message; nothing without several."""
+    """Average gradients over all processes in place, in one message."""
     if not gradients or not distributed.is_initialized() or distributed.get_world_size() == 1:
         return
     flat = torch.cat([gradient.flatten() for gradient in gradients])
@@ -21,12 +21,12 @@ def average_over_processes(gradients: list[Tensor]) -> None:
 
 
 def is_repeated(loader: object, batch_index: int, place: int) -> bool:
-    """Whether a process got an image only so that all have equally many: another one has it already.
+    """Return whether an image is a repetition, which fills up the last batch of a process.
 
     Args:
-        loader: Lightning's for this process; any other than a DataLoader repeats nothing.
-        batch_index: Which of its batches.
-        place: Which of the batch's images.
+        loader: The dataloader of this process.
+        batch_index: Index of the batch.
+        place: Index of the image in the batch.
     """
     if not isinstance(loader, DataLoader) or not isinstance(loader.sampler, DistributedSampler):
         return False
@@ -36,11 +36,11 @@ def is_repeated(loader: object, batch_index: int, place: int) -> bool:
 
 
 class RandomState(TypedDict):
-    """What torch draws next.
+    """States of torch's random generators.
 
     Attributes:
-        cpu: State of the CPU's generator.
-        cuda: States of the CUDA devices' generators; empty without any.
+        cpu: State of the CPU generator.
+        cuda: States of the CUDA generators; empty without CUDA.
     """
 
     cpu: Tensor
@@ -48,7 +48,7 @@ class RandomState(TypedDict):
 
 
 def random_state() -> RandomState:
-    """The generators' states now."""
+    """Return the current states."""
     return {
         "cpu": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -56,7 +56,7 @@ def random_state() -> RandomState:
 
 
 def restore_random_state(state: RandomState) -> None:
-    """Set the generators back; those of devices that are not there are left out."""
+    """Restore states; those of CUDA devices only if their number is the same."""
     torch.set_rng_state(state["cpu"].cpu())
     if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])

@@ -64,7 +64,7 @@ class WidthMetrics(MetricGroup, ABC):
 
 
 class ReconstructionMetrics(WidthMetrics):
-    """`bpp`, `loss`, `psnr` in dB and `ms_ssim` of the width that reconstructs images."""
+    """Metrics of the reconstruction width: `bpp`, `loss`, `psnr` in dB and `ms_ssim`."""
 
     def __init__(self, lmbda: float) -> None:
         super().__init__(lmbda)
@@ -88,14 +88,14 @@ class ReconstructionMetrics(WidthMetrics):
 
 
 class FeatureMetrics(WidthMetrics):
-    """`bpp`, `loss`, `feature_error` and the task's accuracy against its own predictions on the originals.
+    """Metrics of a width with features: `bpp`, `loss`, `feature_error` and accuracy against pseudo-labels.
 
     Args:
-        name: The width's name in the network.
-        distance: Of decoded features from the task's, `feature_error`; its task is no part of this module's
+        name: Task of the width.
+        distance: Feature distance, reported as `feature_error`. Its task network is not part of this module's
             state.
         lmbda: λ of the width's loss.
-        pseudo_score: Boxes on the originals at or above this score are pseudo-labels.
+        pseudo_score: Lowest score of a detection on the original that counts as a pseudo-label.
     """
 
     def __init__(self, name: str, distance: FeatureDistance, lmbda: float, pseudo_score: float) -> None:
@@ -107,7 +107,7 @@ class FeatureMetrics(WidthMetrics):
         self._memory: Memory[tuple[Prepared, Reference, Prediction]] = Memory()
 
     def add(self, network: MultiTaskNetwork, image: Tensor) -> None:
-        """See `WidthMetrics.add`; the image is prepared as the task prepares it."""
+        """See `WidthMetrics.add`; prepares the image as the task does."""
         task = self._distance.task
         prepared, reference, true = self._memory(image, lambda: self._originals(image))
         x, target = prepared.inputs, reference.target
@@ -131,7 +131,7 @@ class FeatureMetrics(WidthMetrics):
         self.accuracy.update([found], [pseudo_target(true, self.pseudo_score)])
 
     def _originals(self, image: Tensor) -> tuple[Prepared, Reference, Prediction]:
-        """What the frozen task makes of an original: its input, features and prediction."""
+        """Compute a task's input, features and prediction for an original image."""
         task = self._distance.task
         prepared = task.prepare([image])
         reference = self._distance.reference(task.cut_feature(prepared).float())
@@ -144,10 +144,10 @@ _MAX_BYTES = 1 << 28
 
 
 class Memory(Generic[Value]):
-    """Keep what a function gives for each image, by the image's content; the oldest use is dropped first.
+    """Least recently used cache of a function of images, by content.
 
     Args:
-        max_bytes: Of all tensors that are kept; a value that is larger alone is not kept.
+        max_bytes: Total size of cached tensors; larger values are not cached.
     """
 
     def __init__(self, max_bytes: int = _MAX_BYTES) -> None:
@@ -155,12 +155,12 @@ class Memory(Generic[Value]):
         self._kept: OrderedDict[bytes, tuple[Value, int]] = OrderedDict()
 
     def __call__(self, image: Tensor, compute: Callable[[], Value], name: str = "") -> Value:
-        """Return what `compute` gave for this image before, or what it gives now.
+        """Return the cached value of an image, or compute it.
 
         Args:
-            image: Any tensor; what `compute` depends on, beside what never changes.
-            compute: Called where nothing is kept.
-            name: The image's, where two of equal pixels may differ in something else, such as labels.
+            image: The only argument of `compute` that may change.
+            compute: Called if there is no cached value.
+            name: Name of the image, if images of equal pixels may differ in other data, such as labels.
         """
         key = _key(image, name)
         if key in self._kept:

@@ -41,12 +41,12 @@ _SCALED_PRECISION = "16-mixed"
 
 
 class OptimizedModule(LightningModule, ABC):
-    """A LightningModule whose optimizer, schedule and gradients are looked after.
+    """Base of modules: optimizer, learning rate schedule, and checked gradients.
 
     Uses automatic optimization unless a subclass sets `automatic_optimization = False`, so that Lightning's
     `gradient_clip_val`, `gradient_clip_algorithm`, `accumulate_grad_batches` and precision plugins apply.
-    Gradients are averaged over processes here, so that DDP needs no search for unused parameters. A step
-    whose gradients are all 0 is skipped, and one that is not finite ends the training before any weight
+    Gradients are averaged over processes here, so DDP does not have to search for unused parameters. A step
+    whose gradients are all 0 is skipped. A gradient that is not finite ends the training before any weight
     changes.
 
     Args:
@@ -62,7 +62,7 @@ class OptimizedModule(LightningModule, ABC):
             epoch. An `LRSchedule` says more. None for what `schedule` says.
 
     Raises:
-        ArgumentError: If an argument is out of its range.
+        ArgumentError: If an argument is out of range.
     """
 
     network: nn.Module

@@ -34,7 +34,7 @@ class PairMetrics(MetricGroup):
     """Validation metrics of one (λ, quality) pair.
 
     Args:
-        task: Frozen; its metric is taken against its own predictions on the originals.
+        task: Frozen task network, whose metric is measured against its predictions on the originals.
     """
 
     def __init__(self, task: SplitTask) -> None:
@@ -43,14 +43,14 @@ class PairMetrics(MetricGroup):
         self.accuracy = task.metric()
 
     def compute(self) -> dict[str, Tensor]:
-        """`bpp` over all pixels; `loss`, `task_loss`, `psnr` of x̄ in dB, and the metric's own figures."""
+        """Return `bpp` over all pixels, `loss`, `task_loss`, `psnr` of x̄ in dB, and the task's metric."""
         values = super().compute()
         values["psnr"] = -10 * values.pop("mse").clamp(min=1e-10).log10()
         return values
 
 
 class NPPModule(NetworkModule):
-    """Trains a preprocessor before a standard codec (Lu et al., IEEE TCSVT 2024).
+    """Training of a preprocessor before a standard codec (Lu et al., IEEE TCSVT 2024).
 
     ```
     x ─► NPP(·, λ) ─► x̄ ─┬─► codec at the λ's quality, on threads ─► values  ┐
@@ -58,25 +58,24 @@ class NPPModule(NetworkModule):
     loss = w_r·bpp + w_x·MSE(x̄, x) + λ·w_t·L_task(x̂)
     ```
 
-    Each batch draws one of the pairs, as published, or each image one of its own. The second way batch
-    normalization sees in training what it sees in use: a mixture of every λ. Images on which the codec
-    fails are left out of the step.
+    A pair is drawn for each batch, as published, or for each image. The latter shows batch normalization the
+    mixture of all λ that it sees in evaluation. Images on which the codec fails are skipped.
 
     Args:
-        network: The preprocessor; with more than one λ, a quantization-adaptive one.
-        proxy: Stands in for the codec; frozen here.
-        task: What reads the decoded images; frozen.
-        codec_loop: The codec.
-        pairs: (λ, quality) each; the paper's are (0.25, 44) … (16, 25) for BPG.
+        network: Preprocessor to train; a quantization-adaptive one for more than one λ.
+        proxy: Proxy of the codec; frozen.
+        task: Task network that reads the decoded images; frozen.
+        codec_loop: The real codec.
+        pairs: (λ, quality) pairs; (0.25, 44) to (16, 25) in the paper, for BPG.
         drawing: "per_batch" or "per_image".
-        supervision: "labels" of the data set; "pseudo", the task's own predictions on the originals;
-            "features", the relative squared error of the task's feature at its cut; "heads", the divergence
-            of its raw outputs and a share of that error.
-        task_weight: w_t, brings the task's loss to the size of a detector's.
+        supervision: "labels" of the dataset; "pseudo", the task's predictions on the original images;
+            "features", the relative squared error of the task's features at its cut; "heads", the
+            divergence of its raw outputs plus a share of that error.
+        task_weight: w_t, which scales the task loss to that of a detector.
         fidelity_weight: w_x, 0.5 in the paper.
-        rate_weight: w_r, 1 in the paper; 0 leaves the rate out, as an ablation.
-        pseudo_score: Boxes on the originals at or above this score are pseudo-labels.
-        feature_share: With "heads", of the features' error beside the divergence of the raw outputs.
+        rate_weight: w_r, 1 in the paper; 0 ignores the rate, as an ablation.
+        pseudo_score: Lowest score of a detection that becomes a pseudo-label, in [0, 1].
+        feature_share: Weight of the feature error with "heads".
         learning_rate: Adam learning rate.
         max_norm: Largest gradient norm.
         schedule: See `NetworkModule`.
@@ -86,8 +85,8 @@ class NPPModule(NetworkModule):
         scheduler: See `NetworkModule`.
 
     Raises:
-        ArgumentError: If the proxy is of another codec or not for a pair's quality, the network not for a
-            pair's λ, or a number is out of its range.
+        ArgumentError: If the proxy does not match the codec or a pair's quality, a pair's λ is out of the
+            network's range, or a number is out of range.
     """
 
     network: NPP
@@ -117,7 +116,7 @@ class NPPModule(NetworkModule):
         scheduler: SchedulerFactory | LRSchedule | None = None,
     ) -> None:
         check_stands_in(proxy, codec_loop)
-        # In training mode, but with nothing to train: noisy symbols tell more of the rate.
+        # Frozen but in training mode: noisy symbols give a better gradient of the rate.
         proxy.requires_grad_(False).train()
         super().__init__(
             network,
@@ -150,7 +149,7 @@ class NPPModule(NetworkModule):
         self._memory: Memory[tuple[Sequence[Guide], list[Target]]] = Memory()
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """Loss of crops, at one of the pairs or one each; 0 if the codec fails on all of them."""
+        """Compute the loss of crops; 0 if the codec fails on all of them."""
         del batch_index
         x = crops_of(batch)
         _check_can_normalize(x, self.network.stride)
@@ -188,7 +187,7 @@ class NPPModule(NetworkModule):
         return loss
 
     def _draw(self, count: int) -> list[tuple[float, float]]:
-        """The pairs of a batch's images."""
+        """Draw a pair for each image of a batch."""
         if self.drawing == "per_batch":
             return [self.pairs[int(torch.randint(len(self.pairs), ()))]] * count
         return [self.pairs[place] for place in torch.randint(len(self.pairs), (count,)).tolist()]
@@ -241,7 +240,7 @@ class NPPModule(NetworkModule):
                 metrics.accuracy.update(self._parts[1].predict(list(outcome.decoded)), label)
 
     def save_model(self, path: Path, **notes: str) -> None:
-        """Write the network, and the pairs it was trained with, to a file that `load_preprocessor` reads."""
+        """Write the network and its (λ, quality) pairs to a model file; see `load_preprocessor`."""
         pairs = json.dumps({"codec": self.codec_loop.name, "pairs": self.pairs})
         save_preprocessor(self.network, path, **notes, pairs=pairs)
 
@@ -249,7 +248,7 @@ class NPPModule(NetworkModule):
 def _check_pairs(
     pairs: Sequence[tuple[float, float]], network: NPP, proxy: Proxy, codec_loop: CodecLoop
 ) -> list[tuple[float, float]]:
-    """The pairs, if network, proxy and codec are for them."""
+    """Check the pairs against network, proxy and codec."""
     expected = "(λ, quality) pairs, at least one"
     if (
         not isinstance(pairs, Sequence)
@@ -263,7 +262,7 @@ def _check_pairs(
         if not low <= quality <= high:
             raise ArgumentError(
                 "pairs",
-                expected=f"of qualities from {low:g} to {high:g}, for which the proxy is",
+                expected=f"qualities from {low:g} to {high:g}, the range of the proxy",
                 got=quality,
                 remedy="Train a proxy for these qualities.",
             )
@@ -272,7 +271,7 @@ def _check_pairs(
     if len({lmbda for lmbda, _ in checked}) > 1 and not isinstance(network, QuantizationAdaptiveNPP):
         raise ArgumentError(
             "pairs",
-            expected="of one λ for an NPP that is not quantization-adaptive",
+            expected="pairs of one λ for an NPP that is not quantization-adaptive",
             got=checked,
             remedy="Use network=qa_npp.",
         )
@@ -280,11 +279,11 @@ def _check_pairs(
 
 
 def _check_can_normalize(x: Tensor, stride: int) -> None:
-    """Raise ArgumentError if the coarsest map of a batch is one place, of which there is no variance."""
+    """Raise ArgumentError if the coarsest feature map has one value per channel, hence no variance."""
     if len(x) == 1 and max(x.shape[-2:]) <= stride:
         raise ArgumentError(
             "batch",
-            expected=f"two crops or more, or larger ones than {stride}×{stride} pixels, to normalize over",
+            expected=f"at least two crops, or crops larger than {stride}×{stride} pixels",
             got=tuple(x.shape),
             remedy="Raise data.batch_size or data.crop_size.",
         )

@@ -32,7 +32,7 @@ class _ProxyModule(NetworkModule):
     network: Proxy
 
     def save_model(self, path: Path, **notes: str) -> None:
-        """Write the proxy to a file that `vcm.nn.proxy.load_proxy` reads."""
+        """Write a model file for `vcm.nn.proxy.load_proxy`."""
         save_proxy(self.network, path, **notes)
 
 
@@ -59,17 +59,17 @@ class ImitationMetrics(MetricGroup):
 
 
 class ProxyCodecModule(_ProxyModule):
-    """First stage: trains a `LearnedProxy` as a codec of its own, at every quality (Lu et al., 2024).
+    """First stage: training of a `LearnedProxy` as a codec for all qualities (Lu et al., 2024).
 
     ```
     x, a quality drawn for each image ─► proxy ─► x̂, bpp ─► bpp + λ(quality)·255²·MSE(x̂, x)
     ```
 
-    Between the two ends λ is interpolated on a logarithmic scale. What scales the estimated rate stays 1
-    here: it is for imitation.
+    λ is interpolated log-linearly between both ends. The factor of the estimated rate stays 1; the second
+    stage trains it.
 
     Args:
-        network: The proxy.
+        network: Proxy to train.
         lmbda: λ at the proxy's smallest and largest quality. The defaults follow HEVC's trade-off,
             1 / (0.57·2^((QP − 12)/3)): 0.174 at QP 22 and 0.00108 at QP 44.
         learning_rate: Adam learning rate.
@@ -81,7 +81,7 @@ class ProxyCodecModule(_ProxyModule):
         scheduler: See `NetworkModule`.
 
     Raises:
-        ArgumentError: If a number is out of its range.
+        ArgumentError: If a number is out of range.
     """
 
     network: LearnedProxy
@@ -116,7 +116,7 @@ class ProxyCodecModule(_ProxyModule):
                 "network",
                 expected="a LearnedProxy",
                 got=type(network).__name__,
-                remedy="Other proxies are no codecs; train them with ProxyImitationModule only.",
+                remedy="Other proxies are not codecs; train them with ProxyImitationModule only.",
             )
         if len(lmbda) != 2:
             raise ArgumentError(
@@ -126,12 +126,12 @@ class ProxyCodecModule(_ProxyModule):
         self.val_metrics = ProxyCodecMetrics()
 
     def parameter_groups(self) -> list[tuple[list[torch.nn.Parameter], float]]:
-        """All but the rate's scale."""
+        """Return all parameters but the factor of the rate."""
         ((parameters, rate),) = super().parameter_groups()
         return [([p for p in parameters if p is not self.network.calibration], rate)]
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """Loss of crops, each at a quality of its own."""
+        """Compute the loss of crops, each at its own random quality."""
         del batch_index
         x = crops_of(batch)
         low, high = self.network.qualities
@@ -140,7 +140,7 @@ class ProxyCodecModule(_ProxyModule):
         return loss.mean()
 
     def _outcome(self, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """bpp, MSE and loss of each image."""
+        """Compute bpp, MSE and loss of each image."""
         output = self.network(x, quality)
         mse = (output.x_hat.float() - x).pow(2).mean(dim=(1, 2, 3))
         low, high = self.log_lmbda
@@ -166,22 +166,22 @@ class ProxyCodecModule(_ProxyModule):
 
 
 class ProxyImitationModule(_ProxyModule):
-    """Second stage: trains a proxy to do as a real codec does, on the same images at the same qualities.
+    """Second stage: training of a proxy to imitate a real codec on the same images and qualities.
 
     ```
     x, quality ─┬─► codec, on threads ─► x̂, real bytes ┐
                 └─► proxy ─► p, r_p ───────────────────┴─► MSE(p, x̂) / MSE(x̂, x) + w·(ln r_p − ln r)²
     ```
 
-    The published proxy is fine-tuned towards BPG at each rate; the losses are stated here so that every
-    quality counts alike. Half of the steps see noisy symbols, whose gradient a preprocessor learns from; the
-    other half rounded ones, as the proxy's fidelity is measured with.
+    The published proxy is fine-tuned for each rate; these losses give every quality the same weight. Half of
+    the steps use noisy symbols, as training of a preprocessor does; the other half rounded symbols, as the
+    fidelity metrics do.
 
     Args:
-        network: The proxy, with parameters to train.
-        codec_loop: The codec.
-        rate_weight: w.
-        validation_qualities: At which it is validated; None takes six over the proxy's range.
+        network: Proxy to train.
+        codec_loop: The real codec.
+        rate_weight: w, 0 or more.
+        validation_qualities: Qualities of validation; None for six over the proxy's range.
         learning_rate: Adam learning rate.
         max_norm: Largest gradient norm.
         schedule: See `NetworkModule`.
@@ -191,8 +191,8 @@ class ProxyImitationModule(_ProxyModule):
         scheduler: See `NetworkModule`.
 
     Raises:
-        ArgumentError: If the proxy is of another codec or for qualities that it has not, or a number is out
-            of its range.
+        ArgumentError: If proxy and codec do not match, a quality is out of the codec's range, or a number is
+            out of range.
     """
 
     codec_loop: CodecLoop
@@ -242,11 +242,11 @@ class ProxyImitationModule(_ProxyModule):
         self.val_metrics = ImitationMetrics()
 
     def save_model(self, path: Path, **notes: str) -> None:
-        """Write the proxy, and for which settings of the codec it is; see `load_proxy`."""
+        """Write the proxy with the codec settings that it was trained for; see `load_proxy`."""
         super().save_model(path, **notes, codec_settings=json.dumps(self.codec_loop.conventions))
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """Loss of crops, each at a quality of its own; for every other batch with rounded symbols."""
+        """Compute the loss of crops at random qualities, for every other batch with rounded symbols."""
         self.network.train(batch_index % 2 == 0)
         x = crops_of(batch)
         quality = self._draw(len(x))
@@ -272,14 +272,14 @@ class ProxyImitationModule(_ProxyModule):
         return loss.loss
 
     def _draw(self, number: int) -> Tensor:
-        """Qualities over the proxy's range, on the codec's scale."""
+        """Draw qualities in the proxy's range, on the codec's scale."""
         low, high = self._ends()
         if self.codec_loop.scale.integer:
             return torch.randint(int(low), int(high) + 1, (number,)).float()
         return low + (high - low) * torch.rand(number)
 
     def _ends(self) -> tuple[float, float]:
-        """Smallest and largest quality of the proxy that the codec's scale has."""
+        """Return the smallest and largest quality of the proxy on the codec's scale."""
         low, high = self.network.qualities
         return (math.ceil(low), math.floor(high)) if self.codec_loop.scale.integer else (low, high)
 

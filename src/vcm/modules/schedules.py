@@ -18,28 +18,28 @@ from vcm.validation import check_whole
 OptimizerFactory = Callable[..., Optimizer]
 """Called with parameters and `lr`."""
 SchedulerFactory = Callable[..., LRScheduler | ReduceLROnPlateau]
-"""Called with the optimizer, and with `total_steps` if it takes that and has none."""
+"""Called with the optimizer, and with `total_steps` if it takes that argument and does not have it."""
 Interval = Literal["epoch", "step"]
 _FIRST_SHARE = 1e-3
-"""Of the learning rate, at the first step of a warm-up."""
+"""Share of the learning rate at the first warm-up step."""
 
 
 @dataclass(frozen=True)
 class LRSchedule:
-    """A learning rate scheduler, and when Lightning steps it.
+    """A learning rate scheduler and its interval.
 
-    A `ReduceLROnPlateau` is stepped with each validation. A scheduler that takes `total_steps` and was given
-    none, such as `torch.optim.lr_scheduler.OneCycleLR` or `cosine`, gets the number of batches of the whole
-    training, and is stepped with every batch.
+    `ReduceLROnPlateau` is stepped after each validation. A scheduler with an unset `total_steps`, such as
+    `torch.optim.lr_scheduler.OneCycleLR` or `cosine`, receives the number of batches of the training and is
+    stepped after every batch.
 
     Args:
         scheduler: Called with the optimizer; returns a scheduler of torch.
         interval: "epoch" or "step"; None for "step" if the scheduler takes `total_steps`, else "epoch".
-        frequency: Number of intervals between two steps, from 1.
-        monitor: Name of the metric that `ReduceLROnPlateau` follows.
+        frequency: Number of intervals between two steps, at least 1.
+        monitor: Metric that `ReduceLROnPlateau` follows.
 
     Raises:
-        ArgumentError: If an argument is out of its range.
+        ArgumentError: If an argument is invalid.
     """
 
     scheduler: SchedulerFactory
@@ -62,25 +62,25 @@ class LRSchedule:
         """Build the scheduler.
 
         Args:
-            optimizer: Whose learning rates it sets.
-            num_steps: Gives the number of steps of the whole training.
+            optimizer: The optimizer.
+            num_steps: Returns the number of batches of the training.
 
         Returns:
             Lightning's `lr_scheduler_config`.
 
         Raises:
-            ArgumentError: If the scheduler refuses its options, or is none.
+            ArgumentError: If the scheduler rejects its options, or is not a scheduler.
         """
         options = {"total_steps": num_steps()} if _lacks_total_steps(self.scheduler) else {}
         try:
             scheduler = self.scheduler(optimizer, **options)
         except (TypeError, ValueError) as error:
             raise ArgumentError(
-                "scheduler", expected="one that takes an optimizer", got=str(error)
+                "scheduler", expected="a scheduler that takes an optimizer", got=str(error)
             ) from error
         if not isinstance(scheduler, (LRScheduler, ReduceLROnPlateau)):
             raise ArgumentError(
-                "scheduler", expected="one that builds a scheduler of torch.optim.lr_scheduler", got=scheduler
+                "scheduler", expected="a factory of a torch.optim.lr_scheduler scheduler", got=scheduler
             )
         interval = "step" if self.steps_each_batch else "epoch"
         built = {"scheduler": scheduler, "interval": interval, "frequency": self.frequency}
@@ -88,7 +88,7 @@ class LRSchedule:
 
     @property
     def steps_each_batch(self) -> bool:
-        """Whether the scheduler is stepped with each batch, and not with each epoch."""
+        """Whether the scheduler is stepped after every batch instead of every epoch."""
         if self.interval is None:
             return _lacks_total_steps(self.scheduler)
         return self.interval == "step"
@@ -100,33 +100,33 @@ def build_optimizer(
     """Build an optimizer.
 
     Raises:
-        ArgumentError: If it refuses its options, or is none.
+        ArgumentError: If it rejects its options, or is not an optimizer.
     """
     try:
         built = optimizer(parameters, lr=learning_rate)
     except (TypeError, ValueError) as error:
         raise ArgumentError(
-            "optimizer", expected="one that takes parameters and lr", got=str(error)
+            "optimizer", expected="an optimizer that takes parameters and lr", got=str(error)
         ) from error
     if not isinstance(built, Optimizer):
-        raise ArgumentError("optimizer", expected="one that builds a torch.optim.Optimizer", got=built)
+        raise ArgumentError("optimizer", expected="a factory of a torch.optim.Optimizer", got=built)
     return built
 
 
 def checked_schedule(scheduler: SchedulerFactory | LRSchedule | None) -> LRSchedule | None:
-    """Wrap a plain factory."""
+    """Wrap a plain factory in an `LRSchedule`."""
     return scheduler if scheduler is None or isinstance(scheduler, LRSchedule) else LRSchedule(scheduler)
 
 
 def cosine(optimizer: Optimizer, total_steps: int, warmup_steps: int = 0) -> LRScheduler:
-    """Raise the learning rate linearly from a thousandth of it, then lower it to 0 along a cosine.
+    """Linear warm-up from a thousandth of the learning rate, then cosine annealing to 0.
 
-    A resumed training with another number of steps goes on at its place in the new course.
+    A run resumed with another number of steps continues at its step of the new schedule.
 
     Args:
-        optimizer: Whose learning rates are set.
-        total_steps: Number of steps of the whole training.
-        warmup_steps: Number of them in which the learning rate rises, from 0 to below `total_steps`.
+        optimizer: The optimizer.
+        total_steps: Number of steps of the training, warm-up included.
+        warmup_steps: Number of warm-up steps, from 0 to below `total_steps`.
 
     Raises:
         ArgumentError: If a number is out of its range.
@@ -144,7 +144,7 @@ def cosine(optimizer: Optimizer, total_steps: int, warmup_steps: int = 0) -> LRS
 
 
 def _lacks_total_steps(scheduler: SchedulerFactory) -> bool:
-    """Whether the number of steps must come from the trainer."""
+    """Whether the scheduler needs `total_steps` from the trainer."""
     if "steps_per_epoch" in getattr(scheduler, "keywords", {}):
         return False  # OneCycleLR's other way to say it
     try:

@@ -31,55 +31,54 @@ Stepping = Literal["per_width", "accumulated"]
 
 
 class SlimmableModule(NetworkModule):
-    """Trains a `MultiTaskNetwork` (Cao et al., IEEE Access 2023).
+    """Training of a `MultiTaskNetwork` (Cao et al., IEEE Access 2023).
 
     ```
     x ─┬─► network at each width, widest first ─► x̂ or f̂, bpp ─► bpp + λ·255²·MSE ─► step
        └─► frozen task network up to its cut ─► f
     ```
 
-    For each batch and each width: backward, gradients averaged over processes, clipped, a step; then a step
-    of the aux optimizer for that width's own quantiles. (The published code clips after the narrow
-    width's step, and steps every width's quantiles each time.) With `stepping="accumulated"`, gradients of
-    all widths go into one step. This is manual optimization in Lightning's terms: the trainer's
-    `gradient_clip_val` and `accumulate_grad_batches` cannot be used; use `max_norm` and larger batches.
+    For each width of each batch: backward, average gradients over processes, clip, step; then step the aux
+    optimizer of that width's quantiles. (The published code clips after the narrow width's step, and steps
+    the quantiles of all widths each time.) With `stepping="accumulated"`, the gradients of all widths make
+    one step. This is manual optimization: Lightning's `gradient_clip_val` and `accumulate_grad_batches`
+    cannot be used; set `max_norm` and larger batches instead.
 
-    Training batches are crops, of which the task's features are taken as they are: crops must have sides that
-    are multiples of the task network's stride. In validation, images are prepared as the task prepares
-    them, and its metric is taken against its own predictions on the originals (pseudo-labels).
+    Training batches are crops that the task network reads without preparation, so their sides must be
+    multiples of its stride. Validation prepares whole images as the task does, and measures its metric
+    against its predictions on the originals (pseudo-labels).
 
-    Works in float32 and "bf16-mixed", on one device or under DDP; gradients are averaged here, so that DDP
-    needs no search for unused parameters.
+    Supports float32 and "bf16-mixed", one device and DDP. Gradients are averaged here, so DDP does not have
+    to search for unused parameters.
 
     Args:
-        network: What is trained.
-        tasks: The task, cut where its feature map is, for every one of the network's tasks but
-            "reconstruction".
+        network: Network to train.
+        tasks: Task network for each task but "reconstruction", cut at its feature map.
         lmbda: λ of each of the network's tasks, above 0.
         lmbda_scale: Factor of every λ, above 0: moves the model along its rate–accuracy curve.
         quality_scales: Factor of λ at each of the network's qualities. Each batch draws a quality for each
             width.
-        border_share: The share of training crops that machine widths see with a grey border on one side, as
-            wide as three quarters of them at most: images that do not fill a detector's input have one,
-            and a network that never saw it spends bits on it.
-        guides: Deeper layers, or "heads" for the raw outputs, for tasks whose decoded features are to be
-            compared with the original's there, after the frozen layers in between, and not only at the cut;
-            one name or several for each. See `FeatureDistance`.
-        near_weight: With a guide, the weight of the relative error at the cut beside that at the guide.
+        border_share: Share of the training crops, in [0, 1], that get a grey border on one side, up to three
+            quarters of the crop wide, for the widths with features. Letterboxed images have such borders, and
+            a network that never saw one spends bits on it.
+        guides: Deeper layers, or "heads" for the raw outputs, by task: decoded features are compared with
+            the original's there, after the frozen layers in between, in addition to the cut. One name or a
+            list. See `FeatureDistance`.
+        near_weight: Weight of the relative error at the cut if there are guides.
         learning_rate: Adam learning rate.
         aux_learning_rate: Adam learning rate of the quantiles.
         max_norm: Largest gradient norm; larger gradients are scaled down to it.
         stepping: "per_width" or "accumulated".
         schedule: "plateau" or "cosine"; see `NetworkModule`.
-        plateau_epochs: Validations without improvement of the loss after which the learning rate is lowered.
-        plateau_factor: By what it is multiplied then.
-        optimizer: See `NetworkModule`; of the quantiles it stays Adam.
+        plateau_epochs: See `NetworkModule`.
+        plateau_factor: See `NetworkModule`.
+        optimizer: See `NetworkModule`. Quantiles always use Adam.
         scheduler: See `NetworkModule`.
         pseudo_score: Boxes at or above this score are pseudo-labels in validation.
-        compile: Whether to run the network through torch.compile.
+        compile: Whether to compile the network with torch.compile.
 
     Raises:
-        ArgumentError: If tasks or λ are missing, or a number is out of its range.
+        ArgumentError: If tasks or λ are missing, or a number is out of range.
     """
 
     @former_arguments(
@@ -167,7 +166,7 @@ class SlimmableModule(NetworkModule):
     # --- training -----------------------------------------------------------------------------------------
 
     def parameter_groups(self) -> list[tuple[list[nn.Parameter], float]]:
-        """The weights, and the quantiles."""
+        """Return the weights and the quantiles, with their learning rates."""
         quantiles = {id(p) for name, p in self.network.named_parameters() if name.endswith(".quantiles")}
         main = [p for p in self.network.parameters() if id(p) not in quantiles]
         quantile_parameters = [p for p in self.network.parameters() if id(p) in quantiles]
@@ -175,11 +174,11 @@ class SlimmableModule(NetworkModule):
 
     @property
     def steps_per_batch(self) -> int:
-        """Two optimizers' steps, for each width with `stepping="per_width"`."""
+        """Steps of the two optimizers; for each width with `stepping="per_width"`."""
         return 2 * (len(self.network.tasks) if self.stepping == "per_width" else 1)
 
     def training_step(self, batch: Batch, batch_index: int) -> None:
-        """One step a width, or one step for all of them."""
+        """Take one step per width, or one step for all of them."""
         del batch_index
         x = crops_of(batch)
         total = x.new_zeros(())
@@ -203,11 +202,11 @@ class SlimmableModule(NetworkModule):
         self.log("train/loss", total, prog_bar=True)
 
     def _draw(self) -> int:
-        """One of the network's qualities."""
+        """Draw one of the network's qualities."""
         return int(torch.randint(self.network.qualities, ())) + 1 if self.network.qualities > 1 else 1
 
     def _outcome(self, x: Tensor, task: str, quality: int) -> RateDistortion:
-        """The loss of one width on crops."""
+        """Compute the loss of one width on crops."""
         num_pixels = x.shape[0] * x.shape[2] * x.shape[3]
         target = x
         distortion = squared_error if task == RECONSTRUCTION else self._distances[task]
@@ -229,7 +228,7 @@ class SlimmableModule(NetworkModule):
         return dict(self._widths())
 
     def validate_image(self, image: Tensor, batch: Batch, place: int) -> None:
-        """Code a whole image at every width, with rounded symbols and estimated rates."""
+        """Code an image at every width, with rounded symbols and estimated rates."""
         del batch, place
         for metrics in self._widths().values():
             metrics.add(self.network, image)
@@ -249,9 +248,9 @@ class SlimmableModule(NetworkModule):
         return {name: part for name, part in self.val_metrics.items() if isinstance(part, WidthMetrics)}
 
     def save_model(self, path: Path, **notes: str) -> None:
-        """Write the network to a file that `vcm.codecs.LearnedCodec` takes; see `save_network`.
+        """Write a model file for `vcm.codecs.LearnedCodec`; see `save_network`.
 
-        The file notes λ and guides, which an encoder-side search takes from there.
+        The file records λ and guides, the defaults of the encoder-side search.
         """
         training = {"lmbda": self.lmbda, "quality_scales": self.quality_scales, "guides": self.guides}
         save_network(self.network, path, half=False, training=json.dumps(training), **notes)
@@ -269,7 +268,7 @@ class SlimmableModule(NetworkModule):
 
 
 def with_borders(x: Tensor, share: float) -> Tensor:
-    """Crops, (N, 3, H, W), some of which have a grey border on one side."""
+    """Give a share of the crops, (N, 3, H, W), a grey border on one side."""
     bordered = x
     for place in range(len(x)):
         if share > 0 and float(torch.rand(())) < share:

@@ -19,30 +19,29 @@ from vcm.validation import check_between
 
 Supervision = Literal["labels", "pseudo", "features", "heads"]
 Guide: TypeAlias = Target | dict[str, Tensor]
-"""What a decoded image is compared with: a target, or tensors of the original by name, without the batch."""
+"""Training target: a `Target`, or tensors of the original image by name, without batch dimension."""
 _OUTPUT = "output "
-"""Before the names of raw outputs in a guide; other names are features'."""
+"""Prefix of raw outputs' names in a guide."""
 
 
 class TaskSupervision:
-    """A loss of decoded images against labels, pseudo-labels, or the originals' features or raw outputs.
+    """Loss of decoded images against labels, pseudo-labels, or features or raw outputs of the originals.
 
     ```
-    features   relative error of all that is needed after the task's cut
+    features   relative error of the features at the task's cut
     heads      0.1 · divergence of the raw outputs + feature_share · relative error of those features
     ```
 
-    Works in float32 under mixed precision, too.
+    Always computed in float32, also under mixed precision.
 
     Args:
-        task: Frozen, on the images' device when used.
+        task: Frozen task network, on the images' device.
         supervision: "labels", "pseudo", "features" or "heads"; see `NPPModule`.
-        pseudo_score: Boxes on the originals at or above this score are pseudo-labels.
-        feature_share: With "heads", of the features' error, from which other networks gain.
+        pseudo_score: Lowest score of a detection that becomes a pseudo-label, in [0, 1].
+        feature_share: Weight of the feature error with "heads"; other task networks benefit from it.
 
     Raises:
-        ArgumentError: If the supervision is none of these or not possible for the task, or a number is out of
-            its range.
+        ArgumentError: If the task does not support the supervision, or a number is out of range.
     """
 
     def __init__(
@@ -53,7 +52,9 @@ class TaskSupervision:
         check_split_task("task", task, "training through it")
         if supervision == "heads" and not task.has_heads:
             raise ArgumentError(
-                "supervision", expected=f"another than heads, which {task.name} has none of", got=supervision
+                "supervision",
+                expected=f"labels, pseudo or features, because {task.name} has no raw outputs",
+                got=supervision,
             )
         self.task, self.supervision = task, supervision
         self.pseudo_score = check_between("pseudo_score", pseudo_score, 0, 1)
@@ -61,14 +62,14 @@ class TaskSupervision:
 
     @torch.no_grad()
     def guides(self, images: list[Tensor], targets: Sequence[Target | None]) -> Sequence[Guide]:
-        """Return the training targets of decoded versions of these originals, one each.
+        """Return a training target for each original image.
 
         Args:
             images: (3, H, W) in [0, 1] each.
-            targets: The dataset's, one each; None where nobody labelled an image.
+            targets: Targets of the dataset; None for an image without labels.
 
         Raises:
-            ArgumentError: If labels are asked for and an image has none.
+            ArgumentError: If the supervision is "labels" and an image has none.
         """
         if self.supervision == "pseudo":
             return self.pseudo_labels(images)
@@ -82,21 +83,21 @@ class TaskSupervision:
                 "supervision",
                 expected="pseudo, features or heads for images without labels",
                 got=self.supervision,
-                remedy="Or use a dataset in which every image is labelled.",
+                remedy="Or use a dataset with labels for every image.",
             )
         return known
 
     def pseudo_labels(self, images: list[Tensor]) -> list[Target]:
-        """The task's own predictions on originals."""
+        """Return the task's predictions on original images as targets."""
         with torch.autocast(images[0].device.type, enabled=False):
             return [pseudo_target(found, self.pseudo_score) for found in self.task.predict(images)]
 
     def loss(self, decoded: list[Tensor], guides: Sequence[Guide]) -> Tensor:
-        """The task's loss, or `losses` averaged over images; a scalar with a gradient.
+        """Compute the loss, averaged over images; a scalar with a gradient.
 
         Args:
             decoded: (3, H, W), about [0, 1].
-            guides: What `guides` gave, one each.
+            guides: Targets from `guides`.
         """
         if self.supervision in ("features", "heads"):
             return self.losses(decoded, guides).mean()
@@ -104,7 +105,7 @@ class TaskSupervision:
             return self.task.loss(decoded, [guide for guide in guides if not isinstance(guide, dict)])
 
     def losses(self, decoded: list[Tensor], guides: Sequence[Guide]) -> Tensor:
-        """The loss of each image for itself, (N,); arguments as for `loss`."""
+        """Compute the loss of each image, (N,); arguments as for `loss`."""
         if self.supervision not in ("features", "heads"):
             return torch.stack(
                 [self.loss([image], [guide]) for image, guide in zip(decoded, guides, strict=True)]
@@ -118,7 +119,7 @@ class TaskSupervision:
             return output_error(self.task, _apart(found), _apart(true), self.feature_share)
 
     def _tensors(self, images: list[Tensor]) -> dict[str, Tensor]:
-        """Features at the cut, and raw outputs where they count, by name."""
+        """Return the features at the cut, and with "heads" the raw outputs, by name."""
         features = self.task.features(images)
         if self.supervision != "heads":
             return features.tensors
@@ -127,7 +128,7 @@ class TaskSupervision:
 
 
 def _apart(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Features, and raw outputs under their own names."""
+    """Split tensors into features and raw outputs."""
     outputs = {
         name.removeprefix(_OUTPUT): value for name, value in tensors.items() if name.startswith(_OUTPUT)
     }

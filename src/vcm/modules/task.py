@@ -39,27 +39,27 @@ class QualityMetrics(MetricGroup):
 
 
 class TaskModule(NetworkModule):
-    """Fine-tunes a task on what a codec leaves of images.
+    """Fine-tuning of a task network on decoded images.
 
     ```
     x ─┬─► (frozen NPP(·, λ)) ─► codec at a quality, on threads ─► x̂ ─► task ─► L_task(x̂)
        └─► the task as it was, frozen ─► pseudo-labels or features ─────────────┘
     ```
 
-    Each batch draws one of the qualities. No gradient goes through the codec. Normalization layers stay in
-    evaluation mode, as in every task here. Images on which the codec fails are left out of the step.
+    Each batch draws one of the qualities. No gradient flows through the codec. Normalization layers stay in
+    evaluation mode. Images on which the codec fails are skipped.
 
     Args:
-        task: What is fine-tuned: a copy of it, which is `network`; the task itself stays as it is.
+        task: Task network; a copy of it, `network`, is fine-tuned.
         codec_loop: The codec.
-        qualities: On the codec's scale, one drawn for each batch.
-        preprocessor: Before the codec; frozen. None for nothing.
+        qualities: Qualities on the codec's scale, of which each batch draws one.
+        preprocessor: Frozen preprocessor before the codec; None for none.
         lmbda: λ of a quantization-adaptive preprocessor, one for each of the qualities.
-        supervision: "labels" of the data set; "pseudo", the predictions of the task as it was on the
-            originals; "features", the relative squared error of the feature at its cut, which trains only
-            what comes before; "heads", the divergence of the raw outputs and a share of that error.
-        pseudo_score: Boxes on the originals at or above this score are pseudo-labels.
-        feature_share: With "heads", of the features' error beside the divergence of the raw outputs.
+        supervision: "labels" of the dataset; "pseudo", predictions of the original task on the original
+            images; "features", the relative squared error of the features at the cut, which trains only the
+            layers before it; "heads", the divergence of the raw outputs plus a share of that error.
+        pseudo_score: Lowest score of a detection that becomes a pseudo-label, in [0, 1].
+        feature_share: Weight of the feature error with "heads".
         learning_rate: Adam learning rate.
         max_norm: Largest gradient norm.
         schedule: See `NetworkModule`.
@@ -69,8 +69,8 @@ class TaskModule(NetworkModule):
         scheduler: See `NetworkModule`.
 
     Raises:
-        ArgumentError: If a quality is not on the codec's scale, `lmbda` does not fit the preprocessor, or
-            a number is out of its range.
+        ArgumentError: If a quality is not on the codec's scale, `lmbda` does not fit the preprocessor,
+            or a number is out of range.
     """
 
     network: SplitTask
@@ -121,7 +121,7 @@ class TaskModule(NetworkModule):
         self._memory: Memory[tuple[Sequence[Guide], Sequence[Target]]] = Memory()
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """Loss of crops, at one of the qualities; 0 if the codec fails on all of them."""
+        """Compute the loss of crops at one of the qualities; 0 if the codec fails on all of them."""
         del batch_index
         x = crops_of(batch)
         lmbda, quality = self.points[int(torch.randint(len(self.points), ()))]
@@ -138,7 +138,7 @@ class TaskModule(NetworkModule):
 
     @torch.no_grad()
     def _filtered(self, x: Tensor, lmbda: float | None) -> Tensor:
-        """What the codec is given, in float32."""
+        """Run the preprocessor, if there is one, in float32."""
         for preprocessor in self._preprocessor:
             with torch.autocast(x.device.type, enabled=False):
                 return preprocessor(x, lmbda)  # type: ignore[no-any-return]  # nn.Module.__call__ returns Any
@@ -174,7 +174,7 @@ class TaskModule(NetworkModule):
                 metrics.accuracy.update(self.network.predict(decoded), truth)
 
     def _originals(self, image: Tensor, target: Target | None) -> tuple[Sequence[Guide], Sequence[Target]]:
-        """What a decoded image is compared with: for the loss, and for the accuracy."""
+        """Return the targets of the loss and of the accuracy."""
         guide = self.guide.guides([image], [target])
         labels = [one for one in guide if not isinstance(one, dict)]
         return guide, labels or self.guide.pseudo_labels([image])
@@ -182,7 +182,7 @@ class TaskModule(NetworkModule):
     # --- files --------------------------------------------------------------------------------------------
 
     def save_model(self, path: Path, **notes: str) -> None:
-        """Write the task to a file that `vcm.tasks.fine_tuned` reads."""
+        """Write a model file for `vcm.tasks.fine_tuned`."""
         save_fine_tuned(self.network, path, **notes)
 
     def start_from(self, path: str | Path) -> None:
@@ -193,7 +193,7 @@ class TaskModule(NetworkModule):
 def _check_lmbda(
     lmbda: Sequence[float] | None, preprocessor: NPP | None, number: int
 ) -> Sequence[float | None]:
-    """λ for each quality, if they go with the preprocessor."""
+    """Check that λ and preprocessor go together; return one λ per quality."""
     if not isinstance(preprocessor, QuantizationAdaptiveNPP):
         if lmbda is not None:
             raise ArgumentError(

@@ -132,7 +132,7 @@ def merge(sources: Sequence[Source]) -> Results:
     """Several evaluations as one.
 
     Raises:
-        EvaluationError: If they differ in task or data set, or both measured the same point.
+        EvaluationError: If they differ in task or dataset, or both measured the same point.
     """
     first = sources[0].results
     points = list(first.points)

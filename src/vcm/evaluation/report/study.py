@@ -35,7 +35,7 @@ MAX_LISTED = 20
 
 @dataclass(frozen=True)
 class Study:
-    """Evaluations of one task and data set, compared.
+    """Evaluations of one task and dataset, compared.
 
     Attributes:
         results: Of all of them, as many systems and points as the report shows.

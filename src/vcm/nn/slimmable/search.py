@@ -79,13 +79,13 @@ class LatentSearch:
         for number, area in enumerate(areas):
             before = number * self.steps
 
-            def told(step: int, _: int, before: int = before) -> None:
+            def report(step: int, _: int, before: int = before) -> None:
                 if on_step is not None:
                     on_step(before + step, self.steps * len(areas))
 
             objective = self._objective(latent, offset, symbols, area)
             latent[(..., *area)] = refine(
-                start[(..., *area)], objective, self.steps, half=self.half, on_step=told
+                start[(..., *area)], objective, self.steps, half=self.half, on_step=report
             )
         return self._with(symbols, latent)
 
