@@ -360,7 +360,7 @@ def test_a_image_is_not_named_json(vcm, tmp_path, write_image):
     vcm("compress", write_image(tmp_path / "photo.png"), "--for", "viewing")
     status, _, err = vcm("decompress", tmp_path / "photo.png.vcm", "-o", tmp_path / "photo.json")
     assert status == 1
-    assert "name it .png" in err
+    assert "Use a name ending in .png" in err
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_four_lines(world, tmp_path):
     ("codecs", "options", "said"),
     [
         ({}, {}, "codecs must be at least one curve"),
-        ({"jpeg": ["jpeg"]}, {}, "codecs.jpeg must be codecs"),
+        ({"jpeg": ["jpeg"]}, {}, "codecs.jpeg must be a list of vcm.codecs.Codec"),
         ({"jpeg": [vcm.codecs.JPEGCodec(5)]}, {"pseudo_score": 2}, "pseudo_score must be"),
         ({"jpeg": [vcm.codecs.JPEGCodec(5)]}, {"workers": -1}, "workers must be"),
     ],

@@ -62,7 +62,7 @@ def test_point_at_which_all_fails_does_not_take_others_down(build):
     results = build(codecs={"broken": [Broken(quality=50)], "jpeg": [JPEGCodec(quality=50)]}).run()
     assert {p.system for p in results.points} == {"jpeg"}
     assert len(results.failures) == 10
-    with pytest.raises(EvaluationError, match="the first failure: decode failed: CodecError: broken"):
+    with pytest.raises(EvaluationError, match="The first failure: decode failed: CodecError: broken"):
         build("other", codecs={"broken": [Broken(quality=50)]}).run()
 
 

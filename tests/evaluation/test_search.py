@@ -179,7 +179,7 @@ class TestCache:
         search.run(image, image, BPGCodec(40), yolo)
         (path,) = tmp_path.iterdir()
         path.write_bytes(path.read_bytes()[:-100])
-        with pytest.raises(WeightsError, match=f"{path.name}.*delete it"):
+        with pytest.raises(WeightsError, match=f"{path.name}.*Delete it"):
             search.run(image, image, BPGCodec(40), yolo)
 
 

@@ -145,7 +145,7 @@ def test_bad_arguments(tmp_path: Path, photos: list[Tensor]) -> None:
     with pytest.raises(WeightsError, match=r"does not match the network: conv1\.weight is missing"):
         ClassificationTask("resnet50", weights)
     task = ClassificationTask("mobilenet_v2", None)
-    with pytest.raises(ArgumentError, match="from 0 to 999"):
+    with pytest.raises(ArgumentError, match=r"in \[0, 999\]"):
         task.loss(photos[:1], [ClassTarget(1000)])
     features = task.features(photos[:1])
     task.cut = "features7"

@@ -42,12 +42,12 @@ def test_targets_that_do_not_fit() -> None:
     assert check_targets([ClassTarget(2)], ClassTarget, 1, 3) == [ClassTarget(2)]
     with pytest.raises(ArgumentError, match="one per image, 2 in total; got 1"):
         check_targets([ClassTarget(0)], ClassTarget, 2, 3)
-    with pytest.raises(ArgumentError, match="BoxTarget records; got 'ClassTarget'"):
+    with pytest.raises(ArgumentError, match="BoxTarget objects; got 'ClassTarget'"):
         check_targets([ClassTarget(0)], BoxTarget, 1, 3)
     for label in (-1, 3):
-        with pytest.raises(ArgumentError, match=rf"from 0 to 2, .* got {label}"):
+        with pytest.raises(ArgumentError, match=rf"in \[0, 2\], .* got {label}"):
             check_targets([ClassTarget(label)], ClassTarget, 1, 3)
-    with pytest.raises(ArgumentError, match=r"from 0 to 1, .* got 2"):
+    with pytest.raises(ArgumentError, match=r"in \[0, 1\], .* got 2"):
         check_targets([boxes((0, 0, 1, 1), (0, 0, 1, 1), (0, 0, 1, 1))], BoxTarget, 1, 2)
 
 

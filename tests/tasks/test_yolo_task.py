@@ -277,7 +277,7 @@ def test_bad_arguments(asset_path: AssetPath, task: YOLOTask, photos: list[Tenso
     features = task.features(photos[:1])
     with pytest.raises(ArgumentError, match="needed after the cut: layer16; got 'layer3'"):
         task.tail(replace(features, tensors={"layer3": features.tensors["layer16"]}))
-    with pytest.raises(ArgumentError, match="tensors of 2 images"):
+    with pytest.raises(ArgumentError, match="tensors for 2 images"):
         task.tail(replace(features, image_sizes=features.image_sizes * 2))
 
 
