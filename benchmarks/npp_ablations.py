@@ -51,7 +51,7 @@ def main() -> None:
         subprocess.run([vcm, "train", *overrides, f"name={run}", weight, *length], check=True)
         model = f"runs/{run}/model.safetensors"
         preprocessor = {"_target_": "vcm.encoding.preprocessing.NPPPreprocessor", "model": model}
-        curve = {"codec": codec, "qualities": QUALITIES, "rates": RATES, "preprocessor": preprocessor}
+        curve = {"codec": codec, "qualities": QUALITIES, "lmbda": RATES, "preprocessor": preprocessor}
         codecs[name.replace(" ", "_")] = curve
     arguments = [f"task={known.task}", "data=coco_sample", "name=npp_ablations", "codec=[]"]
     arguments += [f"+codecs.{name}={_hydra(curve)}" for name, curve in codecs.items()]

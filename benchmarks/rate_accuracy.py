@@ -152,7 +152,7 @@ def evaluate(
     command += [f"codecs.{name}.qualities={_listed(QPS)}" for name in bpg]
     command += [f"codecs.{name}.qualities={_listed(QUALITIES)}" for name in others]
     command += [f"codecs.{name}.qualities={_listed(STREAM_QUALITIES)}" for name in streams]
-    command += [f"codecs.{name}.rates={_listed(RATES)}" for name in others if name.startswith("npp_")]
+    command += [f"codecs.{name}.lmbda={_listed(RATES)}" for name in others if name.startswith("npp_")]
     if detects:
         command += [f"codecs.{name}.search.cache={folder.parent / 'searches'}" for name in SEARCHED]
     if task == TRAINED_FOR:

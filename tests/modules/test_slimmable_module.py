@@ -212,7 +212,7 @@ def test_a_cut_of_other_channels_is_told(image_data, tmp_path):
         {"detection": 2, "reconstruction": 3}, features={"detection": FeatureMap(4, 8)}
     )
     module = SlimmableModule(network, {"detection": MeanTask()}, WEIGHTS)
-    with pytest.raises(ArgumentError, match=r"decoded must be of the target's shape \(4, 3, 8, 8\)"):
+    with pytest.raises(ArgumentError, match=r"decoded must be of shape \(4, 3, 8, 8\), like the target"):
         trainer(tmp_path).fit(module, image_data())
 
 

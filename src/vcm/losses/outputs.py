@@ -1,4 +1,4 @@
-"""Divergence of raw task outputs."""
+"""Errors of feature maps and divergences of raw task outputs."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 from vcm.nn.darknet import HeadSpec
 
 _BOX_WEIGHT = 15.0
-"""Of squared errors of boxes, in cells and log scales, beside divergences in nats."""
+"""Weight of squared box errors, in cells and log scales; divergences in nats have weight 1."""
 
 
 def class_divergence(found: Tensor, true: Tensor) -> Tensor:
-    """KL(p ‖ q) of each image's class probabilities, in nats; with a gradient.
+    """Compute KL(p ‖ q) of class probabilities per image, in nats; differentiable.
 
     Args:
         found: Logits of q, (N, C).
@@ -29,7 +29,7 @@ def class_divergence(found: Tensor, true: Tensor) -> Tensor:
 
 
 def yolo_divergence(found: Sequence[Tensor], true: Sequence[Tensor], heads: Sequence[HeadSpec]) -> Tensor:
-    """How far the raw outputs of YOLO heads are apart, for each expected object; with a gradient.
+    """Compute the divergence of raw YOLO head outputs per expected object; differentiable.
 
     ```
     Σ KL(p_o ‖ q_o) + Σ p_o · [Σ_c KL(p_c ‖ q_c) + w · (‖σ(t_xy) − σ(t̂_xy)‖² + ‖t_wh − t̂_wh‖²)]
@@ -41,9 +41,9 @@ def yolo_divergence(found: Sequence[Tensor], true: Sequence[Tensor], heads: Sequ
     (v3 on) trains them; w = 15.
 
     Args:
-        found: For each head (N, A·(5+C), h, w), raw.
-        true: Likewise, of the originals.
-        heads: Their specifications.
+        found: Raw outputs of each head, (N, A·(5+C), h, w).
+        true: Raw outputs on the original images, of the same shapes.
+        heads: Specifications of the heads.
 
     Returns:
         (N,), 0 where the outputs are equal.
@@ -64,7 +64,7 @@ def yolo_divergence(found: Sequence[Tensor], true: Sequence[Tensor], heads: Sequ
 def dense_divergence(
     found: Tensor, true: Tensor, found_boxes: Tensor, true_boxes: Tensor, objectness: Tensor
 ) -> Tensor:
-    """How far the raw outputs of a dense detection head are apart, for each expected object; with a gradient.
+    """Compute the divergence of a dense detection head's raw outputs per expected object; differentiable.
 
     ```
     Σ_k [Σ_c KL(p_c ‖ q_c) + p_k · w · ‖t − t̂‖²] / (1 + Σ_k p_k)
@@ -74,9 +74,9 @@ def dense_divergence(
 
     Args:
         found: Logits of q, (N, K, C).
-        true: Logits of p, (N, K, C), of the originals.
+        true: Logits of p, (N, K, C), on the original images.
         found_boxes: Box parameters, (N, K, 4), relative to the size of the anchor or box.
-        true_boxes: Likewise, of the originals.
+        true_boxes: Box parameters on the original images, (N, K, 4).
         objectness: p_k, probability of an object at each anchor in the original, (N, K), in [0, 1].
 
     Returns:
@@ -94,7 +94,7 @@ def _by_anchor(raw: Tensor, anchors: int) -> Tensor:
 
 
 def _bernoulli_divergence(found: Tensor, true: Tensor) -> Tensor:
-    """KL(p ‖ q) elementwise, from logits."""
+    """Compute KL(p ‖ q) elementwise, from logits."""
     p = true.sigmoid()
     cross = F.binary_cross_entropy_with_logits(found, p, reduction="none")
     return cross - F.binary_cross_entropy_with_logits(true, p, reduction="none")
@@ -104,16 +104,16 @@ _SMALLEST_POWER = 1e-6
 
 
 def relative_errors(found: Mapping[str, Tensor], true: Mapping[str, Tensor]) -> Tensor:
-    """mean((f̂ − f)²) / mean(f²) of each image, averaged over its feature maps; with a gradient.
+    """Compute mean((f̂ − f)²) / mean(f²) per image, averaged over feature maps; differentiable.
 
-    So maps of any scale count alike, and so do images.
+    Every feature map and every image has the same weight, whatever its scale.
 
     Args:
-        found: f̂ by name, (N, C, h, w) each.
-        true: f, of the same names and shapes.
+        found: Feature maps f̂ by name, (N, C, h, w).
+        true: Feature maps f of the same names and shapes.
 
     Returns:
-        (N,), 0 where they are equal, 1 for features of zeros.
+        (N,): 0 for equal feature maps, 1 if f̂ is zero.
     """
     errors = []
     for name, f in true.items():

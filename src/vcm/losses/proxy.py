@@ -1,4 +1,4 @@
-"""Imitation loss of a proxy."""
+"""Losses with proxies: imitation of a codec, and the straight-through estimator."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from torch import Tensor
 from vcm.errors import ArgumentError
 
 _SMALLEST_MSE = 1e-5
-"""Of a codec's image, about 50 dB: smaller differences are ignored."""
+"""Lower bound of a codec's error, about 50 dB."""
 
 
 @dataclass(frozen=True, eq=False)
 class Imitation:
-    """A proxy's fidelity on a batch; scalars.
+    """Imitation loss and its terms; scalars.
 
     Attributes:
-        loss: image + weight · rate.
-        image: Mean over images of MSE(p, x̂) / MSE(x̂, x): 0 if the proxy is the codec, 1 if it is as far
-            from the codec's image as the original is.
+        loss: image + rate_weight · rate.
+        image: Mean over images of MSE(p, x̂) / MSE(x̂, x): 0 for a perfect imitation, 1 if the error of the
+            proxy is as large as that of the codec.
         rate: Mean over images of (ln r_p − ln r)².
     """
 
@@ -32,14 +32,14 @@ class Imitation:
 def imitation(
     decoded: Tensor, bpp: Tensor, codec_decoded: Tensor, codec_bpp: Tensor, *, x: Tensor, rate_weight: float
 ) -> Imitation:
-    """L = MSE(p, x̂) / MSE(x̂, x) + w·(ln r_p − ln r)², so that every quality counts alike.
+    """Compute L = MSE(p, x̂) / MSE(x̂, x) + w·(ln r_p − ln r)², in which all qualities have the same weight.
 
     Args:
-        decoded: The proxy's images p, (N, 3, H, W).
-        bpp: The proxy's rates r_p, (N,).
-        codec_decoded: The codec's images x̂, (N, 3, H, W) in [0, 1].
-        codec_bpp: The codec's rates r, (N,), above 0.
-        x: The originals, (N, 3, H, W) in [0, 1].
+        decoded: Images p of the proxy, (N, 3, H, W).
+        bpp: Rates r_p of the proxy, (N,).
+        codec_decoded: Images x̂ of the codec, (N, 3, H, W) in [0, 1].
+        codec_bpp: Rates r of the codec, (N,), above 0.
+        x: Original images, (N, 3, H, W) in [0, 1].
         rate_weight: w, 0 or more.
     """
     apart = (decoded.float() - codec_decoded).pow(2).mean(dim=(1, 2, 3))
@@ -50,20 +50,22 @@ def imitation(
 
 
 def straight_through(value: Tensor, proxy: Tensor) -> Tensor:
-    """The very values of `value`, and the gradient of `proxy`.
+    """Return `value`, exactly, with the gradient of `proxy`.
 
-    p + stopgrad(c − p) (Lu et al., IEEE TCSVT 2024), written as stopgrad(c) + (p − stopgrad(p)), which rounds
-    nothing: the bracket is exactly 0.
+    p + stopgrad(c − p) (Lu et al., IEEE TCSVT 2024), computed as stopgrad(c) + (p − stopgrad(p)): the bracket
+    is exactly 0, so nothing is rounded.
 
     Args:
-        value: What the real codec made, of any shape.
-        proxy: What the proxy made, of the same shape.
+        value: Output c of the real codec, of any shape.
+        proxy: Output p of the proxy, of the same shape.
 
     Raises:
         ArgumentError: If the shapes differ.
     """
     if value.shape != proxy.shape:
         raise ArgumentError(
-            "value", expected=f"of the proxy's shape {tuple(proxy.shape)}", got=tuple(value.shape)
+            "value",
+            expected=f"of shape {tuple(proxy.shape)}, like the proxy's output",
+            got=tuple(value.shape),
         )
     return value.detach() + (proxy - proxy.detach())

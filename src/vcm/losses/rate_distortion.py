@@ -14,12 +14,12 @@ from vcm.errors import ArgumentError
 
 @dataclass(frozen=True, eq=False)
 class RateDistortion:
-    """One width's loss and what it is made of; scalars.
+    """Rate–distortion loss and its terms; scalars.
 
     Attributes:
         loss: bpp + λ·255²·distortion.
         bpp: Estimated bits per pixel.
-        distortion: Mean squared error, of an image in [0, 1] or of a feature map as it is; or another one.
+        distortion: Mean squared error of an image in [0, 1] or of a feature map, or another distortion.
     """
 
     loss: Tensor
@@ -28,7 +28,7 @@ class RateDistortion:
 
 
 def squared_error(decoded: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error in float32; scalar."""
+    """Compute the mean squared error in float32; scalar."""
     return torch.nn.functional.mse_loss(decoded.float(), target.float())
 
 
@@ -42,13 +42,13 @@ def rate_distortion(
     *,
     distortion: Callable[[Tensor, Tensor], Tensor] = squared_error,
 ) -> RateDistortion:
-    """L = R + λ·255²·D(decoded, target), for an image or a feature map (Cao et al., IEEE Access 2023).
+    """Compute L = R + λ·255²·D(decoded, target) of images or feature maps (Cao et al., IEEE Access 2023).
 
     Args:
         decoded: x̂, (N, 3, H, W) in [0, 1], or f̂, (N, C, h, w).
         target: x or f, of the same shape.
-        likelihoods: Of every symbol, in (0, 1].
-        num_pixels: Pixels that the rate is for, N·H·W.
+        likelihoods: Likelihoods of all symbols, in (0, 1].
+        num_pixels: Number of pixels that the rate is divided by, N·H·W.
         lmbda: λ, above 0.
         distortion: D; the mean squared error in the paper.
 
@@ -57,7 +57,7 @@ def rate_distortion(
     """
     if decoded.shape != target.shape:
         raise ArgumentError(
-            "decoded", expected=f"of the target's shape {tuple(target.shape)}", got=tuple(decoded.shape)
+            "decoded", expected=f"of shape {tuple(target.shape)}, like the target", got=tuple(decoded.shape)
         )
     bpp = -torch.stack([values.log2().sum() for values in likelihoods]).sum() / num_pixels
     error = distortion(decoded, target)

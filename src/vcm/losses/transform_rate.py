@@ -13,11 +13,11 @@ from vcm.errors import ArgumentError
 
 BLOCK = 8
 _DC_WEIGHT = 0.3
-"""Of a block's mean, most of which intra prediction takes away."""
+"""Weight of the DC coefficient, most of which intra prediction removes."""
 
 
 def transform_bits(image: Tensor, steps: Tensor) -> Tensor:
-    """Estimate the bits of an image coded by 8×8 transform blocks; with a gradient.
+    """Estimate the bits of an image coded by 8×8 transform blocks; differentiable.
 
     ```
     Σ ½ log2(1 + (c / Δ)²)   over the DCT coefficients c of Y'CbCr, chroma halved in both directions
@@ -33,7 +33,7 @@ def transform_bits(image: Tensor, steps: Tensor) -> Tensor:
         A scalar.
 
     Raises:
-        ArgumentError: If a shape is another.
+        ArgumentError: If a shape is wrong.
     """
     if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
         raise ArgumentError("image", expected="(3, H, W)", got=tuple(image.shape))

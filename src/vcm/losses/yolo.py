@@ -31,7 +31,7 @@ def yolo_loss(
     labels: Sequence[Tensor],
     input_size: tuple[int, int],
 ) -> Tensor:
-    """Loss of one detection head, a scalar: the mean over images of the sum over its cells and anchors.
+    """Compute the loss of one detection head: the mean over images of the sum over cells and anchors; scalar.
 
     L = w_box · Σ_responsible L_box + w_obj · Σ_not ignored BCE(objectness) + w_cls · Σ_responsible Σ_c
     BCE(class c)
@@ -45,11 +45,11 @@ def yolo_loss(
     1911.08287).
 
     Args:
-        raw: (N, A·(5+C), H, W), the head's raw output.
-        head: Its anchors, thresholds and weights.
-        boxes: For each image (M, 4), centre x, centre y, width, height as fractions of the network's input,
-            with width and height above 0; M may be 0.
-        labels: For each image (M,), class indices.
+        raw: Raw output of the head, (N, A·(5+C), H, W).
+        head: Anchors, thresholds and weights of the head.
+        boxes: True boxes of each image, (M, 4): centre x, centre y, width and height as fractions of the
+            network's input, width and height above 0; M may be 0.
+        labels: Class indices of each image, (M,).
         input_size: (height, width) of the network's input in pixels.
     """
     output = decode_head(raw, head, input_size)
