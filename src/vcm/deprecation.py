@@ -94,4 +94,4 @@ def former_attribute(former: str, present: str) -> Any:  # noqa: ANN401  a prope
         warn_renamed(f"{kind}.{former}", f"{kind}.{present}")
         return getattr(owner, present)
 
-    return property(get)
+    return property(get, doc=f"Deprecated name of `{present}`.")

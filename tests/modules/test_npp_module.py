@@ -111,7 +111,9 @@ def test_values_are_the_codecs_and_gradients_the_proxys(kind):
 
 
 def test_straight_through_wants_one_shape():
-    with pytest.raises(ArgumentError, match=r"value must be of shape \(3,\), like the proxy's output; got \(2,\)"):
+    with pytest.raises(
+        ArgumentError, match=r"value must be of shape \(3,\), like the proxy's output; got \(2,\)"
+    ):
         straight_through(torch.zeros(2), torch.zeros(3))
 
 

@@ -187,7 +187,12 @@ class CodecPool:
         return self._run(codecs, work, images)
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-        """Call a function on each item, using the pool's threads; return results in order."""
+        """Call a function on each item, using the pool's threads; return results in order.
+
+        Args:
+            function: Called from several threads at once.
+            items: Arguments, one for each call.
+        """
         return list(self._executor.map(function, items))
 
     def _run(

@@ -32,7 +32,12 @@ class Batch:
     image_ids: list[str]
 
     def to(self, device: torch.device | str | int, *, non_blocking: bool = False) -> Batch:
-        """Move the images to a device; targets stay. Lightning calls this for every module and Trainer."""
+        """Move the images to a device; targets stay. Lightning calls this for every module and Trainer.
+
+        Args:
+            device: As `torch.Tensor.to` takes it.
+            non_blocking: As `torch.Tensor.to` takes it.
+        """
         images = self.images
         if isinstance(images, Tensor):
             return replace(self, images=images.to(device, non_blocking=non_blocking))

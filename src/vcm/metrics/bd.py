@@ -124,6 +124,12 @@ def bd_rate_interval(
 def bd_metric(anchor: Curve, test: Curve, *, method: Method = "pchip", noise: float = 0.0) -> BDResult:
     """Compute the mean quality difference at equal rate, in the metric's unit; see `bd_rate`.
 
+    Args:
+        anchor: Reference curve of (bits per pixel, quality) points.
+        test: The other curve.
+        method: Interpolation, as in `bd_rate`.
+        noise: Largest dip that is levelled, in the metric's unit, as in `bd_rate`.
+
     Raises:
         ArgumentError: If `method` is unknown or a rate is not positive.
     """

@@ -138,8 +138,8 @@ class SplitTask(Task):
         """Compute the divergence of raw outputs from the originals', per image; differentiable.
 
         Args:
-            found: Raw outputs for the decoded images or features.
-            true: Raw outputs for the originals.
+            found: Raw outputs for the decoded images or features, by name, (N, …) each.
+            true: Raw outputs for the originals, of the same names and shapes.
 
         Returns:
             (N,) float32; 0 if the outputs are equal, positive otherwise.
