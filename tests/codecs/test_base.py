@@ -98,7 +98,9 @@ def test_only_bytes_are_decoded() -> None:
     for same in (bytearray(data), memoryview(data)):
         assert torch.equal(codec.decode(same), codec.decode(data))  # type: ignore[arg-type]
     for other in (None, "", "abc", 5, [], np.frombuffer(data, np.uint8)):
-        with pytest.raises(ArgumentError, match=f"data must be bytes from encode; got '{type(other).__name__}'"):
+        with pytest.raises(
+            ArgumentError, match=f"data must be bytes from encode; got '{type(other).__name__}'"
+        ):
             codec.decode(other)  # type: ignore[arg-type]
 
 
