@@ -57,7 +57,7 @@ def test_a_file_that_holds_no_names_is_told(content, tmp_path):
     path = tmp_path / "my.names"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(ArgumentError, match=r"names must be .* one class name per line; got .*my\.names: "):
+    with pytest.raises(ArgumentError, match=r"names must be .* one class name per line; got .*my\.names"):
         read_names(path)
 
 
