@@ -128,7 +128,7 @@ def bd_metric(anchor: Curve, test: Curve, *, method: Method = "pchip", noise: fl
         anchor: Reference curve of (bits per pixel, quality) points.
         test: The other curve.
         method: Interpolation, as in `bd_rate`.
-        noise: Largest dip that is levelled, in the metric's unit, as in `bd_rate`.
+        noise: Uncertainty of a point's quality, as in `bd_rate`.
 
     Raises:
         ArgumentError: If `method` is unknown or a rate is not positive.

@@ -159,7 +159,7 @@ class SplitTask(Task):
         errors; tasks with other divergences override this method.
 
         Args:
-            outputs: Raw outputs for one image.
+            outputs: Raw outputs for one image by name, (1, …) each.
             count: Number of directions.
             generator: Random number generator on the CPU.
 
