@@ -1,16 +1,14 @@
 """`vcm evaluate` with codecs that know their reader: config groups, records, and settings that do not fit."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-import vcm.conf
 from omegaconf import OmegaConf
 
+import programs
+import vcm.conf
 from vcm.cli.codecs import installed_codecs
 from vcm.cli.systems import build_codecs, build_systems
 from vcm.codecs import SlimmableFeatureCodec
@@ -99,10 +97,10 @@ def test_a_codec_of_features_takes_neither(settings):
 
 def evaluate(folder, *codecs, task="yolov3_tiny"):
     settings = [f"codecs.{name}.{x}" for name in codecs for x in ("qualities=[37]", "codec.preset=ultrafast")]
-    done = subprocess.run(
-        [sys.executable, "-m", "vcm", "evaluate", f"task={task}", f"codec=[{','.join(codecs)}]", *settings,
+    done = programs.run(
+        ["-m", "vcm", "evaluate", f"task={task}", f"codec=[{','.join(codecs)}]", *settings,
          "data.test.limit=2", "labels=[pseudo]", "examples=1"],
-        cwd=folder, capture_output=True, text=True, check=False, env=os.environ,
+        cwd=folder,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     results = json.loads((folder / "runs/evaluate/results.json").read_text())
