@@ -2,7 +2,7 @@
 
 A server imports torch, Lightning and vcm once and forks itself for each program. So a program is what
 `python -m vcm …` is (its own process, session, standard output and exit status; it can be killed), but starts
-at once. Tests of what is imported, and when, start Python itself.
+at once. For tests of what vcm imports, there is a server that has imported torch alone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 _POLL_S = 0.005
 _GRACE_S = 20.0
-_server: subprocess.Popen[str] | None = None
+_servers: dict[str, subprocess.Popen[str]] = {}
 
 
 class Program:
@@ -31,9 +31,11 @@ class Program:
             and the program's own arguments.
         cwd: Where it starts.
         env: Its environment.
+        imported: What is imported already: "vcm", with all of its modules, or "torch".
     """
 
-    def __init__(self, arguments, *, cwd=None, env=None):
+    def __init__(self, arguments, *, cwd=None, env=None, imported="vcm"):
+        self._server = _server(imported)
         self.arguments = [str(each) for each in arguments]
         self.returncode = None
         self._told = [tempfile.NamedTemporaryFile() for _ in range(2)]  # noqa: SIM115
@@ -43,13 +45,20 @@ class Program:
             "env": dict(os.environ if env is None else env),
             "paths": [file.name for file in self._told],
         }
-        self.pid = _ask(request)
+        self.pid = self._ask(request)
 
     def poll(self):
         """Return the exit status, negative for a signal, or None while it runs."""
         if self.returncode is None:
-            self.returncode = _ask({"poll": self.pid})
+            self.returncode = self._ask({"poll": self.pid})
         return self.returncode
+
+    def _ask(self, request):
+        self._server.stdin.write(json.dumps(request) + "\n")
+        self._server.stdin.flush()
+        answer = self._server.stdout.readline()
+        assert answer, "the server of programs has ended"
+        return json.loads(answer)
 
     def wait(self, timeout=600):
         """Return the exit status once there is one; kill the program and raise after `timeout` seconds."""
@@ -81,12 +90,15 @@ class Program:
     def kill_group(self):
         """Send it and the processes that it started SIGKILL, unless it has ended."""
         if self.poll() is None:
-            os.killpg(self.pid, signal.SIGKILL)
+            try:
+                os.killpg(self.pid, signal.SIGKILL)
+            except ProcessLookupError:  # it has only just been forked, and leads no group yet
+                os.kill(self.pid, signal.SIGKILL)
 
 
-def run(arguments, *, check=False, timeout=600, cwd=None, env=None):
+def run(arguments, *, check=False, timeout=600, **options):
     """Run a program to its end, as `subprocess.run` with its output captured as text does."""
-    program = Program(arguments, cwd=cwd, env=env)
+    program = Program(arguments, **options)
     status = program.wait(timeout)
     done = subprocess.CompletedProcess(program.arguments, status, *program.told())
     if check:
@@ -118,31 +130,26 @@ def run_together(arguments, count, *, timeout=600, cwd=None, env=None):
     return [subprocess.CompletedProcess(p.arguments, p.returncode, *p.told()) for p in together]
 
 
-def _ask(request):
-    global _server  # noqa: PLW0603
-    if _server is None:
-        _server = subprocess.Popen(
-            [sys.executable, __file__],
+def _server(imported):
+    if imported not in _servers:
+        _servers[imported] = subprocess.Popen(
+            [sys.executable, __file__, imported],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             start_new_session=True,
         )
-        atexit.register(_server.communicate)
-    _server.stdin.write(json.dumps(request) + "\n")
-    _server.stdin.flush()
-    answer = _server.stdout.readline()
-    assert answer, "the server of programs has ended"
-    return json.loads(answer)
+        atexit.register(_servers[imported].communicate)
+    return _servers[imported]
 
 
-def _serve():
+def _serve(imported):
     """Answer requests until there are no more; in a forked program, return what it is to run."""
     requests, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
-    _import_all()
+    _import(imported)
     while line := requests.readline():
         request = json.loads(line)
         if "poll" in request:
@@ -162,17 +169,16 @@ def _serve():
     return None
 
 
-def _import_all():
+def _import(name):
     import gc
     import pkgutil
     import warnings
     from importlib import import_module
 
-    import vcm
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for module in pkgutil.walk_packages(vcm.__path__, "vcm."):
+        package = import_module(name)
+        for module in pkgutil.walk_packages(package.__path__, f"{name}.") if name == "vcm" else ():
             if not module.name.endswith("__main__"):
                 import_module(module.name)
     gc.collect()
@@ -191,6 +197,10 @@ def _become(request):
     os.environ.clear()
     os.environ.update(request["env"])
     os.chdir(request["cwd"])
+    if "lightning" in sys.modules:  # which takes its rank from the environment when it is imported
+        from lightning.fabric.utilities import rank_zero
+
+        rank_zero.rank_zero_only.rank = rank_zero._get_rank() or 0
     arguments = request["arguments"]
     if arguments[:2] == ["-W", "ignore"]:
         warnings.simplefilter("ignore")
@@ -212,5 +222,5 @@ def _become(request):
         runpy.run_path(arguments[0], run_name="__main__")
 
 
-if __name__ == "__main__" and (request := _serve()) is not None:
+if __name__ == "__main__" and (request := _serve(sys.argv[1])) is not None:
     _become(request)

@@ -22,6 +22,7 @@ from vcm.errors import OutputError
 from vcm.nn.files import read_notes
 
 COUNT = 24
+pytestmark = pytest.mark.usefixtures("forking")
 
 
 @pytest.fixture
@@ -218,6 +219,7 @@ def test_a_run_killed_with_sigkill_goes_on_to_the_same_files(many, model, tmp_pa
                 time.sleep(0.002)
             process.kill()
             process.wait()
+            wait_for_end_of(process.pid)
             assert 0 < len(rows_that_parse(manifest)) < COUNT - 1
         done = programs.run(start, timeout=200)
         assert done.returncode == 0, done.stderr
@@ -270,10 +272,14 @@ def test_workers_end_with_their_parent(model, tmp_path, write_image):
     process.kill()
     process.wait()
     assert len(alive) >= 4  # itself, the server and two workers
+    wait_for_end_of(process.pid)
+
+
+def wait_for_end_of(session):
     deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and in_session(process.pid):
-        time.sleep(0.05)
-    assert not in_session(process.pid)
+    while time.monotonic() < deadline and in_session(session):
+        time.sleep(0.02)
+    assert not in_session(session)
 
 
 def in_session(session):

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import vcm.conf
 from omegaconf import OmegaConf
 
 import programs
-import vcm.conf
+from thin import thin_yolov3
 from vcm.cli.codecs import installed_codecs
 from vcm.cli.systems import build_codecs, build_systems
 from vcm.codecs import SlimmableFeatureCodec
@@ -25,7 +26,7 @@ GROUPS = sorted([*FOLDER.glob("*_at_reader*.yaml"), FOLDER / "bpg_importance.yam
 
 def system(tmp_path, codec="vcm.codecs.BPGCodec", **settings):
     torch.manual_seed(0)
-    task = YOLOTask("yolov3", None, input_size=64)
+    task = YOLOTask(thin_yolov3(tmp_path), None, input_size=64)
     content = {"codec": {"_target_": codec}, "qualities": [37], **settings}
     plan = OmegaConf.merge(OmegaConf.structured(CodecPlan), content)
     return build_systems("mine", plan, build_codecs("mine", plan), [None], task)[0]
@@ -60,7 +61,12 @@ def test_plans_become_systems(tmp_path):
     both = system(tmp_path, at_reader=True, importance={"alpha": 2, "block": 16})
     assert both.encoder.at_reader
     assert both.encoder.importance == Importance(alpha=2, block=16)
-    other = {"_target_": "vcm.tasks.YOLOTask", "cfg": "yolov3", "weights": None, "input_size": 96}
+    other = {
+        "_target_": "vcm.tasks.YOLOTask",
+        "cfg": str(thin_yolov3(tmp_path)),
+        "weights": None,
+        "input_size": 96,
+    }
     assert system(tmp_path, importance={"task": other}).encoder.importance.task.input_size == (96, 96)
     assert plain.encoder.search is None
     assert system(tmp_path, effort=3).encoder.search == ImageSearch(3)

@@ -14,6 +14,12 @@ ARGUMENTS = ("codec=[jpeg]", "codecs.jpeg.qualities=[10,50]", "examples=2", "wor
 
 
 @pytest.fixture
+def forked(forking, monkeypatch):
+    """Processes are forked, not started anew as they are for users: that takes seconds, and nothing else."""
+    monkeypatch.setattr("vcm.evaluation.sharing.get_context", lambda method: forking)
+
+
+@pytest.fixture
 def folder(asset_path, tmp_path, monkeypatch):
     for name, file in (("yolov3-tiny", "yolov3-tiny.cfg"), ("coco-sample", "images")):
         asset_path(name, file)
@@ -33,7 +39,7 @@ def content(folder):
     }
 
 
-def test_two_processes_leave_what_one_leaves_even_after_a_kill(folder):
+def test_two_processes_leave_what_one_leaves_even_after_a_kill(folder, forked):
     limit = "data.test.limit=12"
     assert main(command(limit, "run_dir=one")) == 0
     process = programs.Program(["-m", "vcm", *command(limit, "run_dir=two", "devices=2")])
@@ -57,13 +63,13 @@ def test_two_processes_leave_what_one_leaves_even_after_a_kill(folder):
     assert not (folder / "two/shares").exists()
 
 
-def test_without_a_kill_every_byte_is_the_same(folder):
+def test_without_a_kill_every_byte_is_the_same(folder, forked):
     for devices in ("1", "2"):
         assert main(command("data.test.limit=5", f"run_dir={devices}", f"devices={devices}")) == 0
     assert content(folder / "1") == content(folder / "2")
 
 
-def test_an_image_that_fails_in_a_process_is_recorded_once(folder, write_image, capsys):
+def test_an_image_that_fails_in_a_process_is_recorded_once(folder, forked, write_image, capsys):
     for number in range(4):
         write_image(folder / "photos" / f"{number}.png", 40, 48, seed=number)
     (folder / "photos/2.png").write_bytes(b"no image")

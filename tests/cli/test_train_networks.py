@@ -7,12 +7,12 @@ import os
 from pathlib import Path
 
 import numpy as np
-import programs
 import pytest
 import torch
 import vcm.conf
 from PIL import Image
 
+import programs
 from vcm.codecs import LearnedCodec
 from vcm.nn.preprocessor import load_preprocessor
 from vcm.nn.proxy import load_proxy
