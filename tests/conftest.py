@@ -42,14 +42,21 @@ def coco_images(asset_path: Callable[[str, str], Path]) -> list[Path]:
 @pytest.fixture(scope="session")
 def curve_plan() -> Callable[[str], dict[str, Any]]:
     """`curve_plan(name)`: what codec=[name] composes, as plain values with interpolations as they stand."""
+    from copy import deepcopy
+    from functools import cache
+
     from hydra import compose, initialize_config_module
     from omegaconf import OmegaConf
 
-    def plan(name: str) -> dict[str, Any]:
+    @cache
+    def composed(name: str) -> dict[str, Any]:
         with initialize_config_module("vcm.conf", version_base="1.3"):
             codecs = compose("evaluate", [f"codec=[{name}]"]).codecs
         ((key, found),) = OmegaConf.to_container(codecs, resolve=False).items()
         assert key == name
         return found
+
+    def plan(name: str) -> dict[str, Any]:
+        return deepcopy(composed(name))
 
     return plan

@@ -1,16 +1,14 @@
 """CompressAI's parts come without the rest of it, and nobody else sees a difference."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
+import programs
+
 
 def run(code):
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False, timeout=120
-    )
+    done = programs.run(["-W", "ignore", "-c", code], timeout=120, imported="torch")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

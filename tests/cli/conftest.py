@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from multiprocessing import forkserver, get_context
 
 import numpy as np
 import pytest
@@ -67,6 +68,15 @@ def _write_model(folder, name="model.safetensors", *, seed=0, categories=COCO_CA
     }
     save_network(network, folder / name, tasks=json.dumps(notes))
     return folder / name
+
+
+@pytest.fixture(scope="session")
+def forking():
+    """Processes that this one starts are forked from a server that has imported what they need."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["vcm.cli.evaluate", "vcm.cli.models", "vcm.tasks", "pytest"])
+    forkserver.ensure_running()
+    return context
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+import programs
 from vcm.cli import bulk
 from vcm.cli.bulk import Processes, default_workers, num_cores, run_on_ray, worth_while
 from vcm.cli.main import main
@@ -23,6 +22,7 @@ from vcm.errors import OutputError
 from vcm.nn.serialization import read_notes
 
 COUNT = 24
+pytestmark = pytest.mark.usefixtures("forking")
 
 
 @pytest.fixture
@@ -147,9 +147,7 @@ def test_ray_gives_what_processes_give(many, model, tmp_path):
         out = tmp_path / engine
         options = ["--engine", engine, "--workers", "1", "--manifest", str(tmp_path / f"{engine}.jsonl")]
         arguments = ["compress", str(many), "--for", "detection", "--model", str(model), "-o", str(out)]
-        done = subprocess.run(
-            [sys.executable, "-m", "vcm", *arguments, *options], capture_output=True, text=True, check=False
-        )
+        done = programs.run(["-m", "vcm", *arguments, *options])
         assert done.returncode == 1, done.stderr
         assert "07.png" in done.stderr
         whole[engine] = content(out)
@@ -211,9 +209,9 @@ def test_a_run_killed_with_sigkill_goes_on_to_the_same_files(many, model, tmp_pa
     for name in ("whole", "broken"):
         manifest = tmp_path / f"{name}.jsonl"
         options = ["-o", str(tmp_path / name), "--manifest", str(manifest), "--workers", "2"]
-        start = [sys.executable, "-m", "vcm", *given, *options]
+        start = ["-m", "vcm", *given, *options]
         if name == "broken":
-            process = subprocess.Popen(start, stdout=subprocess.DEVNULL)
+            process = programs.Program(start)
             deadline = time.monotonic() + 120
             while time.monotonic() < deadline and process.poll() is None:
                 if manifest.exists() and len(manifest.read_text().splitlines()) > 3:
@@ -221,8 +219,9 @@ def test_a_run_killed_with_sigkill_goes_on_to_the_same_files(many, model, tmp_pa
                 time.sleep(0.002)
             process.kill()
             process.wait()
+            wait_for_end_of(process.pid)
             assert 0 < len(rows_that_parse(manifest)) < COUNT - 1
-        done = subprocess.run(start, capture_output=True, text=True, check=False, timeout=200)
+        done = programs.run(start, timeout=200)
         assert done.returncode == 0, done.stderr
         assert ("already done" in done.stdout) == (name == "broken")
         results[name] = content(tmp_path / name)
@@ -264,9 +263,7 @@ def test_workers_end_with_their_parent(model, tmp_path, write_image):
     for number in range(16):
         write_image(tmp_path / "large" / f"{number}.png", 1200, 1600, seed=number)
     arguments = ["compress", str(tmp_path / "large"), "--for", "viewing", "--model", str(model)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "vcm", *arguments, "--workers", "2"], start_new_session=True
-    )
+    process = programs.Program(["-m", "vcm", *arguments, "--workers", "2"])
     deadline = time.monotonic() + 120
     alive = []
     while time.monotonic() < deadline and len(alive) < 4 and process.poll() is None:
@@ -275,10 +272,14 @@ def test_workers_end_with_their_parent(model, tmp_path, write_image):
     process.kill()
     process.wait()
     assert len(alive) >= 4  # itself, the server and two workers
+    wait_for_end_of(process.pid)
+
+
+def wait_for_end_of(session):
     deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and in_session(process.pid):
-        time.sleep(0.05)
-    assert not in_session(process.pid)
+    while time.monotonic() < deadline and in_session(session):
+        time.sleep(0.02)
+    assert not in_session(session)
 
 
 def in_session(session):

@@ -6,14 +6,12 @@ import csv
 import json
 import math
 import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
+import programs
 from vcm.cli.main import main
 from vcm.cli.sweeps import JOB_FILE, PLAN_FILE
 
@@ -38,13 +36,11 @@ def folder(asset_path, tmp_path, monkeypatch):
 
 
 def command(*arguments):
-    return [sys.executable, "-m", "vcm", "evaluate", *arguments]
+    return ["-m", "vcm", "evaluate", *arguments]
 
 
 def sweep(*arguments):
-    return subprocess.run(
-        command(*arguments), capture_output=True, text=True, check=False, timeout=500, env=environment()
-    )
+    return programs.run(command(*arguments), timeout=500, env=environment())
 
 
 def environment():
@@ -73,18 +69,12 @@ def test_every_launcher_finds_the_same_numbers(folder):
 
 def test_a_killed_sweep_goes_on_without_a_job_twice_and_is_collected(folder, capsys):
     arguments = (*SWEEP, *LAUNCHERS["joblib"])
-    process = subprocess.Popen(
-        command(*arguments),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        env=environment(),
-    )
+    process = programs.Program(command(*arguments), env=environment())
     runs = folder / "runs/lambda"
     deadline = time.monotonic() + 300
     while process.poll() is None and time.monotonic() < deadline and not list(runs.glob(f"*/{JOB_FILE}")):
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
+    process.kill_group()
     process.wait()
     done = {path: path.stat().st_mtime_ns for path in runs.glob(f"*/{JOB_FILE}")}
     assert 0 < len(done) < 4

@@ -1,13 +1,13 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 from PIL import Image
+
+import programs
 
 TWO = ("codec=[jpeg]", "codecs.jpeg.qualities=[10,50]", "examples=1")
 
@@ -19,15 +19,8 @@ def vcm(asset_path, tmp_path):
         asset_path(name, file)
 
     def vcm(*arguments, **environment):
-        command = [sys.executable, "-m", "vcm", "evaluate", *arguments]
-        return subprocess.run(
-            command,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, **environment},
-        )
+        command = ["-m", "vcm", "evaluate", *arguments]
+        return programs.run(command, cwd=tmp_path, env={**os.environ, **environment})
 
     return vcm
 
@@ -47,8 +40,8 @@ def test_killed_with_sigkill_and_restarted_gives_the_same_bytes(vcm, tmp_path):
     whole = vcm(*arguments, "run_dir=whole")
     assert whole.returncode == 0, whole.stderr
     assert "jpeg" in whole.stdout
-    command = [sys.executable, "-m", "vcm", "evaluate", *arguments, "run_dir=broken"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = ["-m", "vcm", "evaluate", *arguments, "run_dir=broken"]
+    process = programs.Program(command, cwd=tmp_path)
     records = tmp_path / "broken/records"
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:

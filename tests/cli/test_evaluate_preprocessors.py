@@ -1,9 +1,6 @@
 """Preprocessors of `vcm evaluate`: of every curve, of one, and of none."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +8,7 @@ import torch
 import vcm.conf
 from omegaconf import OmegaConf
 
+import programs
 from vcm.cli.pipelines import NPP_TARGET, build_codecs, build_preprocessors
 from vcm.codecs import SlimmableFeatureCodec
 from vcm.config import CodecPlan
@@ -131,12 +129,12 @@ def test_a_codec_of_features_takes_none(curve):
 def test_a_codec_with_and_without(models, asset_path, tmp_path, task, asset, file, metric):
     asset_path("coco-sample", "images")
     asset_path(asset, file)
-    done = subprocess.run(
-        [sys.executable, "-m", "vcm", "evaluate", f"task={task}", "codec=[jpeg,npp_jpeg,npp_bpg]",
+    done = programs.run(
+        ["-m", "vcm", "evaluate", f"task={task}", "codec=[jpeg,npp_jpeg,npp_bpg]",
          "codecs.jpeg.qualities=[10,50]", "codecs.npp_jpeg.qualities=[10,50]", "codecs.npp_jpeg.lmbda=[1,4]",
          "codecs.npp_bpg.qualities=[37]", "codecs.npp_bpg.codec.preset=ultrafast", "data.test.limit=2",
          f"npp_model={models / 'many.safetensors'}", "labels=[pseudo]"],
-        cwd=tmp_path, capture_output=True, text=True, check=False, env=os.environ,
+        cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "runs/evaluate/results.json").read_text())

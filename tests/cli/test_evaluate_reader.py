@@ -1,9 +1,6 @@
 """`vcm evaluate` with codecs that know their reader: config groups, records, and settings that do not fit."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +8,8 @@ import torch
 import vcm.conf
 from omegaconf import OmegaConf
 
+import programs
+from thin import thin_yolov3
 from vcm.cli.codecs import installed_codecs
 from vcm.cli.pipelines import build_codecs, build_pipelines
 from vcm.codecs import SlimmableFeatureCodec
@@ -27,7 +26,7 @@ GROUPS = sorted([*FOLDER.glob("*_at_reader*.yaml"), FOLDER / "bpg_importance.yam
 
 def system(tmp_path, codec="vcm.codecs.BPGCodec", **settings):
     torch.manual_seed(0)
-    task = YOLOTask("yolov3", None, input_size=64)
+    task = YOLOTask(thin_yolov3(tmp_path), None, input_size=64)
     content = {"codec": {"_target_": codec}, "qualities": [37], **settings}
     plan = OmegaConf.merge(OmegaConf.structured(CodecPlan), content)
     return build_pipelines("mine", plan, build_codecs("mine", plan), [None], task)[0]
@@ -62,7 +61,12 @@ def test_plans_become_systems(tmp_path):
     both = system(tmp_path, at_reader=True, importance={"alpha": 2, "block": 16})
     assert both.encoder.at_reader
     assert both.encoder.importance == Importance(alpha=2, block=16)
-    other = {"_target_": "vcm.tasks.YOLOTask", "cfg": "yolov3", "weights": None, "input_size": 96}
+    other = {
+        "_target_": "vcm.tasks.YOLOTask",
+        "cfg": str(thin_yolov3(tmp_path)),
+        "weights": None,
+        "input_size": 96,
+    }
     assert system(tmp_path, importance={"task": other}).encoder.importance.task.input_size == (96, 96)
     assert plain.encoder.search is None
     assert system(tmp_path, effort=3).encoder.search == ImageSearch(3)
@@ -102,10 +106,10 @@ def test_a_codec_of_features_takes_neither(settings):
 
 def evaluate(folder, *codecs, task="yolov3_tiny"):
     settings = [f"codecs.{name}.{x}" for name in codecs for x in ("qualities=[37]", "codec.preset=ultrafast")]
-    done = subprocess.run(
-        [sys.executable, "-m", "vcm", "evaluate", f"task={task}", f"codec=[{','.join(codecs)}]", *settings,
+    done = programs.run(
+        ["-m", "vcm", "evaluate", f"task={task}", f"codec=[{','.join(codecs)}]", *settings,
          "data.test.limit=2", "labels=[pseudo]", "examples=1"],
-        cwd=folder, capture_output=True, text=True, check=False, env=os.environ,
+        cwd=folder,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     results = json.loads((folder / "runs/evaluate/results.json").read_text())

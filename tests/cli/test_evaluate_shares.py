@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
 
+import programs
 from vcm.cli.main import main
 
 ARGUMENTS = ("codec=[jpeg]", "codecs.jpeg.qualities=[10,50]", "examples=2", "workers=1", "device=cpu")
+
+
+@pytest.fixture
+def forked(forking, monkeypatch):
+    """Processes are forked, not started anew as they are for users: that takes seconds, and nothing else."""
+    monkeypatch.setattr("vcm.evaluation.sharing.get_context", lambda method: forking)
 
 
 @pytest.fixture
@@ -25,7 +28,7 @@ def folder(asset_path, tmp_path, monkeypatch):
 
 
 def command(*arguments):
-    return [sys.executable, "-m", "vcm", "evaluate", *ARGUMENTS, *arguments]
+    return ["evaluate", *ARGUMENTS, *arguments]
 
 
 def content(folder):
@@ -36,29 +39,20 @@ def content(folder):
     }
 
 
-def test_two_processes_leave_what_one_leaves_even_after_a_kill(folder):
+def test_two_processes_leave_what_one_leaves_even_after_a_kill(folder, forked):
     limit = "data.test.limit=12"
-    done = subprocess.run(command(limit, "run_dir=one"), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    process = subprocess.Popen(
-        command(limit, "run_dir=two", "devices=2"),
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    assert main(command(limit, "run_dir=one")) == 0
+    process = programs.Program(["-m", "vcm", *command(limit, "run_dir=two", "devices=2")])
     deadline = time.monotonic() + 200
     while process.poll() is None and time.monotonic() < deadline:
         started = list((folder / "two/shares").glob("*-of-2/jpeg-10*[0-9a-f].jsonl"))
         if any(len(path.read_text().splitlines()) > 4 for path in started):
             break
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
+    process.kill_group()
     process.wait()
     assert not (folder / "two/results.json").exists()
-    again = subprocess.run(
-        command(limit, "run_dir=two", "devices=2"), capture_output=True, text=True, check=False
-    )
-    assert again.returncode == 0, again.stderr
+    assert main(command(limit, "run_dir=two", "devices=2")) == 0
     one, two = content(folder / "one"), content(folder / "two")
     assert {name for name in one if "records" not in name} == {name for name in two if "records" not in name}
     assert all(one[name] == two[name] for name in one if "records" not in name)
@@ -69,19 +63,19 @@ def test_two_processes_leave_what_one_leaves_even_after_a_kill(folder):
     assert not (folder / "two/shares").exists()
 
 
-def test_without_a_kill_every_byte_is_the_same(folder):
+def test_without_a_kill_every_byte_is_the_same(folder, forked):
     for devices in ("1", "2"):
-        assert main(command("data.test.limit=5", f"run_dir={devices}", f"devices={devices}")[3:]) == 0
+        assert main(command("data.test.limit=5", f"run_dir={devices}", f"devices={devices}")) == 0
     assert content(folder / "1") == content(folder / "2")
 
 
-def test_an_image_that_fails_in_a_process_is_recorded_once(folder, write_image, capsys):
+def test_an_image_that_fails_in_a_process_is_recorded_once(folder, forked, write_image, capsys):
     for number in range(4):
         write_image(folder / "photos" / f"{number}.png", 40, 48, seed=number)
     (folder / "photos/2.png").write_bytes(b"no image")
     for devices in ("1", "2"):
         arguments = ("data=images", "data.test.root=photos", f"run_dir={devices}", f"devices={devices}")
-        assert main(command(*arguments)[3:]) == 1
+        assert main(command(*arguments)) == 1
         assert "2.png" in capsys.readouterr().err
     assert content(folder / "1") == content(folder / "2")
 
@@ -94,7 +88,7 @@ def test_an_image_that_fails_in_a_process_is_recorded_once(folder, write_image, 
     ],
 )
 def test_mistakes_are_told_before_a_process_starts(folder, capsys, arguments, message):
-    assert main(command("data.test.limit=2", *arguments)[3:]) == 2
+    assert main(command("data.test.limit=2", *arguments)) == 2
     assert message in capsys.readouterr().err
 
 

@@ -1,5 +1,6 @@
 """conf/experiment: every file composes and builds what it names; the small ones take a step."""
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,11 @@ def settings(tmp_path, monkeypatch, asset_path):
 
 def composed(name: str, *overrides: str) -> DictConfig:
     """What `vcm train` or `vcm evaluate` makes of it, checked against the schema."""
+    return _composed(name, *overrides).copy()
+
+
+@cache
+def _composed(name: str, *overrides: str) -> DictConfig:
     command, schema = ("train", TrainConfig) if name in TRAINED else ("evaluate", EvaluateConfig)
     with initialize_config_module("vcm.conf", version_base="1.3"):
         config = compose(command, [f"experiment/{command}={name}", *overrides])

@@ -1,8 +1,6 @@
 """Overrides as users write them: `experiment=`, and settings by the names that vcm 0.1 had."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +8,7 @@ import yaml
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
+import programs
 from vcm.cli.main import main
 from vcm.cli.overrides import current_overrides, current_settings, saved_settings
 
@@ -169,10 +168,8 @@ def test_debug_wins_over_an_experiment_in_either_place(tmp_path, monkeypatch):
         (folder / "mine.yaml").write_text(text)
     shown = []
     for place in ("experiment", "experiment_train"):
-        command = [sys.executable, "-m", "vcm", "train", "--config-dir", place, "experiment=mine"]
-        done = subprocess.run(
-            [*command, "debug=overfit", "--cfg", "job"], capture_output=True, text=True, check=True
-        )
+        command = ["-m", "vcm", "train", "--config-dir", place, "experiment=mine"]
+        done = programs.run([*command, "debug=overfit", "--cfg", "job"], check=True)
         shown.append(done.stdout)
     assert shown[0] == shown[1]
     assert yaml.safe_load(shown[0])["name"] == "overfit"
@@ -248,7 +245,11 @@ def test_help_lists_the_commands_own_experiments(command, other, capsys):
 @pytest.mark.parametrize(
     ("command", "name", "said"),
     [
-        ("evaluate", "npp/small", "npp/small is an experiment of vcm train. Run: vcm train experiment=npp/small"),
+        (
+            "evaluate",
+            "npp/small",
+            "npp/small is an experiment of vcm train. Run: vcm train experiment=npp/small",
+        ),
         ("train", "demo", "demo is an experiment of vcm evaluate. Run: vcm evaluate experiment=demo"),
         ("evaluate", "demmo", "experiment must be one of demo, .*; got demmo. Did you mean demo?"),
     ],

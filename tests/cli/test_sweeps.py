@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+import programs
 from vcm.cli.sweeps import MAX_NAME, sweep_name
 
 LAUNCHERS = ["basic", "joblib", "submitit_local"]
 
 
 def sweep(training, *arguments):
-    command = [sys.executable, "-m", "vcm", *training, *arguments, "--multirun"]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=400)
+    return programs.run(["-m", "vcm", *training, *arguments, "--multirun"], timeout=400)
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)

@@ -1,10 +1,7 @@
 """`vcm train`, from composing to the model file, on small images and an untrained classifier."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +11,7 @@ from hydra import compose, initialize_config_module
 from lightning import Trainer
 from omegaconf import OmegaConf
 
+import programs
 from vcm.cli.main import main
 from vcm.codecs import LearnedCodec
 from vcm.nn.serialization import read_notes
@@ -121,22 +119,16 @@ def test_every_experiment_is_tested():
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_stopped_run_goes_on(training, tmp_path, number):
-    command = [sys.executable, "-m", "vcm", *training[:-2], "trainer.max_epochs=500", "name=small"]
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    process = programs.Program(["-m", "vcm", *training[:-2], "trainer.max_epochs=500", "name=small"])
     metrics = tmp_path / "runs" / "small" / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 2):
         assert time.monotonic() < deadline
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.1)
+        assert process.poll() is None, process.told()
+        time.sleep(0.02)
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    process.wait(60)
+    _, said = process.told()
     if number == signal.SIGINT:
         assert process.returncode == 130
         assert f"stopped; run the same command to resume from {metrics.parent}/checkpoints/last.ckpt" in said

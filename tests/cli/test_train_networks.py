@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ import torch
 import vcm.conf
 from PIL import Image
 
+import programs
 from vcm.codecs import LearnedCodec
 from vcm.nn.preprocessor import load_preprocessor
 from vcm.nn.proxy import load_proxy
@@ -83,18 +82,13 @@ def trained(tmp_path_factory):
     jobs = [["train", f"network={n}", f"name={n}", *SETTINGS[n], *common] for n in NETWORKS]
     (folder / "jobs.json").write_text(json.dumps(jobs))
     (folder / "keeping.py").write_text(SCRIPT)
-    launch = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29511"]
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", *launch, "keeping.py", "jobs.json"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=500,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder)},
+    environment = {**os.environ, "PYTHONPATH": str(folder), "TORCHELASTIC_RUN_ID": "none"}
+    together = programs.run_together(
+        ["-W", "ignore", "keeping.py", "jobs.json"], 2, cwd=folder, timeout=500, env=environment
     )
-    assert done.returncode == 0, done.stderr[-5000:]
-    assert done.stdout.count("the model:") == len(NETWORKS)
+    for done in together:
+        assert done.returncode == 0, done.stderr[-5000:]
+    assert sum(done.stdout.count("the model:") for done in together) == len(NETWORKS)
     return folder / "runs"
 
 

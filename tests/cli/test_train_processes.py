@@ -1,7 +1,6 @@
 """`vcm train` on several devices, as it is started from a shell: it starts itself once more for each."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import programs
 from vcm.nn.slimmable import load_network
 
 
@@ -39,7 +39,7 @@ def command(tmp_path):
 
 
 def run(command, folder):
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, cwd=folder)
+    return programs.run(command, timeout=300, cwd=folder)
 
 
 def test_two_processes_train_and_go_on(command, tmp_path):

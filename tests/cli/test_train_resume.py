@@ -19,6 +19,7 @@ import torch
 from filelock import FileLock
 from omegaconf import OmegaConf
 
+import programs
 from vcm.cli.main import main
 from vcm.cli.resume import content_of
 from vcm.nn.slimmable import load_network
@@ -247,9 +248,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 def test_a_full_disk_is_told(training):
-    done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, *training], capture_output=True, text=True, check=False, timeout=300
-    )
+    done = programs.run(["-c", FULL_DISK, *training], timeout=300)
     assert done.returncode == 2, done.stderr
     assert "last.ckpt cannot be written: File too large. Free some space" in done.stderr
     assert "Traceback" not in done.stderr
@@ -314,8 +313,8 @@ def test_a_kill_at_any_moment_of_saving_leaves_the_unbroken_runs_model(
     training, unbroken, moment, name, count
 ):
     expected = _unbroken_model(unbroken, training)
-    script = [sys.executable, "-c", KILLED, moment, name, str(count)]
-    done = subprocess.run([*script, *longer(training, 3)], capture_output=True, check=False, timeout=300)
+    script = ["-c", KILLED, moment, name, str(count)]
+    done = programs.run([*script, *longer(training, 3)], timeout=300)
     assert done.returncode == -9, done.stderr
     assert main(longer(training, 3)) == 0
     _assert_same_run(expected)

@@ -6,11 +6,9 @@ what became of it. KIND is one of `STREAMS` or `MODELS`, or "streams" or "models
 
 from __future__ import annotations
 
-import os
 import random
 import resource
 import signal
-import subprocess
 import sys
 import zlib
 from collections import Counter
@@ -24,12 +22,13 @@ MODELS = ("tables", "numbers", "weights", "shapes", "architecture", "bytes", "pr
 
 def run(kind: str, count: int, *, first: int = 0) -> Counter[str]:
     """What became of cases `first` to `first + count`: "refused", "same", "some image", or a fault."""
+    import programs
+
     outcomes: Counter[str] = Counter()
     next_one, last = first, first + count
     while next_one < last:
-        command = [sys.executable, "-W", "ignore", __file__, kind, str(next_one), str(last)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        command = ["-W", "ignore", __file__, kind, next_one, last]
+        done = programs.run(command, timeout=3600)
         lines = [line.split(" ", 1) for line in done.stdout.splitlines()]
         assert lines, done.stderr
         outcomes.update(outcome for _, outcome in lines if outcome != "?")

@@ -1,12 +1,11 @@
 """Streams made on purpose, their checksums right; and images at the edges of what is coded."""
 
 import dataclasses
-import subprocess
-import sys
 
 import pytest
 import torch
 
+import programs
 from vcm.codecs import LearnedCodec, SlimmableFeatureCodec
 from vcm.codecs.learned import streams
 from vcm.codecs.learned.container import read_stream, write_stream
@@ -85,9 +84,7 @@ for data in (b"\\xff" * 400_000, bytes(8), bytes(range(256)) * 40):
         except BitstreamError:
             pass
 """
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, check=False, timeout=120
-    )
+    done = programs.run(["-W", "ignore", "-c", code], timeout=120)
     assert done.returncode == 0, done.stderr
 
 

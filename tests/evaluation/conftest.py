@@ -69,6 +69,16 @@ class BrightTask(SplitTask):
 @pytest.fixture
 def world(tmp_path):
     """Ten images, COCO annotations for eight of them: `world.dataset()`, `world.task()`."""
+    return _make_world(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def make_world():
+    """`make_world(folder)`: the same in another folder, for fixtures of a module."""
+    return _make_world
+
+
+def _make_world(tmp_path):
     rng = np.random.default_rng(0)
     images, annotations = [], []
     (tmp_path / "images").mkdir()

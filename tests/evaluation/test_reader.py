@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from thin import thin_yolov3
 from vcm.codecs import BPGCodec, Codec, CodecPool, Failure, JPEGCodec, qp_offsets
 from vcm.encoding.reader import Importance, scale_prediction, scale_to_reader
 from vcm.errors import ArgumentError, CodecError
@@ -18,9 +19,10 @@ SIZES = [(150, 200), (200, 150), (96, 96), (1, 1), (40, 30), (1, 300), (300, 1),
 
 
 @pytest.fixture(scope="module")
-def yolo():
+def yolo(tmp_path_factory):
+    cfg = thin_yolov3(tmp_path_factory.mktemp("yolo"))
     torch.manual_seed(1)
-    return YOLOTask("yolov3", None, input_size=96, score_threshold=0.0, max_detections=5)
+    return YOLOTask(cfg, None, input_size=96, score_threshold=0.0, max_detections=5)
 
 
 @pytest.fixture
@@ -180,9 +182,9 @@ def test_importance_decides_the_qps(at_reader, yolo, images):
             assert torch.equal(answer.image, codec.decode(stream))
 
 
-def test_importance_of_another_task(yolo, images):
+def test_importance_of_another_task(yolo, images, tmp_path):
     torch.manual_seed(2)
-    other = YOLOTask("yolov3", None, input_size=64)
+    other = YOLOTask(thin_yolov3(tmp_path), None, input_size=64)
     codec = BPGCodec(37, preset="fast")
     system = ImagePipeline("bpg", codec, yolo, importance=Importance(other, alpha=3.0))
     (answer,) = answers(system, images[:1])

@@ -57,15 +57,22 @@ def evaluate(world, folder, codecs, **options):
         return Evaluation(NAME, task, world.dataset(), systems, folder=folder, pool=pool, **options).run()
 
 
-@pytest.fixture
-def run(world, tmp_path):
-    """Three codecs at three or four qualities, and the report on them."""
+@pytest.fixture(scope="module")
+def kept_run(tmp_path_factory, make_world):
+    folder = tmp_path_factory.mktemp("world")
     codecs = {
         "jpeg": [JPEGCodec(quality=q) for q in (10, 25, 50, 80)],
         "webp": [WebPCodec(quality=q) for q in (5, 20, 40)],
         "avif": [AVIFCodec(quality=q, speed=10) for q in (10, 40, 50)],
     }
-    evaluate(world, tmp_path / "run", codecs, examples=2)
+    evaluate(make_world(folder), folder / "run", codecs, examples=2)
+    return folder / "run"
+
+
+@pytest.fixture
+def run(kept_run, tmp_path):
+    """Three codecs at three or four qualities: a copy of the run."""
+    shutil.copytree(kept_run, tmp_path / "run")
     return tmp_path / "run"
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from thin import thin_yolov3
 from vcm.codecs import BPGCodec, CodecPool, JPEGCodec, qp_offsets
 from vcm.data import read_image
 from vcm.encoding import refinement as module
@@ -21,9 +22,10 @@ from vcm.tasks.distance import image_distance
 
 
 @pytest.fixture(scope="module")
-def yolo():
+def yolo(tmp_path_factory):
+    cfg = thin_yolov3(tmp_path_factory.mktemp("yolo"))
     torch.manual_seed(1)
-    return YOLOTask("yolov3", None, input_size=96, score_threshold=0.0, max_detections=5)
+    return YOLOTask(cfg, None, input_size=96, score_threshold=0.0, max_detections=5)
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+import programs
 from vcm import load_task
 from vcm.errors import ArgumentError, BitstreamError, WeightsError
 from vcm.nn.models import load_model
@@ -44,8 +43,7 @@ def plugin(tmp_path, monkeypatch):
 
 def vcm(*arguments):
     """Run a command in a process of its own, where Hydra finds the package's plug-in."""
-    command = [sys.executable, "-W", "ignore", "-m", "vcm", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    done = programs.run(["-W", "ignore", "-m", "vcm", *arguments], timeout=300)
     assert done.returncode == 0, done.stderr
 
 

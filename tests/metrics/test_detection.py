@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+import programs
 from vcm.errors import ArgumentError
 from vcm.metrics import coco
 from vcm.metrics.coco import DETECTION_ACCURACIES
@@ -203,7 +205,10 @@ def _process(rank: int, world: int, folder: str) -> None:
 
 
 def test_processes_agree_with_one_that_saw_all(tmp_path: Path) -> None:
-    mp.spawn(_process, args=(2, str(tmp_path)), nprocs=2)
+    code = "import os, sys, test_detection as test; test._process(int(os.environ['RANK']), 2, sys.argv[1])"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    for done in programs.run_together(["-c", code, tmp_path], 2, env=environment):
+        assert done.returncode == 0, done.stderr
     expected = measure(images(0))
     for rank in range(2):
         for synced in torch.load(tmp_path / f"{rank}.pt", weights_only=True):

@@ -1,12 +1,11 @@
 """A preprocessor's training in two processes: as in one, and without waiting for one whose codec fails."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+import programs
 
 SCRIPT = '''
 import os
@@ -129,16 +128,10 @@ def run(image_data, tmp_path):
     script.write_text(SCRIPT.format(here=str(Path(__file__).parent)))
 
     def start(processes, kind="preprocessor", fails="never"):
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", str(script), str(tmp_path), str(processes), kind, fails],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=200,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        if done.returncode:
-            return done.stderr
+        arguments = ["-W", "ignore", script, tmp_path, processes, kind, fails]
+        together = programs.run_together(arguments, processes, timeout=200)
+        if any(done.returncode for done in together):
+            return "".join(done.stderr for done in together)
         files = [tmp_path / f"{processes}.{rank}.pt" for rank in range(processes)]
         return [torch.load(file, weights_only=True) for file in files]
 

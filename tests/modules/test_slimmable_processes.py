@@ -1,12 +1,11 @@
 """Two processes against one, in programs of their own."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+import programs
 
 SCRIPT = '''
 import sys
@@ -76,16 +75,9 @@ def test_two_processes_train_as_one_with_the_doubled_batch(image_data, tmp_path,
     script = tmp_path / "train.py"
     script.write_text(SCRIPT.format(here=str(Path(__file__).parent)))
     for processes in (1, 2):
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", str(script), str(tmp_path), str(processes), kind],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-            env=environment,
-        )
-        assert done.returncode == 0, done.stderr
+        arguments = ["-W", "ignore", script, tmp_path, processes, kind]
+        for done in programs.run_together(arguments, processes, timeout=300):
+            assert done.returncode == 0, done.stderr
     one, two = (torch.load(tmp_path / f"{n}.pt", weights_only=True) for n in (1, 2))
     for name, value in one["figures"].items():
         assert two["figures"][name] == pytest.approx(value, rel=1e-4, nan_ok=True), name

@@ -89,14 +89,14 @@ def test_boxes_and_scores_with_real_weights(
 @pytest.mark.parametrize("spp", [False, True], ids=["yolov3", "yolov3-spp"])
 def test_full_networks_with_random_weights(spp: bool, tmp_path: Path, coco_images: list[Path]) -> None:
     torch.manual_seed(0)
-    text = yolov3_cfg(spp=spp)
+    text = yolov3_cfg(spp=spp).replace("=416\n", "=192\n")
     network = Darknet(parse_cfg(text))
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0  # running statistics become those of the batch below
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.uniform_(module.bias, -0.5, 0.5)
-    images = torch.cat([random_image(path, 416) for path in coco_images[:2]])
+    images = torch.cat([random_image(path, 192) for path in coco_images[:2]])
     with torch.no_grad():
         network.train()(images)
         ours = network.eval()(images[:1])

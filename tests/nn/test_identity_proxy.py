@@ -33,8 +33,8 @@ def test_a_learned_rate_learns_what_a_codec_takes() -> None:
     torch.manual_seed(0)
     codec, proxy = JPEGProxy().eval(), IdentityProxy("jpeg", (5, 95))
     strengths = torch.rand(80, 1, 1, 1)
-    smooth = torch.nn.functional.interpolate(torch.rand(80, 3, 6, 6), (64, 64), mode="bicubic").clamp(0, 1)
-    images = (smooth + 0.3 * strengths * (torch.rand(80, 3, 64, 64) - 0.5)).clamp(0, 1)
+    smooth = torch.nn.functional.interpolate(torch.rand(80, 3, 6, 6), (32, 32), mode="bicubic").clamp(0, 1)
+    images = (smooth + 0.3 * strengths * (torch.rand(80, 3, 32, 32) - 0.5)).clamp(0, 1)
     qualities = 5 + 90 * torch.rand(80)
     with torch.no_grad():
         real = codec(images, qualities).bpp

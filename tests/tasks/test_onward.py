@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from thin import thin_yolov3
 from vcm.errors import ArgumentError
 from vcm.nn.darknet import IMAGE
 from vcm.tasks import ClassificationTask, SplitTask, TorchvisionDetectionTask, YOLOTask
@@ -13,7 +14,8 @@ from vcm.tasks.distance import image_distance
 
 def yolo(tmp_path: Path, cut: str) -> SplitTask:
     torch.manual_seed(1)
-    return YOLOTask("yolov3", names=[str(number) for number in range(80)], cut=cut, input_size=64)
+    names = [str(number) for number in range(80)]
+    return YOLOTask(thin_yolov3(tmp_path), names=names, cut=cut, input_size=64)
 
 
 def fcos(tmp_path: Path, cut: str) -> SplitTask:
@@ -85,9 +87,9 @@ def test_the_deepest_cut_feeds_every_head():
     assert ClassificationTask("resnet50", None).deepest_cut == "layer4"
 
 
-def test_an_images_distance_does_not_depend_on_the_cut():
+def test_an_images_distance_does_not_depend_on_the_cut(tmp_path):
     torch.manual_seed(0)
-    task = YOLOTask("yolov3", None, input_size=64)
+    task = YOLOTask(thin_yolov3(tmp_path), None, input_size=64)
     x, found = torch.rand(1, 3, 50, 64), torch.rand(1, 3, 50, 64, requires_grad=True)
     distance = image_distance(task)(x)(found)
     task.cut = "layer1"

@@ -3,24 +3,27 @@
 import pytest
 import torch
 
+from thin import thin_yolov3
 from vcm.errors import ArgumentError
 from vcm.tasks import ClassificationTask, SplitTask, TorchvisionDetectionTask, YOLOTask
 
 
-def yolo(cut):
+def yolo(cut, folder):
     torch.manual_seed(1)
-    return YOLOTask("yolov3", None, names=[str(number) for number in range(80)], cut=cut, input_size=64)
+    return YOLOTask(
+        thin_yolov3(folder), None, names=[str(number) for number in range(80)], cut=cut, input_size=64
+    )
 
 
 def torchvision(architecture):
-    def make(cut):
+    def make(cut, folder):
         torch.manual_seed(1)
         return TorchvisionDetectionTask(architecture, None, cut=cut, min_size=64, max_size=64)
 
     return make
 
 
-def mobilenet(cut):
+def mobilenet(cut, folder):
     torch.manual_seed(1)
     task = ClassificationTask("mobilenet_v2", None, cut=cut, resize_size=64, crop_size=64)
     with torch.no_grad():
@@ -38,10 +41,11 @@ MAKERS = {
 }
 
 
-@pytest.fixture(params=MAKERS)
-def tasks(request):
+@pytest.fixture(scope="module", params=MAKERS)
+def tasks(request, tmp_path_factory):
     make, cuts = MAKERS[request.param]
-    return [make(cut) for cut in cuts]
+    folder = tmp_path_factory.mktemp("tasks")
+    return [make(cut, folder) for cut in cuts]
 
 
 def test_do_not_depend_on_the_cut_and_lead_back(tasks):
@@ -94,8 +98,8 @@ def test_outputs_of_another_task_or_size_are_refused(tasks):
         task.output_divergence({name: output[:1] for name, output in outputs.items()}, outputs)
 
 
-def test_yolo_outputs_are_its_raw_outputs():
-    task = yolo("layer4")
+def test_yolo_outputs_are_its_raw_outputs(tmp_path):
+    task = yolo("layer4", tmp_path)
     images = torch.rand(2, 3, 50, 80)
     outputs = task.outputs(task.features(images))
     for found, expected in zip(outputs.values(), task.raw_outputs(images), strict=True):

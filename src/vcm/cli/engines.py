@@ -136,7 +136,7 @@ def run_on_ray(work: Work, items: Iterable[Item], workers: int | None) -> Iterat
         return
     started = not ray.is_initialized()
     if started:
-        ray.init(log_to_driver=False, logging_level="warning")
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level="warning")
     try:
         ray.data.DataContext.get_current().enable_progress_bars = False
         cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
