@@ -3,7 +3,7 @@
 Trains `experiment=slimmable/two_task_small` with `trainer.precision=bf16-mixed` and `32-true`, both at once
 on one thread each, so that both sides meet the same machine, from the same seeds. Prints the median seconds
 of a step and their ratio, and the held-out loss and figures after the last step, for each seed: the
-difference between precisions is to be held against that between seeds.
+difference between precisions is compared with that between seeds.
 
     vcm fetch photo-corpus yolov3-tiny
     python benchmarks/precision.py [--epochs 3] [--seeds 1 2 3] [--folder DIR]

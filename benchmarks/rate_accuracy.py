@@ -252,12 +252,12 @@ def stream_rates(results: Results) -> list[dict[str, Any]]:
                 if axis.labels:
                     row["originals"] = 100 * (results.originals[axis.labels][axis.key] or 0)
                 for anchor in ANCHORS:
-                    row[anchor] = rate_at(upper_envelope(drawn[anchor].points), value)
+                    row[anchor] = rate_of(upper_envelope(drawn[anchor].points), value)
                 rows.append(row)
     return rows
 
 
-def rate_at(points: list[tuple[float, float]], value: float) -> float | None:
+def rate_of(points: list[tuple[float, float]], value: float) -> float | None:
     """The rate at which a rising curve reaches a value, log-linear between points; None if it is outside."""
     for (low_rate, low), (high_rate, high) in pairwise(points):
         if low <= value <= high:

@@ -64,7 +64,7 @@ def run(arguments: Sequence[str]) -> int:
     if not inputs:
         return 2
     work = Preprocessing(known)
-    model = work.prepare()  # what is wrong with the arguments is told before any work
+    model = work.prepare()  # raises errors about arguments before any image is read
     targets = output_names(inputs, known.output)
     read = [source.path for source in inputs]
     outputs = Outputs([model, *read] if model else read, overwrite=known.overwrite)

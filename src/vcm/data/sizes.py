@@ -105,8 +105,8 @@ def stored_orientation(every: Sequence[Annotated]) -> bool | None:
     """
     if any(item.is_swapped for item in every):
         return False  # swapped width and height make sizes look stored
-    told = {item.is_stored for item in every} - {None}
-    return told.pop() if len(told) == 1 else None
+    kinds = {item.is_stored for item in every} - {None}
+    return kinds.pop() if len(kinds) == 1 else None
 
 
 def place(item: Annotated, *, stored: bool | None) -> Placement | None:

@@ -98,7 +98,7 @@ class NPPPreprocessor:
         device: Where the network runs: "cpu", "cuda", …
 
     Raises:
-        ArgumentError: If λ is outside the trained range, or missing and not to be had from the file; or if
+        ArgumentError: If λ is outside the trained range, or missing and not noted in the model file; or if
             it is given to a network for one rate.
         WeightsError: If the model file cannot be read.
     """

@@ -214,7 +214,8 @@ class IntegerHyperSynthesis(nn.Module):
                 of places beyond the image; it may raise what ends the work.
 
         Returns:
-            (latent, 4·h, 4·w) int32, from 0 to num_scales − 1; and float32, exact, likewise; or None.
+            Table indexes, (latent, 4·h, 4·w) int32 from 0 to num_scales − 1, and means of the same shape,
+            float32 and exact; None without means.
         """
         height, width = z_symbols.shape[-2:]
         size = (self.latent, _SCALE * height, _SCALE * width)

@@ -35,7 +35,7 @@ class Darknet(nn.Module):
 
     Attributes:
         height: Height of its input in pixels, as `[net]` says; any multiple of `stride` works.
-        width: Width of its input in pixels, likewise.
+        width: Width of its input in pixels, as `[net]` says; any multiple of `stride` works.
         stride: The coarsest layer's stride in pixels.
         head_layers: Indices of its detection heads.
 

@@ -39,7 +39,7 @@ def read_weights(network: Darknet, path: str | Path) -> int:
     try:
         with open_regular(path, limit=MAX_WEIGHTS_BYTES) as file:
             size = os.fstat(file.fileno()).st_size
-            if size > 4 * needed + _LONGEST_HEADER:  # told without reading it
+            if size > 4 * needed + _LONGEST_HEADER:  # refused without reading it
                 header = file.read(_LONGEST_HEADER)
                 _, offset = _read_header(header, path)
                 _check_length(groups, (size - offset) // 4, path)

@@ -67,7 +67,7 @@ class MultiTaskNetwork(TabledNetwork):
     Attributes:
         tasks: Names, in the order of their widths.
         stride: Pixels to a multiple of which an image's sides must be padded.
-        notes: What the model file says besides, where the network was read from one.
+        notes: Further metadata of the model file; empty for a new network.
 
     Raises:
         ArgumentError: If widths or latents do not ascend, there is no quality, or tasks and feature maps do
