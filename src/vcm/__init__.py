@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from vcm.lazy_imports import lazy_names
 
 if TYPE_CHECKING:
-    from vcm import codecs, data, losses, metrics, modules, nn, tasks
+    from vcm import codecs, data, encoding, losses, metrics, modules, nn, tasks
     from vcm.cli.tasks import load_task
     from vcm.evaluation.python import evaluate
     from vcm.nn.models import load_model
@@ -19,6 +19,7 @@ __all__ = [
     "__version__",
     "codecs",
     "data",
+    "encoding",
     "evaluate",
     "load_model",
     "load_task",
@@ -28,7 +29,7 @@ __all__ = [
     "nn",
     "tasks",
 ]
-_PACKAGES = ("codecs", "data", "evaluation", "losses", "metrics", "modules", "nn", "tasks")
+_PACKAGES = ("codecs", "data", "encoding", "evaluation", "losses", "metrics", "modules", "nn", "tasks")
 __getattr__, __dir__ = lazy_names(
     __name__,
     {

@@ -30,10 +30,10 @@ HALO = 64
 
 @dataclass(frozen=True)
 class TrainedPairs:
-    """Which λ a preprocessor was trained with at which quality of a codec.
+    """Pairs of λ and quality that a preprocessor was trained with.
 
     Attributes:
-        codec: The codec's name; empty where nobody noted it.
+        codec: Name of the codec; empty if unknown.
         lmbdas: λ by quality, in rising order of quality; the geometric mean where a quality had several.
     """
 
@@ -42,10 +42,10 @@ class TrainedPairs:
 
     @classmethod
     def of(cls, codec: str, pairs: Sequence[Sequence[float]]) -> TrainedPairs:
-        """From (λ, quality) pairs.
+        """Build from (λ, quality) pairs.
 
         Raises:
-            ValueError: If they are not such pairs.
+            ValueError: If an entry is not such a pair.
         """
         logarithms: dict[float, list[float]] = {}
         for lmbda, quality in pairs:
@@ -56,10 +56,10 @@ class TrainedPairs:
 
     @classmethod
     def read(cls, path: str | Path) -> TrainedPairs:
-        """From the notes in a model file; empty where there are none.
+        """Read the pairs of a model file; empty if it has none.
 
         Raises:
-            WeightsError: If the file is no model, or the note is damaged.
+            WeightsError: If the file is not a model, or the pairs are damaged.
         """
         note = read_notes(path).get("pairs")
         if not note:
@@ -71,7 +71,7 @@ class TrainedPairs:
             raise WeightsError(f"{path}: its note of pairs is damaged: {error!r}.") from error
 
     def lmbda_at(self, quality: float) -> float:
-        """λ for a quality: log-linear between those trained with, and the outermost beyond them."""
+        """Return λ for a quality: log-linear interpolation, and the nearest trained λ outside their range."""
         return math.exp(
             np.interp(quality, list(self.lmbdas), [math.log(lmbda) for lmbda in self.lmbdas.values()])
         )
@@ -84,22 +84,21 @@ class TrainedPairs:
 
 
 class NPPPreprocessor:
-    """A trained NPP as a `Preprocessor`: (3, H, W) uint8 RGB to the same; for any number of threads.
+    """A trained NPP as a `Preprocessor` of (3, H, W) uint8 RGB images; may be called from several threads.
 
-    Large images are filtered in tiles that show no seams: the full-size network takes about 2 GB at most.
+    Large images are filtered in tiles without seams; the full-size network takes about 2 GB at most.
 
     Args:
-        model: A model file that `vcm train` wrote, or a network.
-        lmbda: λ of a quantization-adaptive network; None takes the one that it was trained with at
-            `quality` of `codec`, as its file notes, log-linearly between the trained ones, the outermost
-            beyond them.
+        model: Model file of `vcm train`, or a network.
+        lmbda: λ of a quantization-adaptive network; None takes the λ of its training at
+            `quality` of `codec`, from the model file, interpolated log-linearly.
         codec: Name of the codec that follows.
-        quality: Its quality.
-        device: Where the network runs: "cpu", "cuda", …
+        quality: Quality of that codec.
+        device: Device of the network: "cpu", "cuda", …
 
     Raises:
-        ArgumentError: If λ is outside the trained range, or missing and not noted in the model file; or if
-            it is given to a network for one rate.
+        ArgumentError: If λ is out of the trained range, missing in call and model file, or given to a
+            network for one λ.
         WeightsError: If the model file cannot be read.
     """
 
@@ -135,7 +134,13 @@ class NPPPreprocessor:
     def at(
         self, *, lmbda: float | None = None, codec: str | None = None, quality: float | None = None
     ) -> NPPPreprocessor:
-        """The same network for another rate, without loading it again; arguments as when it was built."""
+        """Return a preprocessor with the same network and another λ, without loading the file again.
+
+        Args:
+            lmbda: See `NPPPreprocessor`.
+            codec: See `NPPPreprocessor`.
+            quality: See `NPPPreprocessor`.
+        """
         other = object.__new__(type(self))
         other.network, other.pairs = self.network, self.pairs
         other.device, other._sha256 = self.device, self._sha256

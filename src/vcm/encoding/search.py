@@ -125,7 +125,7 @@ class ImageSearch:
             start: Starting point x̄₀ of the same shape: x itself, or x after the preprocessor.
             codec: A `BPGCodec` that is not lossless.
             task: The system's own task, used if the constructor was given none; must then be a `SplitTask`.
-            offsets: QP offsets for the codec; None for none.
+            offsets: QP offsets of the blocks, (⌈H / block⌉, ⌈W / block⌉); None for none.
             block: Block size of the offsets in pixels.
             on_step: Progress callback; receives the steps done and the total.
 
