@@ -20,7 +20,7 @@ _JUDGED = (0.5, 0.75)
 
 
 def annealed_round(v: Tensor, temperature: float) -> Tensor:
-    """Round softly between ⌊v⌋ and ⌈v⌉, differentiably; the colder, the closer to rounding.
+    """Round softly between ⌊v⌋ and ⌈v⌉; differentiable, and closer to rounding at lower temperatures.
 
     The two candidates have the logits −atanh(v − ⌊v⌋)/τ and −atanh(⌈v⌉ − v)/τ of Yang, Bamler and Mandt,
     Improving Inference for Neural Image Compression, NeurIPS 2020; their mean is taken instead of a sample,
@@ -48,7 +48,7 @@ def refine(
     half: bool = False,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Search whole symbols near `start` whose objective is lower than that of `start` rounded.
+    """Search integer symbols near `start` with a lower objective than `start` rounded.
 
     Adam moves the latent under annealed rounding; the learning rate falls along a cosine. The latent at half
     and three quarters of the steps and at the end is rounded and compared with rounding alone, in float32, so

@@ -1,4 +1,4 @@
-"""Entropy-coder tables: made from weights within bounds, and checked before a range coder sees them.
+"""Entropy-coder tables: bounded computation from weights, and checks before range coding.
 
 CompressAI's range coder checks nothing: a table that does not rise from 0 to 2^16 makes it divide by zero,
 read beyond its memory or loop for ever.
@@ -62,7 +62,7 @@ def check_tables(model: EntropyModel, name: str = "tables") -> None:
 
 @torch.no_grad()
 def update_bottleneck(bottleneck: EntropyBottleneck, *, force: bool = True) -> None:
-    """Work out a bottleneck's tables from its weights.
+    """Compute the tables of an entropy bottleneck from its weights.
 
     Args:
         bottleneck: Its tables are replaced.
@@ -92,7 +92,7 @@ def update_bottleneck(bottleneck: EntropyBottleneck, *, force: bool = True) -> N
 
 
 def _check_entries(name: str, entries: int, padded: int) -> None:
-    """Check the size of tables: the values of all rows, and with each row as long as the longest."""
+    """Check the total size of tables, unpadded and padded to the longest row."""
     if entries > MAX_ENTRIES or padded > _MAX_PADDED:
         raise _error(
             name,

@@ -1,4 +1,4 @@
-"""Channel gains that a number decides: one network for a whole range of rates."""
+"""Channel gains conditioned on a number: one network for a range of rates."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _START_RATIO = 2**0.5
 
 
 class ChannelGains(nn.Module):
-    """m = MLP(c): what the channels of a feature map are multiplied with, given a number c an image.
+    """Channel gains m = MLP(c) of a feature map, for one number c per image.
 
     ```
     c ─► linear 1 → hidden ─► ReLU ─► linear hidden → channels ─► ReLU ─► m
@@ -39,18 +39,18 @@ class ChannelGains(nn.Module):
         self.mlp = nn.Sequential(first, nn.ReLU(), last, nn.ReLU())
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """(N, channels, H, W), and (N,) or (1,) numbers of about 0 to 2 → (N, channels, H, W)."""
+        """Multiply (N, channels, H, W) by the gains for (N,) or (1,) numbers of about 0 to 2."""
         gains: Tensor = self.mlp(condition[:, None])
         return x * gains[:, :, None, None]
 
 
 def as_batch(value: float | Tensor, like: Tensor) -> Tensor:
-    """One number for all images, or a tensor of one each, as a (1,) or (N,) tensor on `like`'s device."""
+    """Convert a number, or a tensor of one number per image, to (1,) or (N,) on the device of `like`."""
     return torch.as_tensor(value, dtype=like.dtype, device=like.device).reshape(-1)
 
 
 class LatentGains(nn.Module):
-    """One latent for many rates: gains before quantization, and their inverse after it.
+    """Gains of a latent for several rates, before quantization and inverted after it.
 
     ```
     y ─► · m_q ─► Q ─► · m'_q ─► ŷ
@@ -74,7 +74,7 @@ class LatentGains(nn.Module):
         self.inverse_logarithms = nn.Parameter(-start)
 
     def gains(self, quality: float, *, inverse: bool = False) -> Tensor:
-        """(channels, 1, 1), above 0.
+        """Return the gains of a quality, (channels, 1, 1), above 0.
 
         Args:
             quality: From 1 to how many there are.
@@ -90,7 +90,7 @@ class LatentGains(nn.Module):
 
 
 def check_quality(quality: float | None, qualities: int) -> float:
-    """A quality as a multiple of a sixteenth; the middle one for None.
+    """Round a quality to a multiple of 1/16; None gives the middle one.
 
     Args:
         quality: From 1 to `qualities`.

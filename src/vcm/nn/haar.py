@@ -21,7 +21,7 @@ _KEPT_BY_MEAN, _LEFT_TO_DETAIL = 3.8, 0.07
 
 @dataclass(frozen=True)
 class _Band:
-    """A channel: its energy, whether it is a mean of means, what it is made of, and by which pattern."""
+    """A channel of the pyramid: energy, whether it is a low-pass band, parent channel and pattern."""
 
     energy: float
     smooth: bool
@@ -37,7 +37,7 @@ def start_as_haar(
     gain: float = 0.5,
     noise: float = 0.1,
 ) -> None:
-    """Make of an encoder and its decoders a pyramid of Haar transforms and its inverse, and some noise.
+    """Initialize an encoder and its decoders as a Haar pyramid and its inverse, plus noise.
 
     ```
     x ─► (brightness, colours) ─► 2×2 Haar, ·gain ─► 2×2 Haar, ·gain ─► … ─► y ─► … inverse … ─► x̂
@@ -84,7 +84,7 @@ def start_as_haar(
 
 
 def _children(bands: Sequence[_Band]) -> list[_Band]:
-    """The four bands that each one is split into, by falling energy."""
+    """Split each band into four; return them in descending order of energy."""
     children = []
     for source, band in enumerate(bands):
         for pattern in range(len(_BASIS)):
@@ -94,7 +94,7 @@ def _children(bands: Sequence[_Band]) -> list[_Band]:
 
 
 def _emptied(layer: nn.Module, noise: float) -> Tensor:
-    """The layer's weight, of which little is left, as nothing is of its bias."""
+    """Scale down the layer's weight, zero its bias, and return the weight."""
     weight, bias = layer.weight, getattr(layer, "bias", None)
     assert isinstance(weight, Tensor)
     if isinstance(bias, Tensor):

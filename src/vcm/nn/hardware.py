@@ -11,7 +11,7 @@ _BF16_FLAGS = frozenset(("avx512_bf16", "amx_bf16", "bf16"))
 
 @cache
 def cpu_has_bf16() -> bool:
-    """Whether the CPU multiplies bfloat16 numbers natively; False where the system does not say."""
+    """Return whether the CPU has bfloat16 instructions; False if unknown."""
     return bool(_BF16_FLAGS & _cpu_flags())
 
 

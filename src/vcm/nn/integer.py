@@ -1,4 +1,4 @@
-"""A hyper-decoder in exact integer arithmetic: the same entropy-coder tables on every device.
+"""Hyper-decoder in exact integer arithmetic, for equal table indexes on every device.
 
 An entropy decoder that is off by one table index loses the rest of its stream. Floating-point sums depend on
 their order, and so on device, thread count and library; sums of integers do not. Here every weight and
@@ -36,7 +36,7 @@ _SCALE = 4
 
 
 class IntegerConvTranspose2d(nn.Module):
-    """A transposed convolution of integers, zero until `copy_from`.
+    """Transposed convolution of integers; zero until `copy_from`.
 
     Each output channel has weights w·2^k of 16 bits, with its own k, as large as fits. They are int16 in
     state dicts and int32 in memory: DDP broadcasts buffers, and neither gloo nor NCCL sends int16.
@@ -133,7 +133,7 @@ class IntegerConvTranspose2d(nn.Module):
 
 
 class IntegerHyperSynthesis(nn.Module):
-    """h_s of one width in exact arithmetic: symbols of z → indexes of the Gaussian tables for y, and means.
+    """h_s of one width in exact arithmetic: symbols of z to table indexes and means of y.
 
     ```
     z symbols ─► + median ─► deconv 5×5/2 ─► LeakyReLU ─► deconv 5×5/2 ─► LeakyReLU ─► deconv 3×3/1
@@ -170,7 +170,7 @@ class IntegerHyperSynthesis(nn.Module):
     def copy_from(
         self, layers: Sequence[tuple[Tensor, Tensor]], medians: Tensor, scale_table: Tensor
     ) -> None:
-        """Take over a floating-point h_s.
+        """Quantize a floating-point h_s.
 
         Args:
             layers: Weight and bias of each transposed convolution.
@@ -189,7 +189,7 @@ class IntegerHyperSynthesis(nn.Module):
         self.thresholds.copy_((scale_table[:-1].double() * (1 << FRACTION_BITS)).floor())
 
     def check(self) -> None:
-        """Check that all buffers are such as `copy_from` gives.
+        """Check that the buffers can come from `copy_from`.
 
         Raises:
             ArgumentError: If one is outside its bounds, or the thresholds do not ascend.
@@ -232,7 +232,7 @@ class IntegerHyperSynthesis(nn.Module):
         return indexes, means
 
     def _run(self, z_symbols: Tensor) -> Tensor:
-        """What the last layer gives, (outputs, 4·h, 4·w) float64, for all of (width, h, w)."""
+        """Run all layers on (width, h, w); return (outputs, 4·h, 4·w) float64."""
         x = z_symbols.double()[None] * (1 << FRACTION_BITS) + self.medians.double()[:, None, None]
         x = x.clamp(-ACTIVATION_LIMIT, ACTIVATION_LIMIT)
         for number, deconv in enumerate(self.deconvs):
@@ -241,7 +241,7 @@ class IntegerHyperSynthesis(nn.Module):
 
 
 def split_parameters(x: Tensor, means: bool) -> tuple[Tensor, Tensor | None]:
-    """What h_s gives, (…, C, h, w), as scales, and means where there are any: they take turns."""
+    """Split the output of h_s, (…, C, h, w), into scales and means, which alternate; None without means."""
     return (x[..., 0::2, :, :], x[..., 1::2, :, :]) if means else (x, None)
 
 
@@ -254,7 +254,7 @@ def _check_bounds(name: str, values: Tensor, low: int, high: int) -> None:
 
 
 def _powers_of_two(exponents: Tensor) -> Tensor:
-    """2^exponent as float64, shifted in integers: no device's pow() need be exact."""
+    """Compute 2^exponent in float64 by integer shifts, since pow() may be inexact."""
     return torch.ones_like(exponents, dtype=torch.int64).bitwise_left_shift(exponents.long()).double()
 
 

@@ -11,17 +11,17 @@ GDN_START = 0.001
 
 
 def downsampling(in_channels: int, out_channels: int) -> nn.Conv2d:
-    """A 5×5 convolution to half the size."""
+    """Build a 5×5 convolution of stride 2."""
     return nn.Conv2d(in_channels, out_channels, 5, stride=2, padding=2)
 
 
 def upsampling(in_channels: int, out_channels: int) -> nn.ConvTranspose2d:
-    """A transposed 5×5 convolution to twice the size."""
+    """Build a transposed 5×5 convolution of stride 2."""
     return nn.ConvTranspose2d(in_channels, out_channels, 5, stride=2, padding=2, output_padding=1)
 
 
 def in_float32(model: nn.Module, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Call an entropy model outside autocast: half precision does not resolve probabilities."""
+    """Call an entropy model in float32, because half precision does not resolve probabilities."""
     with torch.autocast(inputs[0].device.type, enabled=False):
         values, likelihoods = model(*(tensor.float() for tensor in inputs))
     return values, likelihoods
@@ -62,6 +62,6 @@ class _ResidualBlock(nn.Module):
 
 
 def pad_to_multiple(x: Tensor, stride: int) -> Tensor:
-    """Repeat the right and bottom edge of (N, C, H, W) until both sides are multiples of `stride`."""
+    """Pad (N, C, H, W) at the right and bottom, by replication, to multiples of `stride`."""
     bottom, right = -x.shape[-2] % stride, -x.shape[-1] % stride
     return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x

@@ -15,7 +15,7 @@ NetworkT = TypeVar("NetworkT")
 
 
 def network_kind(name: object, own: Mapping[str, type[NetworkT]], base: type) -> type[NetworkT]:
-    """Return the class that a model file names: one of vcm's, or one that an installed package registers.
+    """Return the network class of a model file, from vcm or from an installed package.
 
     A model file chooses among these by name and names no code itself.
 

@@ -27,7 +27,7 @@ _MAX_MESSAGE = 1000
 def write_model(
     path: str | Path, state: Mapping[str, Tensor], architecture: Settings, notes: Mapping[str, str]
 ) -> None:
-    """Write a network's state to a safetensors file, under its name only when all is written.
+    """Write a network's state to a safetensors file, atomically.
 
     Args:
         path: The file; its folder must exist.
@@ -41,7 +41,7 @@ def write_model(
 
 
 def read_model(path: str | Path, kinds: str, build: Callable[[Settings], NetworkT]) -> NetworkT:
-    """Read a network that `write_model` wrote, in evaluation mode, on the CPU.
+    """Read a network from a model file, in evaluation mode, on the CPU.
 
     Nothing in the file is trusted: the network may not need more numbers than the file holds, shapes are
     compared before tensors are read, and every weight must be finite.
@@ -75,7 +75,7 @@ def read_model(path: str | Path, kinds: str, build: Callable[[Settings], Network
 
 
 def read_json(text: str, name: str) -> Settings:
-    """A JSON object from a model file's metadata.
+    """Parse a JSON object of a model file's metadata.
 
     Args:
         text: JSON text, at most 1 MiB.
@@ -97,7 +97,7 @@ def read_json(text: str, name: str) -> Settings:
 
 
 def read_notes(path: str | Path) -> dict[str, str]:
-    """The notes that `write_model` wrote with a network.
+    """Read the metadata of a model file.
 
     Raises:
         WeightsError: If the file is missing, damaged or something else.
@@ -126,6 +126,6 @@ def _opened(path: str | Path) -> Iterator[Any]:
 
 
 def _short(message: object) -> str:
-    """A message that may quote a file, without control characters and of a bounded length."""
+    """Shorten a message that may quote a file, and remove control characters."""
     text = printable(message)
     return text if len(text) <= _MAX_MESSAGE else f"{text[:_MAX_MESSAGE]}…"

@@ -23,7 +23,7 @@ class Tile(NamedTuple):
 
 
 def tiles(height: int, width: int, *, tile: int, halo: int, scale: float) -> Iterator[Tile]:
-    """Cut height × width places into tiles of at most `tile` a side; see `in_tiles`."""
+    """Divide an area of height × width into tiles of at most `tile` × `tile`; see `in_tiles`."""
     for top, bottom in _spans(height, tile):
         for left, right in _spans(width, tile):
             above, before = max(top - halo, 0), max(left - halo, 0)
@@ -40,7 +40,7 @@ def tiles(height: int, width: int, *, tile: int, halo: int, scale: float) -> Ite
 def in_tiles(
     transform: Callable[[Tensor], Tensor], x: Tensor, *, tile: int, halo: int, scale: float
 ) -> Tensor:
-    """What `transform(x)` gives, with at most (tile + 2·halo)² places of `x` in work at a time.
+    """Compute `transform(x)` in tiles of at most (tile + 2·halo)² positions of `x`.
 
     The result is the same as in one piece, up to the rounding of floating-point sums, if no output depends on
     places of `x` further than `halo` away.

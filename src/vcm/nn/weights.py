@@ -1,4 +1,4 @@
-"""Checks of weights from files."""
+"""Checks and hashes of weights."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _CONSTANTS = 1 << 16
 
 @contextmanager
 def at_most(count: int, reason: str = "as many as the file holds") -> Iterator[None]:
-    """Refuse to build a network of more numbers than a file holds, before memory is taken for them.
+    """Limit the number of weights of networks that are built in this context, before memory is allocated.
 
     Counts the parameters and buffers that this thread makes within the block.
 
@@ -51,7 +51,7 @@ def at_most(count: int, reason: str = "as many as the file holds") -> Iterator[N
 
 
 class _Budget(threading.local):
-    """How many numbers this thread may still make, and the words of the error; None for no limit."""
+    """Remaining number of weights of this thread, and the text of the error; None for no limit."""
 
     left: int | None = None
     expected = ""
@@ -61,7 +61,7 @@ _budget = _Budget()
 
 
 def _take(module: nn.Module, name: str, tensor: Tensor | None) -> None:
-    """Count a parameter or buffer that a module is given."""
+    """Count a parameter or buffer that is registered."""
     if tensor is None or _budget.left is None:
         return
     # GDN makes its largest tensor, C x C, before it registers it, but after beta.
@@ -77,7 +77,7 @@ register_module_buffer_registration_hook(_take)
 
 
 def check_shapes(network: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Compare the shapes of a state dict with a network's, before the state dict is read.
+    """Check the shapes of a state dict against a network, before the tensors are read.
 
     Args:
         network: What is to be filled.
@@ -103,7 +103,7 @@ def check_shapes(network: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> N
 
 
 def load_tensors(file: BinaryIO) -> object:
-    """`torch.load` of an open file, weights only, on the CPU; it takes no more memory than it has bytes.
+    """Load weights with `torch.load` on the CPU, in no more memory than the file's size.
 
     The checksums of a packed file are compared first: torch's reader does not look at them.
 
@@ -126,7 +126,7 @@ def load_tensors(file: BinaryIO) -> object:
 
 
 def check_values(state: Mapping[str, Tensor], network: nn.Module | None = None) -> None:
-    """Check that weights are numbers that a trained network can have.
+    """Check that weights are finite and of the network's types.
 
     Args:
         state: Tensors by name.
@@ -163,7 +163,7 @@ def check_values(state: Mapping[str, Tensor], network: nn.Module | None = None) 
 
 
 def _tensors(network: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name; `state_dict` would first work out tables."""
+    """Return parameters and buffers by name, without the table update of `state_dict`."""
     return {
         **dict(network.named_parameters(remove_duplicate=False)),
         **dict(network.named_buffers(remove_duplicate=False)),
@@ -171,7 +171,7 @@ def _tensors(network: nn.Module) -> dict[str, Tensor]:
 
 
 def state_sha256(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 of a state dict's names and tensors, in hexadecimal."""
+    """Return the SHA-256 of a state dict's names and tensors in hexadecimal."""
     digest = hashlib.sha256()
     for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -180,6 +180,6 @@ def state_sha256(state: Mapping[str, Tensor]) -> str:
 
 
 def content(tensor: Tensor) -> bytes:
-    """The tensor's elements as they lie in memory, in order."""
+    """Return the tensor's elements as bytes, in order."""
     data: bytes = tensor.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy().tobytes()
     return data

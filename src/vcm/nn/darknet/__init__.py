@@ -1,4 +1,4 @@
-"""Darknet networks: cfg and weights files, the YOLO family's layers, and running a network in parts."""
+"""Darknet networks: cfg and weights files, layers of the YOLO family, partial execution."""
 
 from vcm.nn.darknet.builtin import yolov3_cfg
 from vcm.nn.darknet.cfg import Section, parse_cfg, read_cfg

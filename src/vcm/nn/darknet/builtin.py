@@ -1,4 +1,4 @@
-"""The cfg of YOLOv3 and YOLOv3-SPP, for any number of classes, written out by program."""
+"""Generated cfg of YOLOv3 and YOLOv3-SPP for any number of classes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _ANCHORS = "10,13, 16,30, 33,23, 30,61, 62,45, 59,119, 116,90, 156,198, 373,326"
 
 
 def yolov3_cfg(num_classes: int = 80, *, spp: bool = False) -> str:
-    """Darknet cfg text of YOLOv3 (107 layers) or YOLOv3-SPP (114), layer numbers as in the published files.
+    """Return the Darknet cfg of YOLOv3 (107 layers) or YOLOv3-SPP (114), numbered as in the published files.
 
     ```
     image ─► Darknet-53 ─┬─ stride 32 ─► [SPP] ─► convolutions ─┬─► head of large boxes

@@ -1,4 +1,4 @@
-"""Darknet's cfg files: sections of `key=value` lines, one section a layer."""
+"""Parser of Darknet's cfg files."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class Section:
     options: dict[str, str] = field(default_factory=dict)
 
     def error(self, option: str, expected: str, got: object, remedy: str = "") -> ArgumentError:
-        """An error that says where in the cfg an option is wrong."""
+        """Build an error that names the section and the option."""
         return ArgumentError(
             f"cfg line {self.line}, [{self.name}] {option}", expected=expected, got=got, remedy=remedy
         )
 
     def integer(self, option: str, default: int | None = None, low: int = 0) -> int:
-        """A whole number of at least `low`; without a default it has to be there."""
+        """Return an integer of at least `low`; required without a default."""
         return self.integers(option, None if default is None else (default,), low=low, count=1)[0]
 
     def integers(
@@ -46,7 +46,7 @@ class Section:
         low: int | None = None,
         count: int | None = None,
     ) -> tuple[int, ...]:
-        """Whole numbers, separated by commas."""
+        """Return comma-separated integers."""
         numbers = self.numbers(option, default, count)
         if any(n != int(n) or (low is not None and n < low) for n in numbers):
             bound = "" if low is None else f" >= {low}"
@@ -54,13 +54,13 @@ class Section:
         return tuple(int(n) for n in numbers)
 
     def number(self, option: str, default: float | None = None) -> float:
-        """One number; without a default it has to be there."""
+        """Return a finite number; required without a default."""
         return self.numbers(option, None if default is None else (default,), count=1)[0]
 
     def numbers(
         self, option: str, default: Sequence[float] | None = None, count: int | None = None
     ) -> tuple[float, ...]:
-        """Finite numbers, separated by commas."""
+        """Return comma-separated finite numbers."""
         text = self.options.get(option)
         if text is None:
             if default is None:
@@ -75,7 +75,7 @@ class Section:
         return values
 
     def check_known(self, known: Sequence[str]) -> None:
-        """Refuse options that would change what a layer computes in a way that is not supported.
+        """Raise ArgumentError for an option that changes the layer's result and is not supported.
 
         Raises:
             ArgumentError: If there is any option outside `known`.

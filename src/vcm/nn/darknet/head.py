@@ -1,4 +1,4 @@
-"""YOLO's detection head: what its cfg section says, and how its raw outputs become boxes."""
+"""YOLO detection head: specification and decoding of raw outputs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _UNSUPPORTED = {"new_coords": 0.0, "focal_loss": 0.0, "truth_thresh": 1.0, "labe
 
 @dataclass(frozen=True)
 class HeadSpec:
-    """One `[yolo]` section.
+    """Settings of a `[yolo]` section.
 
     Attributes:
         anchors: (width, height) in pixels of the network's input, of all heads.
@@ -45,7 +45,7 @@ class HeadSpec:
 
     @property
     def num_channels(self) -> int:
-        """Channels of its raw output: 4 for the box, 1 for objectness and C, for each of its anchors."""
+        """Number of channels of the raw output: 4 + 1 + C for each anchor."""
         return len(self.mask) * (5 + self.num_classes)
 
     @classmethod
@@ -84,7 +84,7 @@ class HeadSpec:
 
 
 class HeadOutput(NamedTuple):
-    """A head's output, taken apart; A anchors, C classes.
+    """Decoded output of a head with A anchors and C classes.
 
     Attributes:
         cells: (N, A, H, W, 2) centre within its cell, x and y, in cells.
@@ -102,7 +102,7 @@ class HeadOutput(NamedTuple):
 
 
 def decode_head(raw: Tensor, head: HeadSpec, input_size: tuple[int, int]) -> HeadOutput:
-    """Take a head's raw output apart: b = ((σ(t_xy)·s − (s−1)/2 + c) / grid, anchor · exp(t_wh) / input).
+    """Decode the raw output of a head: b = ((σ(t_xy)·s − (s−1)/2 + c) / grid, anchor · exp(t_wh) / input).
 
     Redmon and Farhadi, "YOLOv3: An Incremental Improvement", arXiv 1804.02767; the stretch s is from
     Bochkovskiy et al., "YOLOv4", arXiv 2004.10934.

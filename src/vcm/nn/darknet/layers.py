@@ -1,4 +1,4 @@
-"""Darknet's layers. Each says which earlier ones it reads (`sources`; -1 is the image) and what comes out."""
+"""Darknet layers. `sources` lists the layers that a layer reads; -1 is the image."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _activation(section: Section, default: str) -> nn.Module:
 
 
 class Convolutional(Layer):
-    """Convolution, batch normalization if asked for, activation."""
+    """Convolution, optional batch normalization, activation."""
 
     def __init__(self, section: Section, index: int, previous: Previous) -> None:
         section.check_known(
@@ -70,7 +70,7 @@ class Convolutional(Layer):
         self.folded = False
 
     def fold(self) -> None:
-        """Work the normalization's evaluation-mode factors into the convolution."""
+        """Fold batch normalization into the convolution, for evaluation mode."""
         if self.norm is not None:
             self.conv = fuse_conv_bn_eval(self.conv.eval(), self.norm.eval())
             self.norm = None
@@ -85,7 +85,7 @@ class Convolutional(Layer):
 
 
 class MaxPool(Layer):
-    """Maximum over size × size, padded by size − 1 in all, the odd pixel on the right and at the bottom."""
+    """Max pooling over size × size, padded by size − 1 in total, the odd pixel at the right and bottom."""
 
     def __init__(self, section: Section, index: int, previous: Previous) -> None:
         section.check_known(("size", "stride", "padding"))
@@ -105,7 +105,7 @@ class MaxPool(Layer):
 
 
 class Upsample(Layer):
-    """Each pixel `stride` × `stride` times."""
+    """Nearest-neighbour upsampling by `stride`."""
 
     def __init__(self, section: Section, index: int, previous: Previous) -> None:
         section.check_known(("stride",))
@@ -119,7 +119,7 @@ class Upsample(Layer):
 
 
 class Route(Layer):
-    """Earlier outputs, one after the other along the channels; of each, group `group_id` of `groups` only."""
+    """Concatenation of earlier outputs along channels, of each only group `group_id` of `groups`."""
 
     def __init__(self, section: Section, index: int, previous: Previous) -> None:
         section.check_known(("layers", "groups", "group_id"))
@@ -148,7 +148,7 @@ class Route(Layer):
 
 
 class Shortcut(Layer):
-    """The layer before plus an earlier one."""
+    """Sum of the previous layer and an earlier one."""
 
     def __init__(self, section: Section, index: int, previous: Previous) -> None:
         section.check_known(("from", "activation"))
@@ -169,7 +169,7 @@ class Shortcut(Layer):
 
 
 class YOLO(Layer):
-    """A detection head: hands its raw input on, and knows how to read it (`spec`)."""
+    """Detection head: passes its raw input on; `spec` describes how to decode it."""
 
     def __init__(self, section: Section, index: int, previous: Previous) -> None:
         spec = HeadSpec.from_section(section)
@@ -194,7 +194,7 @@ Previous: TypeAlias = list[Layer]
 
 
 def _earlier(section: Section, option: str, index: int) -> tuple[int, ...]:
-    """Absolute indices of layers that are given relative to this one (negative) or absolutely."""
+    """Convert relative (negative) layer indices to absolute ones."""
     given = section.integers(option)
     absolute = tuple(i if i >= 0 else index + i for i in given)
     if any(not 0 <= i < index for i in absolute):
@@ -215,7 +215,7 @@ _LAYERS: dict[str, Callable[[Section, int, Previous], Layer]] = {
 
 
 def build_layer(section: Section, index: int, previous: Previous) -> Layer:
-    """Make layer `index` from its section.
+    """Build layer `index` from its section.
 
     Raises:
         ArgumentError: If the kind of section or one of its options is not supported, or does not fit what

@@ -1,4 +1,4 @@
-"""A Darknet network that can be run in parts."""
+"""Darknet network with partial execution."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ IMAGE = -1
 
 
 class Darknet(nn.Module):
-    """A network as a Darknet cfg describes it.
+    """Network described by a Darknet cfg.
 
     ```
     image ─► layer0 ─► layer1 ─► … ─► layerN       a layer reads the one before it, or earlier ones by number
@@ -72,31 +72,31 @@ class Darknet(nn.Module):
         return len(self.layers)
 
     def layer(self, index: int) -> Layer:
-        """Layer `index`, from 0."""
+        """Return layer `index`, from 0."""
         layer = self.layers[index]
         assert isinstance(layer, Layer)
         return layer
 
     @property
     def heads(self) -> tuple[HeadSpec, ...]:
-        """What each detection head's `[yolo]` section says."""
+        """Specifications of the detection heads."""
         return tuple(layer.spec for layer in self.layers if isinstance(layer, YOLO))
 
     def live_after(self, index: int) -> tuple[int, ...]:
-        """Layers whose outputs are still needed once layer `index` has run: itself first, then ascending.
+        """Return the layers whose outputs are needed after layer `index`: itself first, then ascending.
 
         Needed are what later layers read, and what detection heads have already put out.
         """
         return self._live[index]
 
     def last_shared_layer(self) -> int:
-        """The last layer that every detection head depends on, before what only one of them puts out."""
+        """Return the last layer that all detection heads depend on."""
         sources = [set(self.layer(head).sources) for head in self.head_layers]
         above = [set.union(*(self._ancestors(i) for i in outputs)) for outputs in sources]
         return max(set.intersection(*above) - {IMAGE}, default=0)
 
     def _ancestors(self, index: int) -> set[int]:
-        """Layers that a layer depends on, without itself."""
+        """Return all layers that a layer depends on."""
         found: set[int] = set()
         for layer in reversed(range(index + 1)):
             if layer == index or layer in found:
@@ -104,7 +104,7 @@ class Darknet(nn.Module):
         return found
 
     def run(self, live: Mapping[int, Tensor], start: int, stop: int) -> dict[int, Tensor]:
-        """Run layers `start` to `stop`, both included.
+        """Run layers `start` to `stop`, inclusive.
 
         Args:
             live: Outputs by layer index: those live after layer `start` − 1, or {IMAGE: (N, 3, H, W)}.
@@ -121,18 +121,18 @@ class Darknet(nn.Module):
         return outputs
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Raw outputs of every head, (N, A·(5+C), H/s, W/s) each, for images (N, 3, H, W) in [0, 1]."""
+        """Compute the raw outputs of all heads, (N, A·(5+C), H/s, W/s), for images (N, 3, H, W) in [0, 1]."""
         outputs = self.run({IMAGE: images}, 0, len(self) - 1)
         return [outputs[index] for index in self.head_layers]
 
     def fold(self) -> None:
-        """Work every normalization into its convolution: the same in evaluation mode, in less time."""
+        """Fold all batch normalizations into convolutions, which is equal in evaluation mode and faster."""
         for layer in self.layers:
             if isinstance(layer, Convolutional):
                 layer.fold()
 
     def _find_live(self) -> list[tuple[int, ...]]:
-        """See `live_after`, for every layer."""
+        """Compute `live_after` for all layers."""
         live, needed = [], set(self.head_layers)
         for index in reversed(range(len(self))):
             live.append((index, *sorted(i for i in needed if 0 <= i < index)))

@@ -1,4 +1,4 @@
-"""Darknet's weights files: a header of three or four numbers, then float32 values, layer after layer.
+"""Darknet weights files: a header of three or four numbers, then float32 values in layer order.
 
 Header: int32 major, minor, revision; then the number of images seen in training, as uint64 from version
 0.2 on and as int32 before. Per convolution, all little-endian float32: with batch normalization biases β,
@@ -27,7 +27,7 @@ _LONGEST_HEADER = _VERSION.size + 8
 
 
 def read_weights(network: Darknet, path: str | Path) -> int:
-    """Fill `network` from a Darknet weights file and return the number of training images its header tells.
+    """Load a Darknet weights file; return the number of training images in its header.
 
     Raises:
         WeightsError: If the file is missing, cut off, too short or too long for this network (by how many
@@ -71,7 +71,7 @@ def read_weights(network: Darknet, path: str | Path) -> int:
 def write_weights(
     network: Darknet, path: str | Path, *, seen: int = 0, version: tuple[int, int, int] = (0, 2, 0)
 ) -> None:
-    """Write `network` as a Darknet weights file.
+    """Write a Darknet weights file.
 
     Args:
         network: The network, its normalization not folded.
@@ -97,7 +97,7 @@ def _seen_layout(major: int, minor: int) -> struct.Struct:
 
 
 def _read_header(data: bytes, path: str | Path) -> tuple[int, int]:
-    """Number of images seen, and where the values start."""
+    """Return the number of training images and the offset of the values."""
     if len(data) >= _VERSION.size:
         major, minor, _ = _VERSION.unpack_from(data)
         if not (0 <= major < 1000 and 0 <= minor < 1000):
@@ -113,7 +113,7 @@ def _read_header(data: bytes, path: str | Path) -> tuple[int, int]:
 
 
 def _tensors(network: Darknet) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    """Each convolution's index and its tensors by Darknet's names, in the file's order."""
+    """Yield the index of each convolution and its tensors by Darknet's names, in file order."""
     for index, layer in enumerate(network.layers):
         if not isinstance(layer, Convolutional):
             continue

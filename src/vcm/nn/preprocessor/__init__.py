@@ -1,4 +1,4 @@
-"""Method B: a neural preprocessor before any standard codec (Lu et al., IEEE TCSVT 2024)."""
+"""Neural preprocessors of standard codecs (Lu et al., IEEE TCSVT 2024)."""
 
 from vcm.nn.preprocessor.deployment import deployed
 from vcm.nn.preprocessor.network import NPP, QuantizationAdaptiveNPP

@@ -17,7 +17,7 @@ from vcm.nn.preprocessor.network import LMBDA_UNIT, NPP, QuantizationAdaptiveNPP
 @torch.no_grad()
 @former_arguments(rate="lmbda")
 def deployed(network: NPP, lmbda: float | None = None) -> NPP:
-    """The same filter as fewer operations: batch normalization is folded into the convolutions.
+    """Return an equal preprocessor with batch normalization folded into the convolutions.
 
     With λ, the gains of a quantization-adaptive network are folded in too, which leaves a plain one; without,
     λ stays the second input, a tensor of one an image. torch.export and ONNX take either, at heights and
@@ -65,7 +65,7 @@ def _check_lmbda(network: NPP, lmbda: float) -> None:
 
 
 def _before_gains(network: NPP) -> dict[str, nn.Conv2d | nn.ConvTranspose2d]:
-    """The convolution before each place of gains; only a ReLU lies between."""
+    """Return the convolution before each gain; only a ReLU lies between them."""
     pairs: Any = network.pairs
     ups: Any = network.ups
     convs = {"first": network.first, "second": network.second}
@@ -74,7 +74,7 @@ def _before_gains(network: NPP) -> dict[str, nn.Conv2d | nn.ConvTranspose2d]:
 
 
 def _multiply(conv: nn.Conv2d | nn.ConvTranspose2d, gains: Tensor) -> None:
-    """Multiply a convolution's output channels; with gains from 0, as well as after the ReLU that follows."""
+    """Multiply a convolution's output channels; gains are not negative, so they commute with the ReLU."""
     assert conv.bias is not None
     shape = (1, -1, 1, 1) if isinstance(conv, nn.ConvTranspose2d) else (-1, 1, 1, 1)
     conv.weight.mul_(gains.view(shape))

@@ -101,12 +101,12 @@ class NPP(nn.Module):
         return changed[..., :height, :width].clamp(0, 1)
 
     def pointwise(self, x: Tensor, condition: Tensor | None) -> Tensor:
-        """P: colours to colours, (N, 3, H, W)."""
+        """Apply P, the pointwise branch, to (N, 3, H, W)."""
         x = torch.relu(self.gained("first", self.first(x), condition))
         return self.gained("second", self.second(x), condition)
 
     def unet(self, x: Tensor, condition: Tensor | None) -> Tensor:
-        """U: (N, 3, H, W), H and W multiples of 16, to what is added to P's image."""
+        """Apply U, the U-Net branch, to (N, 3, H, W); H and W are multiples of 16."""
         skips = []
         for number, (pair, down) in enumerate(zip(self.pairs, self.downs, strict=True)):
             skip = self.gained(f"down{number}", pair(x), condition)
@@ -119,12 +119,12 @@ class NPP(nn.Module):
         return added
 
     def gained(self, place: str, x: Tensor, condition: Tensor | None) -> Tensor:
-        """The feature map as it is; networks for many rates multiply its channels."""
+        """Return a feature map unchanged; quantization-adaptive networks multiply its channels."""
         del place, condition
         return x
 
     def architecture(self) -> Settings:
-        """What builds this network again, as plain JSON values; see `build_preprocessor`."""
+        """Return the settings for `build_preprocessor`, as plain JSON values."""
         return {"network": type(self).__name__, "channels": list(self.channels)}
 
 
@@ -200,7 +200,7 @@ class QuantizationAdaptiveNPP(NPP):
         return float(lmbda)  # type: ignore[arg-type]  # a number
 
     def gained(self, place: str, x: Tensor, condition: Tensor | None) -> Tensor:
-        """The feature map, its channels multiplied where the paper has gains."""
+        """Multiply the channels of a feature map where the paper has gains."""
         if place not in self.gains or condition is None:
             return x
         gained: Tensor = self.gains[place](x, condition)
@@ -221,13 +221,13 @@ def _check_finite(pixels: Tensor) -> None:
 
 
 def _block(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
-    """A 3×3 convolution, batch normalization, ReLU."""
+    """Build a 3×3 convolution with batch normalization and ReLU."""
     conv = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU())
 
 
 def _up(in_channels: int, out_channels: int) -> nn.Sequential:
-    """To twice the size."""
+    """Build an upsampling block of factor 2."""
     deconv = nn.ConvTranspose2d(in_channels, out_channels, 2, stride=2, bias=False)
     return nn.Sequential(deconv, nn.BatchNorm2d(out_channels), nn.ReLU())
 

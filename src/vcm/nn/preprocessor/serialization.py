@@ -1,4 +1,4 @@
-"""A trained preprocessor as one file."""
+"""Model files of preprocessors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NETWORKS: dict[str, type[NPP]] = {kind.__name__: kind for kind in (NPP, Quantiza
 
 
 def build_preprocessor(architecture: Settings) -> NPP:
-    """A new preprocessor from what `NPP.architecture` gave.
+    """Build a preprocessor from the settings of `NPP.architecture`.
 
     Raises:
         ArgumentError: If that is not such a description.
@@ -45,7 +45,7 @@ def save_preprocessor(network: NPP, path: str | Path, **notes: str) -> None:
 
 
 def load_preprocessor(path: str | Path) -> NPP:
-    """Read a preprocessor that `save_preprocessor` wrote, in evaluation mode, on the CPU.
+    """Read a preprocessor from a model file, in evaluation mode, on the CPU.
 
     Raises:
         WeightsError: If the file is missing, damaged or something else.

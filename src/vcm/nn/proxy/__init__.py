@@ -1,4 +1,4 @@
-"""Differentiable stand-ins for codecs: one interface, images and quality in, images and bpp out."""
+"""Differentiable proxies of codecs: images and a quality in, decoded images and bpp out."""
 
 from vcm.nn.proxy.base import Proxy, ProxyOutput
 from vcm.nn.proxy.identity import IdentityProxy

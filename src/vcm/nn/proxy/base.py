@@ -1,4 +1,4 @@
-"""What stands in for a codec while something before it learns."""
+"""Interface of proxies."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ProxyOutput:
 
 
 class Proxy(nn.Module, ABC):
-    """A differentiable stand-in for a codec: images and a quality in, decoded images and their rate out.
+    """Differentiable proxy of a codec: images and a quality in, decoded images and their rate out.
 
     In training mode symbols that are rounded may become noisy, as its gradient tells more; in evaluation
     mode the outcome is the same every time.
@@ -60,7 +60,7 @@ class Proxy(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, quality: float | Tensor) -> ProxyOutput:
-        """What the codec would make of images.
+        """Estimate the decoded images and the rate of the codec.
 
         Args:
             x: (N, 3, H, W) RGB in [0, 1], of any size from 1×1.
@@ -71,7 +71,7 @@ class Proxy(nn.Module, ABC):
         """
 
     def condition(self, quality: float | Tensor, like: Tensor) -> Tensor:
-        """Where a quality lies between the smallest and the largest: (1,) or (N,), from 0 to 1.
+        """Return the relative position of a quality in the proxy's range: (1,) or (N,), in [0, 1].
 
         Raises:
             ArgumentError: If it is outside.
@@ -88,5 +88,5 @@ class Proxy(nn.Module, ABC):
         return (batch - low) / (high - low)
 
     def architecture(self) -> Settings:
-        """What builds this proxy again, as plain JSON values; see `build_proxy`."""
+        """Return the settings for `build_proxy`, as plain JSON values."""
         return {"network": type(self).__name__, "codec": self.codec, "qualities": list(self.qualities)}

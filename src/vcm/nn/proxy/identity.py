@@ -21,7 +21,7 @@ _SIDE = 5
 
 
 class IdentityProxy(Proxy):
-    """The image as it is, and a rate that is learned or constant: the ablation of a real proxy.
+    """Ablation: the unchanged image, with a learned or constant rate.
 
     ```
     x ─┬─► decoded

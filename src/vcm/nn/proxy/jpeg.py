@@ -52,7 +52,7 @@ _BITS = (6.77, 1.08, 1.45, 2.93, 3.89, 1.21, 3.70, 0.05)
 
 
 class JPEGProxy(Proxy):
-    """JPEG (ITU-T T.81) as libjpeg does it, differentiable.
+    """Differentiable JPEG (ITU-T T.81), as implemented by libjpeg.
 
     ```
     x ─► YCbCr ─► 4:2:0 ─► 8×8 DCT ─► /table(quality) ─► soft rounding ─┬─► ·table ─► inverse ─► decoded
@@ -167,12 +167,12 @@ def _counts(planes: list[tuple[Tensor, Tensor]]) -> Tensor:
 
 
 def _bit_length(symbols: Tensor) -> Tensor:
-    """(N, …) → (N,): Σ log2(1 + |q|)."""
+    """Compute Σ log2(1 + |q|) per image, (N,)."""
     return torch.log2(1 + symbols.abs()).sum(1)
 
 
 def _whole(x: Tensor) -> Tensor:
-    """Rounded; the gradient is that of x."""
+    """Round, with the gradient of the identity."""
     return x.detach().round() + (x - x.detach())
 
 
@@ -181,7 +181,7 @@ def _recoloured(x: Tensor, matrix: Tensor) -> Tensor:
 
 
 def _dct_basis() -> Tensor:
-    """(64, 64): row 8u + v is the image of the coefficient of vertical frequency u and horizontal v."""
+    """Return the DCT basis, (64, 64): row 8u + v has vertical frequency u and horizontal frequency v."""
     places = torch.arange(_SIDE, dtype=torch.float64)
     waves = torch.cos(math.pi / _SIDE * places[:, None] * (places + 0.5)) * math.sqrt(2 / _SIDE)
     waves[0] /= math.sqrt(2)
@@ -189,14 +189,14 @@ def _dct_basis() -> Tensor:
 
 
 def _in_blocks(planes: Tensor) -> Tensor:
-    """(N, C, 8h, 8w) → (N, C, h, w, 64)."""
+    """Split (N, C, 8h, 8w) into blocks, (N, C, h, w, 64)."""
     n, c, height, width = planes.shape
     cut = planes.reshape(n, c, height // _SIDE, _SIDE, width // _SIDE, _SIDE)
     return cut.transpose(3, 4).flatten(4)
 
 
 def _from_blocks(blocks: Tensor) -> Tensor:
-    """(N, C, h, w, 64) → (N, C, 8h, 8w)."""
+    """Join blocks (N, C, h, w, 64) to (N, C, 8h, 8w)."""
     n, c, down, across, _ = blocks.shape
     cut = blocks.reshape(n, c, down, across, _SIDE, _SIDE).transpose(3, 4)
     return cut.reshape(n, c, down * _SIDE, across * _SIDE)

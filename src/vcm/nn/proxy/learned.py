@@ -1,4 +1,4 @@
-"""A learned codec that stands in for a real one at every quality."""
+"""Learned codec as a proxy for all qualities."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _CALIBRATION_UNIT = 10.0
 
 
 class LearnedProxy(Proxy):
-    """A mean–scale hyperprior codec conditioned on a codec's quality (Lu et al., IEEE TCSVT 2024).
+    """Mean–scale hyperprior codec conditioned on a codec's quality (Lu et al., IEEE TCSVT 2024).
 
     ```
     x ─► g_a ─► ÷Δ·m ─► y ─┬─► Q ─► ŷ ─► ·m'·Δ ─► g_s ─► x̂
@@ -168,5 +168,5 @@ class LearnedProxy(Proxy):
 
 
 def rounded(x: Tensor) -> Tensor:
-    """Whole numbers, with the gradient passed straight through."""
+    """Round, with the gradient of the identity."""
     return x.round().detach() + (x - x.detach())

@@ -1,4 +1,4 @@
-"""A trained proxy as one file."""
+"""Model files of proxies."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NETWORKS: dict[str, type[Proxy]] = {kind.__name__: kind for kind in (LearnedProx
 
 
 def build_proxy(architecture: Settings) -> Proxy:
-    """A new proxy from what `Proxy.architecture` gave.
+    """Build a proxy from the settings of `Proxy.architecture`.
 
     Raises:
         ArgumentError: If that is not such a description.
@@ -45,7 +45,7 @@ def save_proxy(proxy: Proxy, path: str | Path, **notes: str) -> None:
 
 
 def load_proxy(path: str | Path, codec: str | None = None) -> Proxy:
-    """Read a proxy that `save_proxy` wrote, in evaluation mode, on the CPU.
+    """Read a proxy from a model file, in evaluation mode, on the CPU.
 
     Args:
         path: The file.
@@ -61,7 +61,7 @@ def load_proxy(path: str | Path, codec: str | None = None) -> Proxy:
 
 
 def with_codec_settings(proxy: Proxy, path: str | Path) -> Proxy:
-    """Return the proxy with the settings of its codec that its model file notes.
+    """Set a proxy's codec settings from its model file.
 
     Raises:
         WeightsError: If the note is damaged.

@@ -1,4 +1,4 @@
-"""Method A: one encoder that runs at several widths (Cao et al., IEEE Access 2023)."""
+"""Slimmable multi-task codecs (Cao et al., IEEE Access 2023)."""
 
 from vcm.nn.slimmable.factorized import LatentScalable, SlimmableFactorized
 from vcm.nn.slimmable.hyperprior import SlimmableHyperprior

@@ -1,4 +1,4 @@
-"""Networks whose latent has a factorized prior: slimmable (S-BFM, Ba-BFM) and latent-scalable (LSS-BFM)."""
+"""Networks with a factorized prior: slimmable (S-BFM, Ba-BFM) and latent-scalable (LSS-BFM)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Y = "y"
 
 
 class SlimmableFactorized(MultiTaskNetwork):
-    """S-BFM (Cao et al., IEEE Access 2023): a slimmable encoder, and a factorized prior for each width.
+    """S-BFM (Cao et al., IEEE Access 2023): slimmable encoder with a factorized prior per width.
 
     ```
     x ─► g_a at width i ─► y ─► Q ─► ŷ ─► decoder of task i
@@ -46,7 +46,7 @@ class SlimmableFactorized(MultiTaskNetwork):
         return CodecOutput(self.decode(self.ungained(y_hat, task, quality), task), {Y: likelihoods})
 
     def sections(self, task: str) -> tuple[str, ...]:
-        """One: the latent."""
+        """Return the only section, the latent."""
         self.index(task)
         return (Y,)
 
@@ -62,11 +62,11 @@ class SlimmableFactorized(MultiTaskNetwork):
         size: tuple[int, int],
         watch: Callable[[Tensor], None] | None = None,
     ) -> Tensor:
-        """Every channel has its own row."""
+        """Return one row per channel."""
         return channel_rows(self.latents[self.index(task)], size, self.stride)
 
     def table(self, task: str, section: str) -> EntropyBottleneck:
-        """The width's entropy bottleneck."""
+        """Return the entropy bottleneck of the width."""
         return self._bottleneck(task)
 
     def dequantize(self, symbols: Mapping[str, Tensor], task: str) -> Tensor:
@@ -82,12 +82,12 @@ class SlimmableFactorized(MultiTaskNetwork):
         return DenseEncoder(self.g_a.dense(self.index(task)), None)
 
     def decoding_state(self, task: str) -> Iterable[Tensor]:
-        """With the medians, which are added to the symbols."""
+        """Yield the tensors of `MultiTaskNetwork.decoding_state` and the medians."""
         yield from super().decoding_state(task)
         yield medians(self._bottleneck(task))
 
     def bottlenecks(self, task: str) -> list[EntropyBottleneck]:
-        """The width's own."""
+        """Return the bottleneck of the width."""
         return [self._bottleneck(task)]
 
     def _bottleneck(self, task: str) -> EntropyBottleneck:
@@ -129,7 +129,7 @@ class LatentScalable(MultiTaskNetwork):
         return CodecOutput(self.decode(self.ungained(y_hat, task, quality), task), likelihoods)
 
     def sections(self, task: str) -> tuple[str, ...]:
-        """One for each task up to this one: y0, y1, …"""
+        """Return one section for each task up to this one: y0, y1, …"""
         return tuple(f"{Y}{number}" for number in range(self.index(task) + 1))
 
     def quantize(self, latents: tuple[Tensor, ...], task: str) -> Symbols:
@@ -150,12 +150,12 @@ class LatentScalable(MultiTaskNetwork):
         size: tuple[int, int],
         watch: Callable[[Tensor], None] | None = None,
     ) -> Tensor:
-        """Every channel has its own row."""
+        """Return one row per channel."""
         start, stop = self._layers(task)[section][0]
         return channel_rows(stop - start, size, self.stride)
 
     def table(self, task: str, section: str) -> EntropyBottleneck:
-        """The entropy bottleneck of the channels that the section adds."""
+        """Return the entropy bottleneck of the section's channels."""
         return self._layers(task)[section][1]
 
     def dequantize(self, symbols: Mapping[str, Tensor], task: str) -> Tensor:
@@ -164,7 +164,7 @@ class LatentScalable(MultiTaskNetwork):
         return torch.cat(parts, dim=1)
 
     def latent_sections(self, task: str) -> dict[str, slice]:
-        """One for each task up to this one."""
+        """Return one section for each task up to this one."""
         return {name: slice(start, stop) for name, ((start, stop), _) in self._layers(task).items()}
 
     def symbol_bits(self, latent: Tensor, symbols: Mapping[str, Tensor], task: str) -> Tensor:
@@ -175,13 +175,13 @@ class LatentScalable(MultiTaskNetwork):
         ).sum()
 
     def encoder(self, task: str) -> DenseEncoder:
-        """The encoder of full width without the channels of the latent that only wider tasks have."""
+        """Return the full-width encoder without the latent channels of wider tasks."""
         encoder = DenseEncoder(self.g_a.dense(0), None)
         encoder.g_a[-1] = _first_channels(encoder.g_a[-1], self.latents[self.index(task)])
         return encoder
 
     def gains_of(self, task: str) -> LatentGains:
-        """Those that all tasks share, as they share channels."""
+        """Return the gains that all tasks share."""
         self.index(task)
         gains = self.latent_gains[0]
         assert isinstance(gains, LatentGains)
@@ -191,12 +191,12 @@ class LatentScalable(MultiTaskNetwork):
         return self.latents[-1:]
 
     def decoding_state(self, task: str) -> Iterable[Tensor]:
-        """With the medians, which are added to the symbols."""
+        """Yield the tensors of `MultiTaskNetwork.decoding_state` and the medians."""
         yield from super().decoding_state(task)
         yield from (medians(bottleneck) for _, bottleneck in self._layers(task).values())
 
     def bottlenecks(self, task: str) -> list[EntropyBottleneck]:
-        """That of the channels that the task adds."""
+        """Return the bottleneck of the channels that the task adds."""
         return [self.entropy_bottlenecks[self.index(task)]]
 
     def _layers(self, task: str) -> dict[str, tuple[tuple[int, int], EntropyBottleneck]]:
@@ -205,7 +205,7 @@ class LatentScalable(MultiTaskNetwork):
 
 
 def _first_channels(conv: nn.Module, count: int) -> nn.Conv2d:
-    """A convolution without the outputs after the first so many."""
+    """Build a convolution with the first output channels of another."""
     assert isinstance(conv, nn.Conv2d)
     assert conv.bias is not None
     few = copy.deepcopy(conv)
@@ -215,7 +215,7 @@ def _first_channels(conv: nn.Module, count: int) -> nn.Conv2d:
 
 
 def _bits(bottleneck: EntropyBottleneck, latent: Tensor) -> Tensor:
-    """Estimated bits of (C, h, w) symbols, soft or whole, whose median is 0; differentiable by them alone."""
+    """Estimate the bits of (C, h, w) symbols with median 0; differentiable with respect to the symbols."""
     values = latent.float().flatten(1)[:, None] + medians(bottleneck)[0]
     ends = [bottleneck._logits_cumulative(values + half, stop_gradient=True) for half in (-0.5, 0.5)]
     sign = -torch.sign(ends[0] + ends[1]).detach()  # differences of sigmoids are exact on their lower side
@@ -224,12 +224,12 @@ def _bits(bottleneck: EntropyBottleneck, latent: Tensor) -> Tensor:
 
 
 def medians(bottleneck: EntropyBottleneck) -> Tensor:
-    """(1, C, 1, 1) float32."""
+    """Return the medians of a bottleneck, (1, C, 1, 1) float32."""
     values: Tensor = bottleneck.quantiles[:, 0, 1].detach().float()
     return values[None, :, None, None]
 
 
 def channel_rows(channels: int, size: tuple[int, int], stride: int) -> Tensor:
-    """Row c for every symbol of channel c: (channels, ⌈H/stride⌉, ⌈W/stride⌉) int32, on the CPU."""
+    """Return table row c for channel c: (channels, ⌈H/stride⌉, ⌈W/stride⌉) int32, on the CPU."""
     rows = torch.arange(channels, dtype=torch.int32)[:, None, None]
     return rows.expand(channels, -(-size[0] // stride), -(-size[1] // stride))

@@ -1,4 +1,4 @@
-"""A slimmable network with a scale hyperprior: S-BHM, and Ba-BHM with one width."""
+"""Slimmable network with a scale hyperprior: S-BHM, and Ba-BHM with one width."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ SCALE_TABLE = [
 
 @cache
 def _gaussian_tables() -> dict[str, Tensor]:
-    """The Gaussian tables' buffers, which do not depend on weights."""
+    """Compute the buffers of the Gaussian tables, which do not depend on weights."""
     model = GaussianConditional(SCALE_TABLE)
     model.update()
     return {name: getattr(model, name) for name in ("_quantized_cdf", "_offset", "_cdf_length")}
 
 
 class SlimmableHyperprior(MultiTaskNetwork):
-    """S-BHM (Cao et al., IEEE Access 2023): a slimmable encoder with a slimmable scale hyperprior.
+    """S-BHM (Cao et al., IEEE Access 2023): slimmable encoder with a slimmable scale hyperprior.
 
     ```
     x ─► g_a ─► y ─┬─► h_a ─► z ─► Q ─► ẑ ─► h_s ─► σ, μ
@@ -130,7 +130,7 @@ class SlimmableHyperprior(MultiTaskNetwork):
         return CodecOutput(decoded, {Y: y_likelihoods, Z: z_likelihoods})
 
     def sections(self, task: str) -> tuple[str, ...]:
-        """Side information, then the latent."""
+        """Return the sections of z and y."""
         self.index(task)
         return Z, Y
 
@@ -150,14 +150,14 @@ class SlimmableHyperprior(MultiTaskNetwork):
         size: tuple[int, int],
         watch: Callable[[Tensor], None] | None = None,
     ) -> Tensor:
-        """For z its channel; for y what the exact hyper-decoder makes of z."""
+        """Return the channel for z, and the output of the integer hyper-decoder for y."""
         if section == Z:
             return channel_rows(self.widths[self.index(task)], size, _Z_STRIDE)
         places = (size[0] // LATENT_STRIDE, size[1] // LATENT_STRIDE)
         return self._prior(task, decoded, places, watch)[0]
 
     def table(self, task: str, section: str) -> EntropyModel:
-        """The width's entropy bottleneck for z, the Gaussian tables for y."""
+        """Return the entropy bottleneck for z and the Gaussian tables for y."""
         return self.entropy_bottlenecks[self.index(task)] if section == Z else self.gaussian_conditional
 
     def dequantize(self, symbols: Mapping[str, Tensor], task: str) -> Tensor:
@@ -167,7 +167,7 @@ class SlimmableHyperprior(MultiTaskNetwork):
         return y if means is None else y + means
 
     def symbol_bits(self, latent: Tensor, symbols: Mapping[str, Tensor], task: str) -> Tensor:
-        """See `MultiTaskNetwork.symbol_bits`; the deviations are those of the tables."""
+        """See `MultiTaskNetwork.symbol_bits`; uses the tables' standard deviations."""
         rows, _ = self._prior(task, symbols, (latent.shape[-2], latent.shape[-1]))
         deviations = torch.tensor(SCALE_TABLE, device=latent.device)[rows.long()]
         size = latent.float().abs()
@@ -176,7 +176,7 @@ class SlimmableHyperprior(MultiTaskNetwork):
         return bits
 
     def _mean(self, task: str, symbols: Mapping[str, Tensor], y: Tensor) -> Tensor | None:
-        """The mean of y, (C, h, w), as streams have it; None where it is not predicted."""
+        """Return the mean of y, (C, h, w); None if means are not predicted."""
         if not self._means:
             return None
         return self._prior(task, symbols, (y.shape[-2], y.shape[-1]))[1]
@@ -188,7 +188,7 @@ class SlimmableHyperprior(MultiTaskNetwork):
         places: tuple[int, int],
         watch: Callable[[Tensor], None] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """The Gaussian tables' rows and the means of y, (C, h, w) each, from z's symbols; computed once."""
+        """Return table rows and means of y, (C, h, w) each, from z's symbols; cached."""
         if isinstance(symbols, Symbols) and symbols.prior is not None:
             return symbols.prior
         indexes, means = self.integer_h_s[self.index(task)](symbols[Z], watch)
@@ -212,11 +212,11 @@ class SlimmableHyperprior(MultiTaskNetwork):
         return DenseEncoder(g_a, self.h_a.dense(index))
 
     def bottlenecks(self, task: str) -> list[EntropyBottleneck]:
-        """The width's own, for z."""
+        """Return the bottleneck of z."""
         return [self.entropy_bottlenecks[self.index(task)]]
 
     def update_tables(self) -> None:
-        """The bottlenecks' tables, the Gaussian ones, and h_s in integers."""
+        """Update the tables of the bottlenecks, the Gaussian tables and the integer h_s."""
         super().update_tables()
         for name, table in _gaussian_tables().items():
             setattr(self.gaussian_conditional, name, table.to(self.fingerprints.device, copy=True))
@@ -228,20 +228,20 @@ class SlimmableHyperprior(MultiTaskNetwork):
             )
 
     def check_tables(self) -> None:
-        """With the integer hyper-decoders."""
+        """Also check the integer hyper-decoders."""
         super().check_tables()
         for exact in self.integer_h_s:
             assert isinstance(exact, IntegerHyperSynthesis)
             exact.check()
 
     def table_state(self, task: str) -> Iterable[Tensor]:
-        """The tables, and the integer hyper-decoder that chooses among them."""
+        """Yield the tables and the integer hyper-decoder."""
         yield from super().table_state(task)
         yield from self.integer_h_s[self.index(task)].state_dict().values()
 
 
 def _check_blocks(blocks: Mapping[str, int], tasks: tuple[str, ...]) -> dict[str, int]:
-    """The counts by task, without tasks that have none."""
+    """Check block counts; return those above 0 by task."""
     if not isinstance(blocks, Mapping) or not set(blocks) <= set(tasks):
         raise ArgumentError("blocks", expected=f"a mapping from any of {', '.join(tasks)}", got=blocks)
     for task, count in blocks.items():

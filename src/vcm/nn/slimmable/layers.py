@@ -1,4 +1,4 @@
-"""Layers that run at several widths with one set of weights."""
+"""Slimmable layers: several widths with one set of weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vcm.validation import is_whole
 
 
 def check_widths(argument: str, widths: Sequence[int]) -> tuple[int, ...]:
-    """Return `widths` as a tuple, if they are one or more whole numbers from 1, each larger than the last.
+    """Return `widths` as a tuple if they are ascending integers of at least 1.
 
     Raises:
         ArgumentError: If they are not.
@@ -37,7 +37,7 @@ def check_widths(argument: str, widths: Sequence[int]) -> tuple[int, ...]:
 
 
 class SlimmableConv2d(nn.Conv2d):
-    """A convolution of which each width uses the first channels: `weight[:out, :in]`.
+    """Convolution of which each width uses the first channels: `weight[:out, :in]`.
 
     ```
     (N, in_widths[i], H, W) ──► weight[:out_widths[i], :in_widths[i]] ──► (N, out_widths[i], H/s, W/s)
@@ -68,17 +68,17 @@ class SlimmableConv2d(nn.Conv2d):
         self.in_widths, self.out_widths = tuple(in_widths), tuple(out_widths)
 
     def sliced(self, index: int) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias of width `index`: views of the first channels."""
+        """Return weight and bias of width `index`, as views."""
         outs, ins = self.out_widths[index], self.in_widths[index]
         return self.weight[:outs, :ins], None if self.bias is None else self.bias[:outs]
 
     def forward(self, x: Tensor, index: int) -> Tensor:  # type: ignore[override]  # a width is part of the call
-        """Run at width `index`, counted from 0."""
+        """Run at width `index`, from 0."""
         weight, bias = self.sliced(index)
         return F.conv2d(x, weight, bias, self.stride, self.padding)
 
     def dense(self, index: int) -> nn.Conv2d:
-        """A plain convolution with the weights of width `index`."""
+        """Build a plain convolution with the weights of width `index`."""
         weight, bias = self.sliced(index)
         (kernel, _), (stride, _) = self.kernel_size, self.stride
         plain = nn.Conv2d(
@@ -89,7 +89,7 @@ class SlimmableConv2d(nn.Conv2d):
 
 
 class SlimmableConvTranspose2d(nn.ConvTranspose2d):
-    """A transposed convolution of which each width uses the first channels: `weight[:in, :out]`.
+    """Transposed convolution of which each width uses the first channels: `weight[:in, :out]`.
 
     ```
     (N, in_widths[i], H, W) ──► weight[:in_widths[i], :out_widths[i]] ──► (N, out_widths[i], s·H, s·W)
@@ -116,13 +116,13 @@ class SlimmableConvTranspose2d(nn.ConvTranspose2d):
         self.in_widths, self.out_widths = tuple(in_widths), tuple(out_widths)
 
     def sliced(self, index: int) -> tuple[Tensor, Tensor]:
-        """Weight and bias of width `index`: views of the first channels."""
+        """Return weight and bias of width `index`, as views."""
         ins, outs = self.in_widths[index], self.out_widths[index]
         assert self.bias is not None
         return self.weight[:ins, :outs], self.bias[:outs]
 
     def forward(self, x: Tensor, index: int) -> Tensor:  # type: ignore[override]  # a width is part of the call
-        """Run at width `index`, counted from 0."""
+        """Run at width `index`, from 0."""
         weight, bias = self.sliced(index)
         return F.conv_transpose2d(x, weight, bias, self.stride, self.padding, self.output_padding)  # type: ignore[arg-type]  # torch's own tuples
 
@@ -151,7 +151,7 @@ class SwitchableGDN(nn.Module):
 
 
 class DenseGDN(nn.Module):
-    """GDN with its parameters worked out: for inference, tracing and export.
+    """GDN with precomputed parameters, for inference, tracing and export.
 
     ```
     y = x · (β + γ·x²)^(−1/2)
@@ -171,7 +171,7 @@ class DenseGDN(nn.Module):
             self.register_buffer("gamma", gdn.gamma_reparam(gdn.gamma)[:, :, None, None].clone())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalize (N, C, H, W); in place where nothing is differentiated or traced."""
+        """Normalize (N, C, H, W); in place without gradients or tracing."""
         if x.requires_grad or torch.compiler.is_compiling():
             return x * F.conv2d(x * x, self.gamma, self.beta).rsqrt()
         # At these sizes new memory costs as much as the arithmetic: a few rows at a time stay in the cache.
@@ -181,7 +181,7 @@ class DenseGDN(nn.Module):
 
 
 class DenseEncoder(nn.Module):
-    """One width's encoder as plain layers: what a camera runs. See `MultiTaskNetwork.at_width`.
+    """Encoder of one width in plain layers; see `MultiTaskNetwork.at_width`.
 
     It works in channels-last memory, which is faster on CPUs; benchmarks/slimmable_latency.py says how much.
 
@@ -202,7 +202,7 @@ class DenseEncoder(nn.Module):
 
 
 def identity_convolution(channels: int) -> nn.Conv2d:
-    """A 1×1 convolution of each channel by itself that changes nothing, for a scale and a bias to come."""
+    """Build a depthwise 1×1 convolution that is the identity."""
     plain = nn.Conv2d(channels, channels, 1, groups=channels)
     nn.init.ones_(plain.weight)
     assert plain.bias is not None

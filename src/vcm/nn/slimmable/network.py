@@ -1,4 +1,4 @@
-"""One encoder that runs at several widths, each with a task of its own."""
+"""Base class of slimmable multi-task codecs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _STAGE_GAIN = 1.0
 
 
 class MultiTaskNetwork(TabledNetwork):
-    """A learned codec with one encoder for several tasks, narrow to wide, and a decoder for each.
+    """Learned codec with one slimmable encoder for several tasks and a decoder for each.
 
     ```
     x ─► encoder at the task's width ─► y ─► ·m ─► Q ─► ·m' ─► ŷ ─┬─► g_s ─► x̂   ("reconstruction")
@@ -119,7 +119,7 @@ class MultiTaskNetwork(TabledNetwork):
 
     @abstractmethod
     def _build(self) -> None:
-        """Make the encoder g_a and the entropy models; the decoders are there already."""
+        """Build the encoder g_a and the entropy models, after the decoders."""
 
     @abstractmethod
     def forward(self, x: Tensor, task: str, quality: float | None = None) -> CodecOutput:
@@ -138,11 +138,11 @@ class MultiTaskNetwork(TabledNetwork):
 
     @abstractmethod
     def sections(self, task: str) -> tuple[str, ...]:
-        """Names of the parts of the task's stream, in the order in which they are coded."""
+        """Return the names of the stream's sections, in coding order."""
 
     @abstractmethod
     def quantize(self, latents: tuple[Tensor, ...], task: str) -> Symbols:
-        """Integer symbols of one image, by section.
+        """Quantize the latents of one image to integer symbols by section.
 
         Args:
             latents: What `at_width(task, quality)` gives for a batch of one.
@@ -161,7 +161,7 @@ class MultiTaskNetwork(TabledNetwork):
         size: tuple[int, int],
         watch: Callable[[Tensor], None] | None = None,
     ) -> Tensor:
-        """Which row of the section's table each symbol is coded with: (C, h, w) int32.
+        """Return the table row of each symbol of a section: (C, h, w) int32.
 
         Args:
             task: One of `tasks`.
@@ -174,15 +174,15 @@ class MultiTaskNetwork(TabledNetwork):
 
     @abstractmethod
     def table(self, task: str, section: str) -> EntropyModel:
-        """CompressAI's entropy model whose cumulative distributions the section is coded with."""
+        """Return the CompressAI entropy model with the tables of a section."""
 
     @abstractmethod
     def dequantize(self, symbols: Mapping[str, Tensor], task: str) -> Tensor:
-        """What was quantized, (1, C, h, w), from the symbols of every section; `ungained` makes ŷ of it."""
+        """Return the dequantized latent, (1, C, h, w), from the symbols of all sections, before `ungained`."""
 
     @abstractmethod
     def symbol_bits(self, latent: Tensor, symbols: Mapping[str, Tensor], task: str) -> Tensor:
-        """Estimated bits of y's symbols; a scalar with a gradient.
+        """Estimate the bits of y's symbols; differentiable scalar.
 
         Args:
             latent: y's symbols, (C, h, w), soft or whole.
@@ -192,18 +192,18 @@ class MultiTaskNetwork(TabledNetwork):
 
     @abstractmethod
     def encoder(self, task: str) -> DenseEncoder:
-        """New plain layers with the weights that the task's encoder has now, without gains."""
+        """Build plain layers with the present weights of the task's encoder, without gains."""
 
     @abstractmethod
     def bottlenecks(self, task: str) -> list[EntropyBottleneck]:
-        """The task's own entropy bottlenecks, whose quantiles `aux_loss` trains."""
+        """Return the task's entropy bottlenecks, whose quantiles `aux_loss` trains."""
 
     def latent_sections(self, task: str) -> dict[str, slice]:
-        """The sections that hold y, and which of its channels: by default the last, all of them."""
+        """Return the sections of y with their channels; by default the last one with all channels."""
         return {self.sections(task)[-1]: slice(None)}
 
     def update_tables(self) -> None:
-        """Work out every table from the weights as they are; `update` calls this where needed."""
+        """Compute all tables from the weights; called by `update` if needed."""
         for task in self.tasks:
             for bottleneck in self.bottlenecks(task):
                 update_bottleneck(bottleneck)
@@ -215,7 +215,7 @@ class MultiTaskNetwork(TabledNetwork):
                 check_tables(self.table(task, section), f"the tables of {task}, {section},")
 
     def table_state(self, task: str) -> Iterable[Tensor]:
-        """The integers that decide how the task's symbols are coded."""
+        """Yield the integer tensors that determine how the task's symbols are coded."""
         for section in self.sections(task):
             model = self.table(task, section)
             yield from (model.quantized_cdf, model.cdf_length, model.offset)
@@ -224,7 +224,7 @@ class MultiTaskNetwork(TabledNetwork):
 
     @torch.no_grad()
     def at_width(self, task: str, quality: float | None = None) -> DenseEncoder:
-        """The task's encoder as a plain dense module with the same outputs, for deployment and export.
+        """Build the task's encoder as a plain dense module with equal outputs, for deployment and export.
 
         Gains are folded into its last convolution: y comes as it is quantized. Later training of this network
         does not change it.
@@ -248,7 +248,7 @@ class MultiTaskNetwork(TabledNetwork):
         return encoder
 
     def gained(self, y: Tensor, task: str, quality: float | None = None) -> Tensor:
-        """What is quantized of y, (N, C, h, w): its channels multiplied, if there are several qualities.
+        """Multiply y, (N, C, h, w), by the gains of a quality, before quantization.
 
         Raises:
             ArgumentError: If there is no such task or quality.
@@ -257,12 +257,12 @@ class MultiTaskNetwork(TabledNetwork):
         return y if gains is None else y * gains
 
     def ungained(self, y_hat: Tensor, task: str, quality: float | None = None) -> Tensor:
-        """ŷ from what was quantized; see `gained`."""
+        """Multiply a dequantized latent by the inverse gains; see `gained`."""
         gains = self._gains(task, quality, inverse=True)
         return y_hat if gains is None else y_hat * gains
 
     def check_quality(self, quality: float | None) -> float:
-        """Return a quality as a multiple of a sixteenth, and the middle one for None.
+        """Round a quality to a multiple of 1/16; None gives the middle one.
 
         Raises:
             ArgumentError: If the network has no such quality.
@@ -270,7 +270,7 @@ class MultiTaskNetwork(TabledNetwork):
         return check_quality(quality, self.qualities)
 
     def decode(self, y_hat: Tensor, task: str) -> Tensor:
-        """ŷ → x̂ or f̂ by the task's decoder."""
+        """Decode ŷ to x̂ or f̂."""
         decoded: Tensor = self.decoders[task](y_hat)
         return decoded
 
@@ -361,7 +361,7 @@ class MultiTaskNetwork(TabledNetwork):
         return {"x_hat": torch.cat(decoded)}
 
     def architecture(self) -> Settings:
-        """What builds this network again, as plain JSON values; see `build_network`."""
+        """Return the settings for `build_network`, as plain JSON values."""
         return {
             "network": type(self).__name__,
             "widths": dict(zip(self.tasks, self.widths, strict=True)),
@@ -372,29 +372,29 @@ class MultiTaskNetwork(TabledNetwork):
         }
 
     def decoding_state(self, task: str) -> Iterable[Tensor]:
-        """All tensors that turn the task's stream into its output; other tasks' do not matter."""
+        """Yield all tensors that decode the task's stream."""
         yield from self.table_state(task)
         yield from self.decoders[task].state_dict().values()
         if self.qualities > 1:
             yield self.gains_of(task).inverse_logarithms[:, : self.latents[self.index(task)]]
 
     def decoded_kind(self, task: str) -> Settings | None:
-        """The task's feature map; None for images."""
+        """Return the settings of the task's feature map; None for images."""
         target = self.features.get(task)
         return asdict(target) if target else None
 
     def gains_of(self, task: str) -> LatentGains:
-        """The gains of a task's latent; of its first channels, where several tasks share them."""
+        """Return the gains of a task's latent, which may have more channels than the task."""
         gains = self.latent_gains[self.index(task)]
         assert isinstance(gains, LatentGains)
         return gains
 
     def _gained_latents(self) -> tuple[int, ...]:
-        """Channels of every latent that has gains of its own."""
+        """Return the channels of each latent with its own gains."""
         return self.latents
 
     def _gains(self, task: str, quality: float | None, *, inverse: bool = False) -> Tensor | None:
-        """(C, 1, 1), or None where there is but one quality."""
+        """Return the gains, (C, 1, 1); None for a network of one quality."""
         quality = self.check_quality(quality)
         if self.qualities == 1:
             return None
@@ -402,7 +402,7 @@ class MultiTaskNetwork(TabledNetwork):
 
 
 def _check_latents(latents: Mapping[str, int], tasks: tuple[str, ...]) -> tuple[int, ...]:
-    """The latents' channels in the order of the tasks."""
+    """Return the latent channels in the order of the tasks."""
     if not isinstance(latents, Mapping) or set(latents) != set(tasks):
         raise ArgumentError(
             "latents", expected=f"a mapping with one each for {', '.join(tasks)}", got=latents

@@ -28,7 +28,7 @@ Distortion = Callable[[Tensor, Area], Tensor]
 
 @dataclass(frozen=True)
 class LatentSearch:
-    """Searches symbols of y that lower bits / pixel + λ · 255² · distortion, by `vcm.nn.annealing.refine`.
+    """Search for symbols of y with less bits / pixel + λ · 255² · distortion; see `vcm.nn.annealing.refine`.
 
     Side information, tables and decoder stay as they are, so that any decoder reads the result (Yang, Bamler,
     Mandt, Improving Inference for Neural Image Compression, NeurIPS 2020).
@@ -57,7 +57,7 @@ class LatentSearch:
     tile: int | None = None
 
     def run(self, y: Tensor, symbols: Symbols, on_step: Callable[[int, int], None] | None = None) -> Symbols:
-        """Search; no tile's own objective is worse afterwards than with the symbols that were given.
+        """Search; the objective of no tile becomes worse.
 
         Args:
             y: The latent, gains and all, (1, C, h, w).
@@ -92,7 +92,7 @@ class LatentSearch:
     def _objective(
         self, latent: Tensor, offset: Tensor, symbols: Symbols, area: Area
     ) -> Callable[[Tensor], Tensor]:
-        """The objective of one area's symbols, the rest of the latent given."""
+        """Build the objective of the symbols of one area, with the rest of the latent fixed."""
         size = (latent.shape[-2], latent.shape[-1])
         around, seen = _grown(area, _CONTEXT, size), _grown(area, _MARGIN, size)
         decoder = self.network.decoders[self.task]

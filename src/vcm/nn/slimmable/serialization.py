@@ -22,7 +22,7 @@ NETWORKS: dict[str, type[MultiTaskNetwork]] = {
 
 
 def build_network(architecture: Settings) -> MultiTaskNetwork:
-    """A new network from what `MultiTaskNetwork.architecture` gave.
+    """Build a network from the settings of `MultiTaskNetwork.architecture`.
 
     Raises:
         ArgumentError: If that is not such a description.
@@ -40,7 +40,7 @@ def build_network(architecture: Settings) -> MultiTaskNetwork:
 
 
 def save_network(network: MultiTaskNetwork, path: str | Path, *, half: bool = False, **notes: str) -> None:
-    """Write a network to a safetensors file, its tables in step with its weights.
+    """Write a network with updated tables to a safetensors file.
 
     Args:
         network: What to save.
@@ -60,7 +60,7 @@ def save_network(network: MultiTaskNetwork, path: str | Path, *, half: bool = Fa
 
 
 def load_network(path: str | Path) -> MultiTaskNetwork:
-    """Read a network that `save_network` wrote, in evaluation mode, on the CPU, with the file's notes.
+    """Read a network and its metadata from a model file, in evaluation mode, on the CPU.
 
     Raises:
         WeightsError: If the file is missing, damaged or something else.

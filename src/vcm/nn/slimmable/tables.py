@@ -1,4 +1,4 @@
-"""Entropy-coder tables that stay in step with a network's weights, and what tells models apart."""
+"""Entropy-coder tables that follow a network's weights, and fingerprints of models."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FINGERPRINT_BYTES = 8
 
 
 class TabledNetwork(nn.Module, ABC):
-    """A network with entropy-coder tables, for several tasks.
+    """Network with entropy-coder tables for several tasks.
 
     Tables are integer buffers. They are recomputed whenever weights have changed since, before they are
     saved or coded with, and are taken as they are from a whole checkpoint; so one file codes the same on
@@ -46,11 +46,11 @@ class TabledNetwork(nn.Module, ABC):
 
     @abstractmethod
     def update_tables(self) -> None:
-        """Work out every table from the weights as they are; `update` calls this where needed."""
+        """Compute all tables from the weights; called by `update` if needed."""
 
     @abstractmethod
     def check_tables(self) -> None:
-        """Check every table as it is.
+        """Check all tables.
 
         Raises:
             ArgumentError: If a range coder could not work with one.
@@ -58,14 +58,14 @@ class TabledNetwork(nn.Module, ABC):
 
     @abstractmethod
     def decoding_state(self, task: str) -> Iterable[Tensor]:
-        """All tensors that turn the task's stream into its output; other tasks' do not matter."""
+        """Yield all tensors that decode the task's stream."""
 
     @abstractmethod
     def decoded_kind(self, task: str) -> Settings | None:
-        """What the task's stream becomes, as plain JSON values."""
+        """Return the kind of the task's decoded output, as plain JSON values."""
 
     def index(self, task: str) -> int:
-        """The task's place among the widths, from 0.
+        """Return the index of the task's width, from 0.
 
         Raises:
             ArgumentError: If there is no such task.
@@ -76,7 +76,7 @@ class TabledNetwork(nn.Module, ABC):
 
     @torch.no_grad()
     def update(self, *, force: bool = False) -> bool:
-        """Bring the entropy-coder tables in step with the weights; returns whether there was anything to do.
+        """Update the entropy-coder tables if weights have changed; return whether they had.
 
         Args:
             force: Work them out even if no weight has changed.
@@ -94,7 +94,7 @@ class TabledNetwork(nn.Module, ABC):
         return True
 
     def fingerprint(self, task: str) -> bytes:
-        """Eight bytes that tell models apart whose streams for this task are not each other's."""
+        """Return eight bytes that identify the model for streams of this task."""
         self.update()
         return bytes(self.fingerprints[self.index(task)].tolist())
 
@@ -111,14 +111,14 @@ class TabledNetwork(nn.Module, ABC):
         return bytearray(digest.digest()[:FINGERPRINT_BYTES])
 
     def _parameters_digest(self) -> bytes:
-        """Changes with every weight, however it was changed."""
+        """Return a digest of all weights."""
         digest = hashlib.sha256()
         for parameter in self.parameters():
             digest.update(content(parameter))
         return digest.digest()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move or cast; tables that were in step stay what they are."""
+        """Move or cast; up-to-date tables are kept."""
         in_step = self._in_step_with is not None and self._in_step_with == self._parameters_digest()
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's own
         if in_step:
@@ -138,7 +138,7 @@ class TabledNetwork(nn.Module, ABC):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _trust_tables(self) -> None:
-        """Take the tables that came with the weights as they are, if they are these weights' own.
+        """Accept the tables of a state dict if they belong to its weights.
 
         Raises:
             ArgumentError: If they say so, but a range coder could not work with them.

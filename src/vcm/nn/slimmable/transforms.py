@@ -1,4 +1,4 @@
-"""The autoencoder's four transforms, and what turns a latent into a detector's feature map."""
+"""Transforms of the autoencoder, and decoders from a latent to a feature map."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LATENT_STRIDE = 16
 
 
 class Analysis(nn.Module):
-    """g_a: image → latent, at any of its widths (Cao et al., IEEE Access 2023).
+    """Analysis transform g_a, image to latent, at several widths (Cao et al., IEEE Access 2023).
 
     ```
     x ─► conv 5×5/2 ─► GDN ─► conv 5×5/2 ─► GDN ─► conv 5×5/2 ─► GDN ─► conv 5×5/2 ─► y
@@ -55,7 +55,7 @@ class Analysis(nn.Module):
         return y
 
     def dense(self, index: int) -> nn.Sequential:
-        """Plain layers with the weights of width `index`."""
+        """Build plain layers with the weights of width `index`."""
         layers: list[nn.Module] = []
         for conv, gdn in zip(self.convs, self.gdns, strict=False):
             assert isinstance(conv, SlimmableConv2d)
@@ -67,15 +67,15 @@ class Analysis(nn.Module):
 
 
 class _Pyramid(nn.Sequential):
-    """A decoder that may start as the inverse of a pyramid of Haar transforms; see `vcm.nn.haar`."""
+    """Decoder that can be initialized as an inverse Haar pyramid; see `vcm.nn.haar`."""
 
     def deconvs(self) -> list[nn.Module]:
-        """Its transposed convolutions, first to last."""
+        """Return the transposed convolutions in order."""
         return [layer for layer in self if isinstance(layer, nn.ConvTranspose2d)]
 
 
 class Synthesis(_Pyramid):
-    """g_s: latent → image.
+    """Synthesis transform g_s, latent to image.
 
     ```
     ŷ ─► deconv 5×5/2 ─► IGDN ─► deconv 5×5/2 ─► IGDN ─► deconv 5×5/2 ─► IGDN ─► deconv 5×5/2 ─► x̂
@@ -93,7 +93,7 @@ class Synthesis(_Pyramid):
 
 
 def _synthesis_stages(in_channels: int, channels: int, count: int) -> list[nn.Module]:
-    """The first stages of g_s: a deconvolution and an inverse normalization each."""
+    """Build the first stages of g_s: deconvolution and inverse GDN each."""
     layers: list[nn.Module] = []
     for number in range(count):
         before = channels if number else in_channels
@@ -102,7 +102,7 @@ def _synthesis_stages(in_channels: int, channels: int, count: int) -> list[nn.Mo
 
 
 class HyperAnalysis(nn.Module):
-    """h_a: latent → side information, at any of its widths.
+    """Hyper-analysis transform h_a, latent to side information, at several widths.
 
     ```
     |y| ─► conv 3×3/1 ─► LeakyReLU ─► conv 5×5/2 ─► LeakyReLU ─► conv 5×5/2 ─► z
@@ -129,7 +129,7 @@ class HyperAnalysis(nn.Module):
         return x
 
     def dense(self, index: int) -> nn.Sequential:
-        """Plain layers with the weights of width `index`; takes |y|."""
+        """Build plain layers with the weights of width `index`; they take |y|."""
         layers: list[nn.Module] = []
         for conv in self.convs:
             assert isinstance(conv, SlimmableConv2d)
@@ -138,7 +138,7 @@ class HyperAnalysis(nn.Module):
 
 
 class HyperSynthesis(nn.Module):
-    """h_s: side information → scales of the latent, and its means where asked for, at any of its widths.
+    """Hyper-synthesis transform h_s, side information to scales (and means) of the latent, at several widths.
 
     ```
     ẑ ─► deconv 5×5/2 ─► LeakyReLU ─► deconv 5×5/2 ─► LeakyReLU ─► deconv 3×3/1 ─► σ, μ
@@ -172,7 +172,7 @@ class HyperSynthesis(nn.Module):
 
 
 class FeatureTransform(nn.Sequential):
-    """A machine width's decoder: latent → the feature map that a task's network has at its cut.
+    """Decoder from a latent to the feature map at a task network's cut.
 
     ```
     ŷ ─► deconv 5×5/2 ─► LeakyReLU ─► 5×5/1 ─► LeakyReLU ─► 3×3/1 ─► LeakyReLU ─► 3×3/1 ─► f̂
@@ -214,7 +214,7 @@ class FeatureTransform(nn.Sequential):
 
 
 class FeatureSynthesis(_Pyramid):
-    """A machine width's decoder to an early, fine feature map: g_s's first stages, then convolutions.
+    """Decoder to an early feature map of high resolution: the first stages of g_s, then convolutions.
 
     ```
     ŷ ─► [deconv 5×5/2 ─► IGDN] ×n ─► 5×5/1 ─► LeakyReLU ─► 3×3/1 ─► LeakyReLU ─► 3×3/1 ─► f̂
@@ -257,7 +257,7 @@ class FeatureSynthesis(_Pyramid):
 def feature_decoder(
     in_channels: int, target: FeatureMap, channels: int
 ) -> FeatureTransform | FeatureSynthesis:
-    """The decoder from a latent of `in_channels` to a feature map.
+    """Build the decoder from a latent of `in_channels` to a feature map.
 
     Args:
         in_channels: Of the latent.

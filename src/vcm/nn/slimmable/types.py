@@ -1,4 +1,4 @@
-"""What networks with several tasks are built of and what they give."""
+"""Data classes of slimmable networks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RECONSTRUCTION = "reconstruction"
 
 @dataclass(frozen=True)
 class FeatureMap:
-    """The feature map at a task network's cut.
+    """Feature map at a task network's cut.
 
     Attributes:
         channels: Its channels.
@@ -64,7 +64,7 @@ class Symbols(dict[str, Tensor]):
     prior: tuple[Tensor, Tensor | None] | None = None
 
     def replaced(self, section: str, symbols: Tensor) -> Symbols:
-        """The same with other symbols of the last section."""
+        """Return a copy with other symbols of one section."""
         other = Symbols(self)
         other[section], other.prior = symbols, self.prior
         return other
