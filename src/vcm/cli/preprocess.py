@@ -43,7 +43,7 @@ _WITHOUT_METADATA = ("BMP", "PPM")
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Filter each image; returns 0 if all are done, 1 if some are, 2 if nothing could begin."""
+    """Filter images; return 0 if all succeed, 1 if some fail, 2 if none could be started."""
     known = _parser().parse_args(arguments)
     bulk = Bulk(known, known.images)
     from vcm.data.reading import find_images
@@ -85,7 +85,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 class Preprocessing:
-    """Filter one image after the other, with networks that are loaded once in each process.
+    """Filter single images, with networks loaded once per process.
 
     Args:
         known: The command's arguments.
@@ -104,7 +104,7 @@ class Preprocessing:
         return Preprocessing, (self._known,)
 
     def prepare(self) -> Path | None:
-        """Load what the arguments name; returns the preprocessor's file, where there is one.
+        """Load networks; return the preprocessor's file, or None.
 
         Raises:
             ArgumentError: If the arguments do not go together.
@@ -120,11 +120,11 @@ class Preprocessing:
         return model
 
     def mark(self, item: Item) -> str:
-        """What tells an output of this image with these settings from others; empty for other formats."""
+        """Return the mark of a PNG output; empty for other formats."""
         return _mark(item.source, self.settings) if item.target.suffix.lower() == ".png" else ""
 
     def __call__(self, item: Item, on_step: OnStep | None = None) -> Outcome:
-        """Write a filtered image."""
+        """Filter one image and write the output."""
         from vcm.data.metadata import read_metadata
         from vcm.data.reading import read_image
 
@@ -144,7 +144,7 @@ class Preprocessing:
 
 
 def _reader(name: str | None, size: int | None, device: str) -> SplitTask | None:
-    """The task of --for; None without it."""
+    """Return the task of --for; None without --for."""
     if size is not None and name is not None:
         raise ArgumentError("--size", expected="given without --for, which states a size too", got=size)
     if size is not None and size < 1:
@@ -157,7 +157,7 @@ def _reader(name: str | None, size: int | None, device: str) -> SplitTask | None
 
 
 def _scaled(image: Tensor, size: int | None, task: SplitTask | None) -> Tensor:
-    """The image at a longest side, or at a task's reader size; as it is where neither is given."""
+    """Scale an image to --size or to the input size of --for, if one is given."""
     from vcm.encoding.reader import scale_to_reader
 
     if size is not None:
@@ -168,7 +168,7 @@ def _scaled(image: Tensor, size: int | None, task: SplitTask | None) -> Tensor:
 def _refinement(
     effort: int, quality: float | None, task: SplitTask | None
 ) -> Callable[[Tensor, Tensor, OnStep | None], Tensor] | None:
-    """What refines an image from its filtered version; None with --effort 0."""
+    """Return the search of --effort; None with --effort 0."""
     from vcm.codecs import BPGCodec
     from vcm.encoding.search import ImageSearch
 
@@ -201,7 +201,7 @@ def scale_to_side(image: Tensor, side: int) -> Tensor:
 
 
 def _preprocessor(known: argparse.Namespace) -> tuple[NPPPreprocessor | None, Path | None]:
-    """The filter and its file; None twice for `--model none`."""
+    """Return the preprocessor and its file; (None, None) for `--model none`."""
     from vcm.cli.devices import choose_device
     from vcm.codecs import BPGCodec
     from vcm.encoding.preprocessing import NPPPreprocessor
@@ -232,7 +232,7 @@ def _preprocessor(known: argparse.Namespace) -> tuple[NPPPreprocessor | None, Pa
 
 
 def output_names(inputs: Sequence[Input], folder: Path | None, suffix: str = ".png") -> dict[Input, Path]:
-    """Each input's output: photo.jpg becomes photo.png, or photo.jpg.png where photo.webp is there too."""
+    """Return the output of each input: photo.png for photo.jpg, or photo.jpg.png if there is a photo.webp."""
     plain = {source: source.below(folder).with_suffix(suffix) for source in inputs}
     counts = Counter(plain.values())
     return {
@@ -317,7 +317,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _mark(source: Path, settings: Sequence[object]) -> str:
-    """What tells an output of this image with these settings from others; "" where it cannot be read."""
+    """Return the mark of an image with these settings; "" if it cannot be read."""
     try:
         data = read_bytes(source, limit=MAX_IMAGE_BYTES)
     except OSError:
@@ -326,7 +326,7 @@ def _mark(source: Path, settings: Sequence[object]) -> str:
 
 
 def encode(image: Tensor, suffix: str, metadata: Metadata, mark: str = "") -> bytes:
-    """An image's file, without loss.
+    """Encode an image losslessly.
 
     Args:
         image: (3, H, W) uint8 RGB.

@@ -1,4 +1,4 @@
-"""A trained preprocessor before a standard codec."""
+"""Trained preprocessors before standard codecs."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def dense_divergence(
 
 
 def _by_anchor(raw: Tensor, anchors: int) -> Tensor:
-    """(N, A·(5+C), h, w) → (N, A, 5+C, h, w), float32."""
+    """Reshape (N, A·(5+C), h, w) to (N, A, 5+C, h, w), float32."""
     return raw.float().reshape(len(raw), anchors, -1, *raw.shape[-2:])
 
 

@@ -1,4 +1,4 @@
-"""Differentiable rate estimate of intra-coded images, without training."""
+"""Differentiable rate estimate of intra-coded images."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def transform_bits(image: Tensor, steps: Tensor) -> Tensor:
 
 
 def _bits(planes: Tensor, steps: Tensor) -> Tensor:
-    """Of planes (P, H, W) with the same steps for each."""
+    """Estimate the bits of planes (P, H, W) with common quantization steps."""
     height, width = planes.shape[1:]
     padded = F.pad(planes[None], (0, -width % BLOCK, 0, -height % BLOCK), mode="replicate")[0]
     rows, columns = padded.shape[1] // BLOCK, padded.shape[2] // BLOCK
@@ -64,7 +64,7 @@ def _bits(planes: Tensor, steps: Tensor) -> Tensor:
 
 @cache
 def _dct_matrix() -> Tensor:
-    """The orthonormal DCT-II of 8 samples, (8, 8)."""
+    """Return the orthonormal DCT-II of 8 samples, (8, 8)."""
     frequency = torch.arange(BLOCK, dtype=torch.float64)[:, None]
     place = torch.arange(BLOCK, dtype=torch.float64)[None] + 0.5
     matrix = torch.cos(math.pi * frequency * place / BLOCK) * math.sqrt(2 / BLOCK)

@@ -84,7 +84,7 @@ def yolo_loss(
 
 
 def _responsible(truth: Tensor, head: HeadSpec, input_size: tuple[int, int]) -> Tensor:
-    """(A, M) bool: which of the head's anchors answer for which true box, by the IoU of their shapes."""
+    """Return which of the head's anchors are responsible for which true box, by IoU of shapes: (A, M) bool."""
     height, width = input_size
     anchors = truth.new_tensor(head.anchors)
     sizes = truth[:, 2:] * truth.new_tensor([width, height])
@@ -95,7 +95,7 @@ def _responsible(truth: Tensor, head: HeadSpec, input_size: tuple[int, int]) -> 
 
 
 def _overlapping(predicted: Tensor, boxes: Sequence[Tensor], threshold: float) -> Tensor:
-    """(N, A, H, W) bool: which predicted boxes have an IoU above `threshold` with any true one."""
+    """Return which predicted boxes have an IoU above `threshold` with any true box: (N, A, H, W) bool."""
     flags = torch.zeros(predicted.shape[:-1], dtype=torch.bool, device=predicted.device)
     for image, truth in enumerate(boxes):
         if len(truth):
@@ -112,7 +112,7 @@ def _box_loss(
     truth: Tensor,
     input_size: tuple[int, int],
 ) -> Tensor:
-    """Sum over responsible anchors: `cell` has K of them, `truth` (K, 4) the boxes that they answer for."""
+    """Sum the box loss over K responsible anchors at `cell` with true boxes `truth`, (K, 4)."""
     height, width = input_size
     pixels = truth.new_tensor([width, height, width, height])
     if head.box_loss != "mse":

@@ -184,7 +184,7 @@ def _key(image: Tensor, name: str) -> bytes:
 
 
 def _num_bytes(value: object) -> int:
-    """Of all tensors in nested mappings, sequences and dataclasses."""
+    """Return the size of all tensors in nested mappings, sequences and dataclasses."""
     if isinstance(value, Tensor):
         return value.numel() * value.element_size()
     if dataclasses.is_dataclass(value):

@@ -110,7 +110,7 @@ class OptimizedModule(LightningModule, ABC):
             )
 
     def on_train_start(self) -> None:
-        """Take the averaging of gradients from DDP.
+        """Disable DDP's averaging of gradients, which this module does.
 
         Raises:
             ArgumentError: If the strategy splits gradients over processes.
@@ -127,7 +127,7 @@ class OptimizedModule(LightningModule, ABC):
             )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Build the optimizer and its scheduler; groups of parameters after the first have Adam.
+        """Build the optimizer and its scheduler; parameter groups after the first use Adam.
 
         Returns:
             Optimizers and schedulers, as Lightning takes them.
@@ -158,7 +158,7 @@ class OptimizedModule(LightningModule, ABC):
         return 1
 
     def _num_steps(self) -> int:
-        """Number of times that a scheduler of every batch is stepped in the whole training."""
+        """Return the number of batches of the training."""
         number = self.trainer.estimated_stepping_batches
         if not math.isfinite(number) or number < 1:
             raise ArgumentError(
@@ -174,7 +174,7 @@ class OptimizedModule(LightningModule, ABC):
         return int(min(number, batches))
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Set the first group's learning rate, in a cosine schedule, by how much of the training is done."""
+        """Set the learning rate of a cosine schedule by the share of the training that is done."""
         self._image_ids = list(batch.image_ids)
         if self._scheduler is None:
             epochs = self.trainer.current_epoch + batch_idx / self.trainer.num_training_batches
@@ -191,7 +191,7 @@ class OptimizedModule(LightningModule, ABC):
         return epochs
 
     def parameter_groups(self) -> list[tuple[list[nn.Parameter], float]]:
-        """Parameters with their learning rate; gradients of the first group are clipped."""
+        """Return groups of parameters with their learning rates; gradients of the first group are clipped."""
         return [([p for p in self.network.parameters() if p.requires_grad], self.learning_rate)]
 
     def configure_gradient_clipping(
@@ -229,7 +229,7 @@ class OptimizedModule(LightningModule, ABC):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)  # type: ignore[arg-type]  # either
 
     def take_step(self) -> None:
-        """With manual optimization: clip gradients as above and step every optimizer."""
+        """Clip gradients and step all optimizers, with manual optimization."""
         optimizers = self._every_optimizer()
         self.configure_gradient_clipping(optimizers[0])
         has_gradient = any(p.grad is not None for g in optimizers[0].param_groups for p in g["params"])
@@ -239,12 +239,12 @@ class OptimizedModule(LightningModule, ABC):
             optimizer.zero_grad()
 
     def without_sync(self) -> AbstractContextManager[None]:
-        """With manual optimization: keep DDP from averaging gradients; `take_step` does."""
+        """Keep DDP from averaging gradients with manual optimization; `take_step` averages them."""
         strategy = self.trainer.strategy
         return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
 
     def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
-        """With manual optimization, step a scheduler of batches or epochs, before checkpoints are written."""
+        """Step the scheduler with manual optimization, before checkpoints are written."""
         del outputs, batch, batch_idx
         scheduler = None if self.automatic_optimization else self.lr_schedulers()
         if not isinstance(scheduler, LRScheduler) or isinstance(scheduler, ReduceLROnPlateau):
@@ -280,7 +280,7 @@ class OptimizedModule(LightningModule, ABC):
         return optimizers if isinstance(optimizers, list) else [optimizers]
 
     def on_validation_end(self) -> None:
-        """Step a plateau schedule with the metric that it follows.
+        """Step a plateau schedule with its metric.
 
         Raises:
             ArgumentError: If no such metric was logged.

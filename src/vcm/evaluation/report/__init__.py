@@ -1,4 +1,4 @@
-"""An evaluation's results as one HTML file, and its plots as SVG and PNG."""
+"""Reports: an evaluation's results as one HTML file, with plots as SVG, PNG and PDF."""
 
 from vcm.evaluation.report.build import build_report, write_report
 from vcm.evaluation.report.joining import SweptRun, join_runs

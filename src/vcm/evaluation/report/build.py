@@ -1,4 +1,4 @@
-"""A study as a report: plots, BD tables, example images, one HTML file."""
+"""Write the report of a study: plots, BD tables, example images, one HTML file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MAX_LISTED = 50
 
 @dataclass(frozen=True)
 class Panel:
-    """One axis of the report, drawn.
+    """Plot of one axis.
 
     Attributes:
         axis: What is shown over rate.
@@ -48,7 +48,7 @@ def build_report(
     names: Mapping[str, str] | None = None,
     output: str | Path | None = None,
 ) -> Path:
-    """`write_report` of what `read_study` reads."""
+    """Read evaluations and write their report; see `read_study` and `write_report`."""
     return write_report(read_study(folders, anchor=anchor, accuracy=accuracy, names=names), output)
 
 
@@ -92,7 +92,7 @@ def _panel(results: Results, axis: Axis, drawn: Sequence[Curve], plots: Path, st
 
 
 def _provenance(sources: Sequence[Path]) -> list[dict[str, Any]]:
-    """What stands in the folders' provenance.json, where there is one."""
+    """Read provenance.json of the runs that have one."""
     found = []
     for source in sources:
         try:
@@ -108,7 +108,7 @@ def _provenance(sources: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def _render(study: Study, panels: Sequence[Panel]) -> str:
-    """The HTML text."""
+    """Render the HTML file."""
     environment = Environment(
         loader=PackageLoader("vcm.evaluation.report"),
         autoescape=select_autoescape(["html", "j2"], default=True),

@@ -1,4 +1,4 @@
-"""Example images for the report: every system at about the same rate, with what the task still finds."""
+"""Example images of the report: every codec at about the same rate, with the task's predictions."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class View:
 
     @property
     def is_portrait(self) -> bool:
-        """Whether it is shown in a narrow column."""
+        """Whether the image is shown in a narrow column."""
         return self.height > 1.1 * self.width
 
 
@@ -77,7 +77,7 @@ class Example:
 
 
 def example_views(sources: Sequence[Source], results: Results) -> tuple[list[Example], list[str]]:
-    """Each example image with every system at about the same rate, and notes on what is not shown.
+    """Return each example image with every codec at about the same rate, and notes on omissions.
 
     For each image, the rate is that of the stream which most systems come within 15 % of; a system is shown
     by its stream nearest to it.
@@ -108,7 +108,7 @@ def example_views(sources: Sequence[Source], results: Results) -> tuple[list[Exa
 
 
 def _view(version: Version, results: Results, titles: dict[str, str], colours: dict[str, str]) -> View | None:
-    """One version as it is shown; None where its image is no longer there."""
+    """Build the view of one version; None if its image is gone."""
     data = _data_url(version.folder, version.image)
     if data is None:
         return None
@@ -144,7 +144,7 @@ def _answer(logits: torch.Tensor, results: Results) -> str:
 
 
 def _data_url(folder: Path, name: str) -> str | None:
-    """The image as a data URL; None where it is removed, damaged, or outside the run's folder."""
+    """Return the image as a data URL; None if it is missing, damaged or outside the run's folder."""
     buffer = io.BytesIO()
     try:
         with (

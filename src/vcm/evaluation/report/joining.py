@@ -1,4 +1,4 @@
-"""Join runs of a sweep: one operating point a run becomes one curve over all of them."""
+"""Join runs of a sweep with one operating point each to curves."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class SweptRun:
 
 
 def join_runs(runs: Sequence[SweptRun], along: str | None = None) -> list[Source]:
-    """Give systems names and qualities such that points of several runs make curves.
+    """Rename codecs and set qualities so that points of several runs make curves.
 
     Runs that measured a system alike at every point (an anchor) count once. A system that each run measured
     at a single quality becomes one curve, with a point for each run; where all runs have the same quality,
@@ -69,7 +69,7 @@ def join_runs(runs: Sequence[SweptRun], along: str | None = None) -> list[Source
 
 
 def _changed(source: Source, changes: Mapping[str, tuple[str, float | None]], repeated: set[str]) -> Source:
-    """A run whose points have the names and qualities of the joined curves."""
+    """Return a run with the names and qualities of the joined curves."""
     names = {system: system for system in systems_of(source)}
     joined: dict[str, tuple[float, float]] = {}
     points: list[Point] = []
@@ -88,7 +88,7 @@ def _changed(source: Source, changes: Mapping[str, tuple[str, float | None]], re
 
 
 def _along(given: str | None, differing: Sequence[str], group: Sequence[SweptRun]) -> str | None:
-    """The setting along which a curve goes; None where the given one is the same for all points."""
+    """Return the setting that varies along a curve; None if the given one is constant."""
     if given is not None:
         return given if given in differing else None
     numeric = [name for name in differing if all(_is_number(run.swept.get(name, "")) for run in group)]
@@ -99,7 +99,7 @@ def _along(given: str | None, differing: Sequence[str], group: Sequence[SweptRun
 
 
 def _differing(group: Sequence[SweptRun]) -> list[str]:
-    """The settings in which some runs differ."""
+    """Return the settings in which runs differ."""
     names = dict.fromkeys(name for run in group for name in run.swept)
     return [name for name in names if len({run.swept.get(name, "") for run in group}) > 1]
 
@@ -109,7 +109,7 @@ def _qualities(run: SweptRun, system: str) -> set[float]:
 
 
 def _quality(values: Sequence[str], index: int) -> float:
-    """A point's quality: its value, or the value's number from 1 on where values are no numbers."""
+    """Return a point's quality: the setting's value, or its index from 1 if values are not numbers."""
     if all(map(_is_number, values)):
         return float(values[index])
     return float(list(dict.fromkeys(values)).index(values[index]) + 1)
@@ -123,6 +123,6 @@ def _is_number(text: str) -> bool:
 
 
 def _short(name: str, every: Sequence[str]) -> str:
-    """The last part of a setting's name where no other ends alike."""
+    """Shorten a setting's name to its last part if that is unique."""
     last = name.rpartition(".")[2]
     return last if sum(one.rpartition(".")[2] == last for one in every) == 1 else name

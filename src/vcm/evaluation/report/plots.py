@@ -1,4 +1,4 @@
-"""Rate curves, drawn with matplotlib."""
+"""Rate–accuracy plots with matplotlib."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def _short(title: str, letters: int) -> str:
 
 
 def _set_range(plot: Axes, *, is_percent: bool) -> None:
-    """Keep the upright axis from blowing up noise, and percentages near 0 to 100."""
+    """Set the vertical range so that noise is not magnified and percentages stay near 0 to 100."""
     low, high = plot.get_ylim()
     if high - low < MIN_SPAN:
         middle = (low + high) / 2
@@ -178,18 +178,18 @@ def _set_range(plot: Axes, *, is_percent: bool) -> None:
 
 
 def as_svg(figure: Figure, style: Style = "screen") -> str:
-    """The figure as an <svg> element, without the XML prologue."""
+    """Return the figure as an <svg> element without XML prologue."""
     text = _save(figure, "svg", style, metadata={"Date": None, "Creator": None}).decode()
     return text[text.index("<svg") :]
 
 
 def as_png(figure: Figure, style: Style = "screen") -> bytes:
-    """The figure as a PNG file, at 160 dots an inch; 600 for paper."""
+    """Return the figure as a PNG file of 160 dots per inch; 600 for paper."""
     return _save(figure, "png", style, dpi=600 if style == "paper" else 160, metadata={"Software": None})
 
 
 def as_pdf(figure: Figure, style: Style = "screen") -> bytes:
-    """The figure as a PDF file, of vectors and text."""
+    """Return the figure as a PDF file of vectors and text."""
     metadata = {"Creator": None, "Producer": None, "CreationDate": None}
     return _save(figure, "pdf", style, metadata=metadata)
 

@@ -1,4 +1,4 @@
-"""Runs that a report is about: found below folders, named, and taken together as one evaluation."""
+"""Runs of a report: find, name and merge them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Source:
 
 
 def read_sources(folders: Sequence[str | Path], names: Mapping[str, str] | None = None) -> list[Source]:
-    """Read runs; of a folder without results, all runs below it.
+    """Read runs; for a folder without results, all runs below it.
 
     Args:
         folders: Run folders, or folders of a sweep.
@@ -70,7 +70,7 @@ def read_sources(folders: Sequence[str | Path], names: Mapping[str, str] | None 
 
 
 def _runs_below(folder: Path) -> list[Path]:
-    """The folder itself if it holds results or nothing else does, else the runs below it, by path."""
+    """Return the folder if it or no subfolder contains results, else the runs below it, by path."""
     if (folder / RESULTS_JSON).exists() or (folder / RESULTS_JSON).is_symlink():
         return [folder]
     found = [Path(parent) for parent, _, files in os.walk(folder) if RESULTS_JSON in files]
@@ -83,7 +83,7 @@ def _runs_below(folder: Path) -> list[Path]:
 
 
 def name_systems(sources: Sequence[Source]) -> list[Source]:
-    """Give systems names of their own, so that systems of one name differ between runs.
+    """Rename codecs that have the same name in several runs.
 
     A system that other runs measured alike at every point (a sweep's anchor) keeps its name and counts once.
     A run's label replaces the name of its only other system, and follows the names of several.
@@ -118,18 +118,18 @@ def name_systems(sources: Sequence[Source]) -> list[Source]:
 
 
 def systems_of(source: Source) -> list[str]:
-    """The systems that a run measured, in order."""
+    """Return the names of a run's codecs in order."""
     return list(dict.fromkeys(point.system for point in source.results.points))
 
 
 def signature(source: Source, system: str) -> object:
-    """What a run measured of a system, comparable with other runs'."""
+    """Return a run's results of a codec in comparable form."""
     own = [point for point in source.results.points if point.system == system]
     return sorted((p.quality, p.labels, p.num_bytes, p.num_pixels, sorted(p.accuracy.items())) for p in own)
 
 
 def merge(sources: Sequence[Source]) -> Results:
-    """Several evaluations as one.
+    """Merge evaluations.
 
     Raises:
         EvaluationError: If they differ in task or dataset, or both measured the same point.

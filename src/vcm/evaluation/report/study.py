@@ -1,4 +1,4 @@
-"""What a report is about: one evaluation or several as one, and its curves against an anchor's."""
+"""A study: one or several evaluations, with curves compared with an anchor."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Study:
 
     @property
     def titles(self) -> dict[str, str]:
-        """Every system's name for people."""
+        """Display title of each codec."""
         return {point.system: point.title for point in self.results.points}
 
     @property
@@ -76,7 +76,7 @@ class Study:
         return max(counts or [0], key=lambda number: counts.get(number, 0))
 
     def bd_table(self, *, of_rate: bool) -> Table:
-        """BD-rates (`of_rate`), or BD-metrics, of every system but the anchor."""
+        """Build the table of BD-rates (`of_rate`) or BD-metrics."""
         return bd_table(self.comparisons, self.titles, self.anchor, of_rate=of_rate, main=self.main)
 
 
@@ -87,7 +87,7 @@ def read_study(
     accuracy: str | None = None,
     names: Mapping[str, str] | None = None,
 ) -> Study:
-    """Read what was evaluated, and compare it.
+    """Read evaluations and compare their curves.
 
     Args:
         folders: Folders that `vcm evaluate` wrote, or folders above several; taken together; they must share
@@ -109,7 +109,7 @@ def read_study(
 def make_study(
     sources: list[Source], home: Path, *, anchor: str | None = None, accuracy: str | None = None
 ) -> Study:
-    """Compare what runs measured, whose systems have their final names.
+    """Compare the curves of runs whose codecs have their final names.
 
     Args:
         sources: The runs.
@@ -137,7 +137,7 @@ def make_study(
 
 
 def _chosen(argument: str, given: str, titles: Mapping[str, str]) -> str:
-    """The key that is meant by a key or title, in any letter case.
+    """Resolve a key or title, in any letter case, to a key.
 
     Raises:
         ArgumentError: If none is meant, or several are; the message names the nearest.
@@ -165,7 +165,7 @@ def _chosen(argument: str, given: str, titles: Mapping[str, str]) -> str:
 
 
 def _bounded(results: Results, anchor: str) -> Results:
-    """As many systems and points as a report can show, the anchor among them; notes say what is left out."""
+    """Limit codecs and points to what a report can show, with notes on omissions; keeps the anchor."""
     systems = list(dict.fromkeys(point.system for point in results.points))
     others = [system for system in systems if system != anchor]
     kept = {anchor, *others[: MAX_SYSTEMS - 1]}
@@ -189,6 +189,6 @@ def _bounded(results: Results, anchor: str) -> Results:
 
 
 def _compared(drawn: Sequence[Curve], anchor: str) -> dict[str, Comparison]:
-    """By system; nothing where the anchor has no curve."""
+    """Compare curves by name; empty if the anchor has no curve."""
     has_anchor = any(curve.system == anchor for curve in drawn)
     return {found.system: found for found in compare(drawn, anchor)} if has_anchor else {}

@@ -1,4 +1,4 @@
-"""The table of Bjøntegaard deltas, with footnotes."""
+"""Table of Bjøntegaard deltas with footnotes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Deltas of every system (rows) on every axis (columns).
+    """Deltas of every codec (rows) on every axis (columns).
 
     Attributes:
         columns: Titles of the axes.
@@ -57,7 +57,7 @@ def bd_table(
     of_rate: bool,
     main: int = 0,
 ) -> Table:
-    """BD-rates (`of_rate`), or BD-metrics, of every system but the anchor.
+    """Build the table of BD-rates (`of_rate`) or BD-metrics, without the anchor.
 
     Args:
         compared: For each axis the comparisons by system.
@@ -108,7 +108,7 @@ def _saved(found: Comparison | None) -> str:
 
 
 def _resamples(compared: Sequence[tuple[Axis, Mapping[str, Comparison]]]) -> tuple[int, list[str]]:
-    """How many there are, and where some of them have no BD-rate."""
+    """Return the number of resamples, and a line per axis about those without a BD-rate."""
     most, lines = 0, []
     for axis, by_system in compared:
         found = [(c.title, c.interval) for c in by_system.values() if c.interval is not None]

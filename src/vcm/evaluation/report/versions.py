@@ -1,4 +1,4 @@
-"""Versions of a run's example images, and the choice of those at about the same rate."""
+"""Versions of example images, and the selection of those at about the same rate."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from vcm.validation import is_whole
 
 @dataclass(frozen=True, eq=False)
 class Version:
-    """What examples.json says of one version of one image.
+    """Entry of one version of an image in examples.json.
 
     Attributes:
         system: Key of the system; empty for the original.
@@ -48,7 +48,7 @@ class Version:
 
 
 def read_versions(source: Source, results: Results, notes: list[str]) -> dict[str, list[Version]]:
-    """The versions of a run's example images, by image id.
+    """Read the versions of a run's example images, by image id.
 
     Args:
         source: The run.
@@ -93,7 +93,7 @@ def read_versions(source: Source, results: Results, notes: list[str]) -> dict[st
 
 
 def _version(content: Any, image: Any, folder: Path, results: Results) -> dict[str, Any]:  # noqa: ANN401  JSON
-    """Checked fields of a `Version`.
+    """Check an entry and build a `Version`.
 
     Raises:
         ValueError: If a value is of another kind or range; also KeyError, TypeError and RuntimeError.
@@ -120,7 +120,7 @@ def _version(content: Any, image: Any, folder: Path, results: Results) -> dict[s
 
 
 def at_one_rate(streams: Mapping[str, Sequence[Version]]) -> tuple[list[Version], list[str], int]:
-    """Choose for each system the version nearest to one rate, by log rate.
+    """Select each codec's version nearest to one rate, by log rate.
 
     Args:
         streams: Versions of one image by system.

@@ -178,7 +178,7 @@ class MultiTaskNetwork(TabledNetwork):
 
     @abstractmethod
     def dequantize(self, symbols: Mapping[str, Tensor], task: str) -> Tensor:
-        """Return the dequantized latent, (1, C, h, w), from the symbols of all sections, before `ungained`."""
+        """Return the dequantized latent, (1, C, h, w), of the symbols of all sections, before `ungained`."""
 
     @abstractmethod
     def symbol_bits(self, latent: Tensor, symbols: Mapping[str, Tensor], task: str) -> Tensor:
