@@ -84,7 +84,7 @@ def yolo_loss(
 
 
 def _responsible(truth: Tensor, head: HeadSpec, input_size: tuple[int, int]) -> Tensor:
-    """Return which of the head's anchors are responsible for which true box, by IoU of shapes: (A, M) bool."""
+    """Return which anchors are responsible for which true box, by IoU of their shapes: (A, M) bool."""
     height, width = input_size
     anchors = truth.new_tensor(head.anchors)
     sizes = truth[:, 2:] * truth.new_tensor([width, height])
