@@ -177,7 +177,7 @@ def test_files_that_do_not_fit_are_told(detector, tmp_path):
     file = tmp_path / "model.safetensors"
     save_fine_tuned(detector(), file)
     many = ClassificationTask("mobilenet_v2", None, categories=list("abcdef"))
-    with pytest.raises(WeightsError, match=r"task must be one of task YOLOTask.*got 'ClassificationTask'"):
+    with pytest.raises(WeightsError, match=r"task must be one with task YOLOTask.*got 'ClassificationTask'"):
         fine_tuned(many, file)
     with pytest.raises(WeightsError, match=r"one of categories \['a', 'b'\], .*; got \['c', 'd'\]"):
         fine_tuned(detector(names=["c", "d"]), file)
