@@ -179,7 +179,7 @@ def test_files_that_do_not_fit_are_told(detector, tmp_path):
     many = ClassificationTask("mobilenet_v2", None, categories=list("abcdef"))
     with pytest.raises(WeightsError, match=r"task must be one with task YOLOTask.*got 'ClassificationTask'"):
         fine_tuned(many, file)
-    with pytest.raises(WeightsError, match=r"one of categories \['a', 'b'\], .*; got \['c', 'd'\]"):
+    with pytest.raises(WeightsError, match=r"one with categories \['a', 'b'\], .*; got \['c', 'd'\]"):
         fine_tuned(detector(names=["c", "d"]), file)
     save_fine_tuned(many, tmp_path / "many.safetensors")
     five = ClassificationTask("mobilenet_v2", None, categories=list("abcde"))
