@@ -183,7 +183,11 @@ def test_help_lists_the_commands_own_experiments(command, other, capsys):
 @pytest.mark.parametrize(
     ("command", "name", "said"),
     [
-        ("evaluate", "npp/small", "npp/small is an experiment of vcm train. Run: vcm train experiment=npp/small"),
+        (
+            "evaluate",
+            "npp/small",
+            "npp/small is an experiment of vcm train. Run: vcm train experiment=npp/small",
+        ),
         ("train", "demo", "demo is an experiment of vcm evaluate. Run: vcm evaluate experiment=demo"),
         ("evaluate", "demmo", "experiment must be one of demo, .*; got demmo. Did you mean demo?"),
     ],
