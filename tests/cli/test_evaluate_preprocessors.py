@@ -88,7 +88,7 @@ def test_a_curves_own_preprocessor_goes_before_everyones(curve, models, tmp_path
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"model": "many", "rates": [1, 2]}, r"mine\.rates must be .* each of the 3 qualities; got \[1, 2\]"),
+        ({"model": "many", "rates": [1, 2]}, r"mine\.rates must be .* 3 λ .*; got \[1, 2\]"),
         ({"rates": [1, 2, 4]}, r"codecs\.mine\.rates must be null, or a list of"),
         ({"model": "many", "rates": [1, 2, 17]}, r"codecs\.mine: rate must be a λ from 0\.25 to 16.*got 17"),
         ({"model": "one", "rates": [1, 2, 4]}, r"codecs\.mine: rate must be left out"),

@@ -79,7 +79,7 @@ def test_plans_become_systems(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"importance": {"alpha": -1}}, r"codecs\.mine: alpha must be a finite number from 0; got -1"),
+        ({"importance": {"alpha": -1}}, r"codecs\.mine: alpha must be a finite number of at least 0; got -1"),
         ({"importance": {"beta": 1}}, r"codecs\.mine\.importance: .*beta"),
         ({"effort": -1}, r"codecs\.mine: effort must be a whole number from 0 to 10000; got -1"),
         ({"effort": 1, "search": {"beta": 1}}, r"codecs\.mine\.search: .*beta"),

@@ -177,7 +177,7 @@ def test_more_importance_has_a_lower_qp_and_odd_maps_pass():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"alpha": -1}, "alpha must be a finite number from 0; got -1"),
+        ({"alpha": -1}, "alpha must be a finite number of at least 0; got -1"),
         ({"alpha": float("nan")}, "alpha must be"),
         ({"clip": 52}, "clip must be a whole number from 0 to 51; got 52"),
         ({"block": 8}, "block must be one of 16, 32, 64; got 8"),

@@ -76,7 +76,7 @@ def test_order_is_kept_and_failures_lose_nothing_else(workers: int) -> None:
             assert outcome.data == bytes([index])
             assert int(outcome.image[0, 0, 0]) == index
     assert isinstance(outcomes[13].error, ZeroDivisionError)
-    assert "another size" in str(outcomes[5].error)
+    assert "wrong shape" in str(outcomes[5].error)
 
 
 def test_failures_raise_by_their_place() -> None:

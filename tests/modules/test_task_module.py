@@ -177,13 +177,13 @@ def test_files_that_do_not_fit_are_told(detector, tmp_path):
     file = tmp_path / "model.safetensors"
     save_fine_tuned(detector(), file)
     many = ClassificationTask("mobilenet_v2", None, categories=list("abcdef"))
-    with pytest.raises(WeightsError, match=r"task must be one of task YOLOTask.*got 'ClassificationTask'"):
+    with pytest.raises(WeightsError, match=r"task must be one with task YOLOTask.*got 'ClassificationTask'"):
         fine_tuned(many, file)
-    with pytest.raises(WeightsError, match=r"one of categories \['a', 'b'\], .*; got \['c', 'd'\]"):
+    with pytest.raises(WeightsError, match=r"one with categories \['a', 'b'\], .*; got \['c', 'd'\]"):
         fine_tuned(detector(names=["c", "d"]), file)
     save_fine_tuned(many, tmp_path / "many.safetensors")
     five = ClassificationTask("mobilenet_v2", None, categories=list("abcde"))
-    with pytest.raises(WeightsError, match=r"of categories 6: a, b, c, …, as .*; got .5: a, b, c, …"):
+    with pytest.raises(WeightsError, match=r"with categories 6: a, b, c, …, like .*; got .5: a, b, c, …"):
         fine_tuned(five, tmp_path / "many.safetensors")
     save_preprocessor(NPP((2, 2, 2, 2)), tmp_path / "npp.safetensors")
     with pytest.raises(WeightsError, match="weights must be those of a task; got 'NPP'"):
