@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -41,12 +42,16 @@ class Program:
         self._server = _server(imported)
         self.arguments = [str(each) for each in arguments]
         self.returncode = None
-        self._told = [tempfile.NamedTemporaryFile() for _ in range(2)]  # noqa: SIM115
+        self._told = None
+        self._folder = Path(tempfile.mkdtemp(prefix="vcm-program-"))
+        paths = [self._folder / name for name in ("stdout", "stderr")]
+        for path in paths:
+            path.touch()
         request = {
             "arguments": self.arguments,
             "cwd": str(cwd or Path.cwd()),
             "env": dict(os.environ if env is None else env),
-            "paths": [file.name for file in self._told],
+            "paths": list(map(str, paths)),
         }
         self.pid = self._ask(request)
 
@@ -54,6 +59,9 @@ class Program:
         """Return the exit status, negative for a signal, or None while it runs."""
         if self.returncode is None:
             self.returncode = self._ask({"poll": self.pid})
+            if self.returncode is not None:
+                self._told = self.told()
+                shutil.rmtree(self._folder)
         return self.returncode
 
     def _ask(self, request):
@@ -75,24 +83,22 @@ class Program:
 
     def told(self):
         """Return what it has written to standard output and to standard error."""
-        texts = []
-        for file in self._told:
-            file.seek(0)
-            texts.append(file.read().decode())
-        return texts
+        if self._told is not None:
+            return self._told
+        return [(self._folder / name).read_text() for name in ("stdout", "stderr")]
 
     def send_signal(self, number):
-        """Send it a signal, unless it has ended."""
-        if self.poll() is None:
+        """Send it a signal, at once, unless it is known to have ended."""
+        if self.returncode is None:
             os.kill(self.pid, number)
 
     def kill(self):
-        """Send it SIGKILL, unless it has ended."""
+        """Send it SIGKILL, at once, unless it is known to have ended."""
         self.send_signal(signal.SIGKILL)
 
     def kill_group(self):
-        """Send it and the processes that it started SIGKILL, unless it has ended."""
-        if self.poll() is None:
+        """Send it and the processes that it started SIGKILL, unless it is known to have ended."""
+        if self.returncode is None:
             try:
                 os.killpg(self.pid, signal.SIGKILL)
             except ProcessLookupError:  # it has only just been forked, and leads no group yet
