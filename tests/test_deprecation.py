@@ -3,6 +3,15 @@
 import importlib
 
 import pytest
+import torch
+from hydra.utils import instantiate
+
+import vcm
+from vcm.encoding import NPPPreprocessor
+from vcm.losses.rate_distortion import rate_distortion
+from vcm.modules import ProxyCodecModule
+from vcm.nn.preprocessor import QuantizationAdaptiveNPP
+from vcm.nn.proxy import LearnedProxy
 
 
 @pytest.mark.parametrize(
@@ -14,6 +23,9 @@ import pytest
         ("vcm.data", "read_picture", "read_image"),
         ("vcm.errors", "PictureError", "ImageError"),
         ("vcm.evaluation.pipelines", "PictureSystem", "ImagePipeline"),
+        ("vcm.evaluation.pipelines", "System", "Pipeline"),
+        ("vcm.evaluation.features", "FeatureSystem", "FeaturePipeline"),
+        ("vcm.codecs", "Encoded", "Timed"),
     ],
 )
 def test_former_names(module, former, present):
@@ -32,3 +44,39 @@ def test_records_of_0_1_keep_their_keys(tmp_path):
     from vcm.evaluation.pipelines import ImagePipeline
 
     assert ImagePipeline("jpeg", JPEGCodec(), None).settings()["system"] == "picture"
+
+
+def test_former_arguments_and_attributes():
+    with pytest.warns(DeprecationWarning, match="rates= is deprecated. Use lmbda_range=") as found:
+        network = QuantizationAdaptiveNPP((2, 2, 2, 2), rates=(1, 4))
+    assert found[0].filename == __file__
+    with pytest.warns(DeprecationWarning, match=r"QuantizationAdaptiveNPP\.rates is deprecated"):
+        assert network.rates == network.lmbda_range == (1, 4)
+    with pytest.warns(DeprecationWarning, match="rate= is deprecated. Use lmbda="):
+        preprocessor = NPPPreprocessor(network, rate=2)
+    with pytest.warns(DeprecationWarning, match=r"NPPPreprocessor\.rate is deprecated"):
+        assert preprocessor.rate == preprocessor.lmbda == 2
+    x = torch.rand(1, 3, 8, 8)
+    with pytest.warns(DeprecationWarning, match="weight= is deprecated. Use lmbda="):
+        former = rate_distortion(x, x / 2, [torch.full((4,), 0.5)], 64, weight=0.01)
+    assert torch.equal(former.loss, rate_distortion(x, x / 2, [torch.full((4,), 0.5)], 64, 0.01).loss)
+    with pytest.raises(TypeError, match="weight is the former name of lmbda"):
+        rate_distortion(x, x, [], 64, weight=0.01, lmbda=0.01)
+    proxy = LearnedProxy("jpeg", (10, 90), channels=2, latent_channels=2)
+    with pytest.warns(DeprecationWarning, match="weights= is deprecated. Use lmbda="):
+        module = ProxyCodecModule(proxy, weights=(0.1, 0.2))
+    assert module.hparams["lmbda"] == (0.1, 0.2)
+    with pytest.warns(DeprecationWarning, match="predictions= is deprecated. Use preds="):
+        vcm.metrics.TopKAccuracy().update(predictions=[], target=[])
+
+
+def test_former_modules_are_found_as_targets():
+    former = "vcm.evaluation.preprocessing.NPPPreprocessor"
+    network = QuantizationAdaptiveNPP((2, 2, 2, 2))
+    with pytest.warns(
+        DeprecationWarning, match=r"vcm\.evaluation\.preprocessing is deprecated. Use vcm\.encoding"
+    ):
+        built = instantiate({"_target_": former}, model=network, lmbda=1)
+    assert isinstance(built, NPPPreprocessor)
+    with pytest.raises(AttributeError):
+        vcm.evaluation.nothing  # noqa: B018

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-import vcm.conf
 from omegaconf import OmegaConf
 
 import programs
+import vcm.conf
 from vcm.cli.pipelines import NPP_TARGET, build_codecs, build_preprocessors
 from vcm.codecs import SlimmableFeatureCodec
 from vcm.config import CodecPlan

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-import vcm.conf
 from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 from lightning import LightningModule
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from omegaconf import OmegaConf
 
+import vcm.conf
 from vcm.cli.main import main
 from vcm.cli.options import register_resolvers
 from vcm.config import TrainConfig

@@ -74,6 +74,22 @@ def test_a_refused_resume_leaves_the_run_as_it_was(training, told, tmp_path):
     assert told(longer(training))[0] == 0
 
 
+def test_a_run_of_0_1_resumes(training, told):
+    assert main(training) == 0
+    saved = OmegaConf.load(FOLDER / "config.yaml")
+    for present, former in (
+        ("lmbda", "weights"),
+        ("lmbda_scale", "weight_scale"),
+        ("aux_learning_rate", "auxiliary_learning_rate"),
+    ):
+        saved.module[former] = saved.module.pop(present)
+    (FOLDER / "config.yaml").write_text(OmegaConf.to_yaml(saved))
+    status, said = told(longer(training))
+    assert status == 0, said
+    assert "epoch 1" in said
+    assert "lmbda" in OmegaConf.load(FOLDER / "config.yaml").module
+
+
 def test_a_debug_run_is_no_run(training, told):
     status, said = told([*training, "+trainer.fast_dev_run=true"])
     assert status == 0

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vcm.codecs import CodecPool, Failure, FeatureCodec
 from vcm.codecs.pool import attempt
+from vcm.deprecation import former_names
 from vcm.encoding.features import check_fit, encode_for, predict_from, search_objective
 from vcm.evaluation.pipelines import Answer, Pipeline
 from vcm.tasks import Task, check_split_task
@@ -72,3 +73,6 @@ class FeaturePipeline(Pipeline):
             decode_s=decoded.seconds,
             predict_s=predicted.seconds,
         )
+
+
+__getattr__ = former_names(__name__, {"FeatureSystem": "FeaturePipeline"})

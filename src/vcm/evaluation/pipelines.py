@@ -215,7 +215,9 @@ class ImagePipeline(Pipeline):
         return settings
 
 
-__getattr__ = former_names(__name__, {"PictureSystem": "ImagePipeline"})
+__getattr__ = former_names(
+    __name__, {"PictureSystem": "ImagePipeline", "ImageSystem": "ImagePipeline", "System": "Pipeline"}
+)
 
 
 def predict(task: Task, image: Tensor) -> Prediction:
