@@ -28,7 +28,7 @@ def main(folder: str, max_steps: int = 40, target: str = "model.safetensors") ->
     module = vcm.modules.SlimmableModule(
         network,
         tasks={"detection": detector},
-        weights={"detection": 3e-5, "reconstruction": 0.005},  # λ
+        lmbda={"detection": 3e-5, "reconstruction": 0.005},
         guides={"detection": ["layer13", "heads"]},
     )
     trainer = Trainer(max_steps=max_steps, accelerator="cpu", logger=False, enable_checkpointing=False)

@@ -34,7 +34,7 @@ def test_other_names_are_told():
 
 
 def test_the_preprocessor_knows_bpgs_rates():
-    rates = [NPPPreprocessor(shipped(QA_NPP_BPG), codec="bpg", quality=qp).rate for qp in (44, 37, 25)]
+    rates = [NPPPreprocessor(shipped(QA_NPP_BPG), codec="bpg", quality=qp).lmbda for qp in (44, 37, 25)]
     assert rates == sorted(rates)
     assert rates[0] < rates[1]
     assert "yolov3-tiny" in read_notes(shipped(QA_NPP_BPG))["tasks"]
@@ -88,7 +88,7 @@ def test_a_higher_quality_costs_more_and_comes_nearer(tmp_path):
 def test_qualities_that_it_has_not_are_told(tmp_path, capsys):
     write_photo(tmp_path / "photo.png")
     assert main(["compress", str(tmp_path / "photo.png"), "--for", "viewing", "--quality", "6"]) == 2
-    assert "--quality must be from 1 to 5" in capsys.readouterr().err
+    assert "--quality must be in [1, 5]" in capsys.readouterr().err
 
 
 def test_a_stream_of_another_model_is_told(tmp_path, capsys):
@@ -98,7 +98,7 @@ def test_a_stream_of_another_model_is_told(tmp_path, capsys):
     command = ["compress", str(tmp_path / "photo.png"), "--for", "viewing"]
     assert main([*command, "--model", str(tmp_path / "own.safetensors")]) == 0
     assert main(["decompress", str(tmp_path / "photo.png.vcm")]) == 1
-    assert "the stream is with another model" in capsys.readouterr().err
+    assert "the stream was encoded with another model" in capsys.readouterr().err
 
 
 def test_a_photo_becomes_boxes(tmp_path, asset_path, monkeypatch):

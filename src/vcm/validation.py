@@ -67,4 +67,4 @@ def check_choice(argument: str, value: T, choices: Collection[T]) -> T:
 
 
 def _range(low: float, high: float) -> str:
-    return f"of {low} or more" if high == math.inf else f"from {low} to {high}"
+    return f"from {low}" if high == math.inf else f"from {low} to {high}"

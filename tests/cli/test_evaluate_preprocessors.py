@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import vcm.conf
 from omegaconf import OmegaConf
 
 import programs
-import vcm.conf
 from vcm.cli.pipelines import NPP_TARGET, build_codecs, build_preprocessors
 from vcm.codecs import SlimmableFeatureCodec
 from vcm.config import CodecPlan
@@ -66,9 +66,9 @@ def test_each_quality_has_its_rate_and_all_share_the_network(curve):
 
 def test_rates_of_ones_own(curve, models):
     given = [1, 2.5, 16]
-    assert [p.rate for p in curve(codec="vcm.codecs.JPEGCodec", model="many", rates=given)] == given
-    plan = {"_target_": NPP_TARGET, "model": str(models / "many.safetensors"), "rate": 4}
-    assert [p.rate for p in curve(preprocessor=plan)] == [4] * 3
+    assert [p.lmbda for p in curve(codec="vcm.codecs.JPEGCodec", model="many", lmbda=given)] == given
+    plan = {"_target_": NPP_TARGET, "model": str(models / "many.safetensors"), "lmbda": 4}
+    assert [p.lmbda for p in curve(preprocessor=plan)] == [4] * 3
 
 
 def test_a_curves_own_preprocessor_goes_before_everyones(curve, models, tmp_path, monkeypatch):
@@ -79,20 +79,20 @@ def test_a_curves_own_preprocessor_goes_before_everyones(curve, models, tmp_path
     assert [p.settings() for p in curve(preprocessor=darker, default={"_target_": "no.where"})] == [
         {"darker": 3}
     ] * 3
-    assert [p.rate for p in curve(model="many", default=darker)] == pytest.approx([0.25, 1, 16])
+    assert [p.lmbda for p in curve(model="many", default=darker)] == pytest.approx([0.25, 1, 16])
     assert curve() == [None] * 3
-    with pytest.raises(ArgumentError, match=r"mine\.rates must be null"):
-        curve(preprocessor=darker, rates=[1, 2, 3])
+    with pytest.raises(ArgumentError, match=r"mine\.lmbda must be null"):
+        curve(preprocessor=darker, lmbda=[1, 2, 3])
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"model": "many", "rates": [1, 2]}, r"mine\.rates must be .* 3 λ .*; got \[1, 2\]"),
-        ({"rates": [1, 2, 4]}, r"codecs\.mine\.rates must be null, or a list of"),
-        ({"model": "many", "rates": [1, 2, 17]}, r"codecs\.mine: rate must be a λ from 0\.25 to 16.*got 17"),
-        ({"model": "one", "rates": [1, 2, 4]}, r"codecs\.mine: rate must be left out"),
-        ({"model": "many", "codec": "vcm.codecs.JPEGCodec"}, r"mine: rate must be .*codecs\.NAME\.rates"),
+        ({"model": "many", "lmbda": [1, 2]}, r"mine\.lmbda must be .* each of the 3 qualities; got \[1, 2\]"),
+        ({"lmbda": [1, 2, 4]}, r"codecs\.mine\.lmbda must be null, or, with an NPPPreprocessor"),
+        ({"model": "many", "lmbda": [1, 2, 17]}, r"mine: lmbda must be a number from 0\.25 to 16.*got 17"),
+        ({"model": "one", "lmbda": [1, 2, 4]}, r"codecs\.mine: lmbda must be None"),
+        ({"model": "many", "codec": "vcm.codecs.JPEGCodec"}, r"mine: lmbda must be .*codecs\.NAME\.lmbda"),
         ({"model": "none"}, r"codecs\.mine: .*none\.safetensors cannot be read as a model"),
         ({"preprocessor": {"_target_": "no.where"}}, r"codecs\.mine: .*no\.where"),
         ({"preprocessor": {"_target_": NPP_TARGET, "model": None}}, r"mine: model must be .*npp_model="),

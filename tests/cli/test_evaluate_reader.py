@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import vcm.conf
 from omegaconf import OmegaConf
 
 import programs
-import vcm.conf
 from thin import thin_yolov3
 from vcm.cli.codecs import installed_codecs
 from vcm.cli.pipelines import build_codecs, build_pipelines

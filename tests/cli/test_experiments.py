@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import vcm.conf
 from hydra import compose, initialize_config_module
 from hydra.utils import get_object, instantiate
 from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-import vcm.conf
 from vcm.cli.main import main
 from vcm.cli.options import register_resolvers
 from vcm.config import EvaluateConfig, TrainConfig

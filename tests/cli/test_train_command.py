@@ -55,18 +55,18 @@ def test_a_model_notes_its_tasks_without_folders_of_this_machine(training):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["~module.lmbda.classification"], "weights must be one λ each for classification"),
+        (["~module.lmbda.classification"], "lmbda must be one number each for classification"),
         (["network.widths={classification: 6, reconstruction: 4}"], "strictly ascending"),
         (["~network.widths.classification"], "classification has a feature map but no width"),
         (["~tasks.classification"], "tasks must be one each for classification"),
-        (["module.lmbda.reconstruction=0"], "weights.reconstruction must be a number above 0"),
+        (["module.lmbda.reconstruction=0"], "lmbda.reconstruction must be a number above 0"),
         (["tasks.classification.cut=nowhere"], "cut must be one of"),
         (["data.train.root=missing"], "missing"),
         (["network=nothing"], "s_bfm, s_bhm; got nothing"),
-        (["module.nothing=1"], "There is no setting module.nothing. `vcm train --cfg job`"),
+        (["module.nothing=1"], "There is no setting module.nothing."),
         (
-            ["module.wieghts.classification=1"],
-            "There is no setting module.wieghts. Did you mean module.weights?",
+            ["module.lmdba.classification=1"],
+            "There is no setting module.lmdba. Did you mean module.lmbda?",
         ),
         (["trainer.limt_val_batches=1"], "Did you mean trainer.limit_val_batches?"),
         (["trainer.detect_anomaly=true"], "Add it with +trainer.detect_anomaly=…"),
@@ -105,7 +105,7 @@ def test_experiments_compose(name):
     widths = content["network"]["widths"]
     full = 64 if name.endswith("small") else 192
     assert widths["reconstruction"] == full
-    assert set(content["module"]["weights"]) == set(widths)
+    assert set(content["module"]["lmbda"]) == set(widths)
     machine = set(widths) - {"reconstruction"}
     assert set(content["network"]["features"] or {}) == set(content["tasks"]) == machine
     assert list(widths.values()) == sorted(widths.values())

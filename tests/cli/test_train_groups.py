@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import vcm.conf
 from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 from lightning import LightningModule
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from omegaconf import OmegaConf
 
-import vcm.conf
 from vcm.cli.main import main
 from vcm.cli.options import register_resolvers
 from vcm.config import TrainConfig
@@ -91,7 +91,7 @@ def test_the_slimmable_module_loads_too(training):
         tasks=tasks,
         weights_only=True,
     )
-    assert module.weights == {"classification": 0.001, "reconstruction": 0.01}
+    assert module.lmbda == {"classification": 0.001, "reconstruction": 0.01}
 
 
 def test_the_best_checkpoint_is_that_of_the_lowest_loss_across_a_resumed_run(npp):
@@ -248,8 +248,8 @@ def test_every_scheduler_is_stepped(name, kind, request):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("scheduler={_target_: builtins.dict, _partial_: true}", "scheduler must be one that"),
-        ("optimizer={_target_: builtins.dict, _partial_: true}", "optimizer must be one that"),
+        ("scheduler={_target_: builtins.dict, _partial_: true}", "scheduler must be a "),
+        ("optimizer={_target_: builtins.dict, _partial_: true}", "optimizer must be an optimizer that takes"),
         ("optimizer={_target_: torch.optim.Adam, _partial_: true, beta: 1}", "unexpected keyword argument"),
         ("optimizer={_target_: builtins.int}", "optimizer must be null or a class or _partial_"),
         ("logger={x: {_target_: pathlib.Path}}", "logger.x must be {_target_: …} that creates a lightning."),

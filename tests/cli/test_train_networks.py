@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import vcm.conf
 from PIL import Image
 
 import programs
-import vcm.conf
 from vcm.codecs import LearnedCodec
 from vcm.nn.preprocessor import load_preprocessor
 from vcm.nn.proxy import load_proxy

@@ -30,7 +30,7 @@ LAST = FOLDER / "checkpoints" / "last.ckpt"
 
 
 @pytest.fixture
-def message_of(capsys):
+def told(capsys):
     """`told(arguments)`: the status and what was printed."""
 
     def run(arguments):

@@ -87,7 +87,7 @@ def test_runs_of_several_points_are_curves_of_their_own(tmp_path):
         for rate in (1, 2)
     ]
     found = curves_of(join_runs(runs))
-    assert {name: len(points) for name, points in found.items()} == {"npp (rate=1)": 4, "npp (rate=2)": 4}
+    assert {name: len(points) for name, points in found.items()} == {"npp (lmbda=1)": 4, "npp (lmbda=2)": 4}
 
 
 def test_example_images_of_joined_points_are_shown_at_their_new_quality(tmp_path):

@@ -57,41 +57,43 @@ def image():
     ],
 )  # fmt: skip
 def test_rate_follows_the_trained_pairs(model, quality, rate):
-    assert NPPPreprocessor(model, codec="bpg", quality=quality).rate == pytest.approx(rate)
+    assert NPPPreprocessor(model, codec="bpg", quality=quality).lmbda == pytest.approx(rate)
     other = NPPPreprocessor(model, lmbda=3)
-    assert other.rate == 3
-    assert other.at(codec="bpg", quality=quality).rate == pytest.approx(rate)
+    assert other.lmbda == 3
+    assert other.at(codec="bpg", quality=quality).lmbda == pytest.approx(rate)
 
 
 def test_rate_of_ones_own_goes_first_and_derived_ones_stay_in_range(model, tmp_path):
-    assert NPPPreprocessor(model, lmbda=2, codec="bpg", quality=44).rate == 2
+    assert NPPPreprocessor(model, lmbda=2, codec="bpg", quality=44).lmbda == 2
     narrow = tmp_path / "narrow.safetensors"
     network = QuantizationAdaptiveNPP((3, 4, 5, 6), lmbda_range=(1, 4))
     save_preprocessor(network, narrow, pairs=json.dumps({"codec": "bpg", "pairs": PAIRS}))
-    assert NPPPreprocessor(narrow, codec="bpg", quality=44).rate == 1
+    assert NPPPreprocessor(narrow, codec="bpg", quality=44).lmbda == 1
 
 
 @pytest.mark.parametrize(
     "settings", [{}, {"codec": "jpeg", "quality": 44}, {"codec": "bpg"}, {"quality": 44}]
 )
 def test_rate_that_cannot_be_derived_is_asked_for(model, settings):
-    with pytest.raises(ArgumentError, match=r"rate must be a λ from 0\.25 to 16.*bpg's quality: 16 at 25"):
+    with pytest.raises(
+        ArgumentError, match=r"lmbda must be a number from 0\.25 to 16.*bpg's quality: 16 at 25"
+    ):
         NPPPreprocessor(model, **settings)
-    with pytest.raises(ArgumentError, match=r"Give one .*notes none\."):
+    with pytest.raises(ArgumentError, match=r"Set codecs\.NAME\.lmbda=.*notes none\."):
         NPPPreprocessor(trained(QuantizationAdaptiveNPP), codec="bpg", quality=44)
 
 
 @pytest.mark.parametrize("rate", [0.2, 17, -1, float("nan"), "3"])
 def test_rate_outside_the_range_is_told(model, rate):
-    with pytest.raises(ArgumentError, match=r"rate must be a λ from 0\.25 to 16, .*got"):
+    with pytest.raises(ArgumentError, match=r"lmbda must be a number from 0\.25 to 16, .*got"):
         NPPPreprocessor(model, lmbda=rate)
 
 
 def test_network_for_one_rate_takes_none(image):
     plain = NPPPreprocessor(trained(NPP), codec="avif", quality=3)
-    assert plain.rate is None
+    assert plain.lmbda is None
     assert not torch.equal(plain(image), image)
-    with pytest.raises(ArgumentError, match="rate must be left out"):
+    with pytest.raises(ArgumentError, match="lmbda must be None"):
         NPPPreprocessor(trained(NPP), lmbda=2)
 
 
@@ -117,7 +119,7 @@ def test_damaged_notes_are_told(tmp_path, note):
 def test_notes_without_pairs(tmp_path, note):
     path = tmp_path / "npp.safetensors"
     save_preprocessor(trained(QuantizationAdaptiveNPP), path, **({} if note is None else {"pairs": note}))
-    assert NPPPreprocessor(path, lmbda=1).rate == 1
+    assert NPPPreprocessor(path, lmbda=1).lmbda == 1
     with pytest.raises(ArgumentError, match="notes none"):
         NPPPreprocessor(path, codec="bpg", quality=44)
 

@@ -83,7 +83,7 @@ def test_lossless_and_small_images(pair):
 
 def test_pairs_that_do_not_fit_are_rejected(pair):
     decoded, original = pair
-    with pytest.raises(ArgumentError, match="one size"):
+    with pytest.raises(ArgumentError, match="equal size"):
         psnr(decoded[:, 1:], original)
     with pytest.raises(ArgumentError, match="uint8"):
         psnr(decoded.float(), original.float())

@@ -2,7 +2,7 @@
 
 import torch
 
-from vcm.modules.metrics import Memory, TaskFigures
+from vcm.modules.metrics import FeatureMetrics, Memory
 from vcm.nn.slimmable.types import CodecOutput
 from vcm.tasks import YOLOTask
 from vcm.tasks.distance import HEADS, FeatureDistance
@@ -51,7 +51,7 @@ def test_validation_runs_the_frozen_network_on_an_original_once():
     torch.manual_seed(0)
     task = YOLOTask("yolov3", None, input_size=64, cut="layer0", score_threshold=0.0, max_detections=3)
     distance = FeatureDistance(task, ["layer15", HEADS], 0.3)
-    figures, runs = TaskFigures("detection", distance, 1.0, 0.0), []
+    figures, runs = FeatureMetrics("detection", distance, 1.0, 0.0), []
 
     class Network:
         stride = 16
@@ -72,7 +72,7 @@ def test_validation_runs_the_frozen_network_on_an_original_once():
         found.append({name: float(values[name]) for name in ("bpp", "loss", "feature_error", "map")})
     assert len(runs) == 2
     assert found[0] == found[1] == found[2]
-    fresh = TaskFigures("detection", distance, 1.0, 0.0)
+    fresh = FeatureMetrics("detection", distance, 1.0, 0.0)
     with torch.inference_mode():
         for image in images:
             fresh.add(Network(), image)

@@ -170,7 +170,7 @@ def test_images_that_the_codec_fails_on_are_left_out(image_data, tmp_path, caplo
     module = make(FailingJPEG, max_failures=0.5, workers=1)
     trainer(tmp_path, limit_val_batches=0).fit(module, image_data())
     assert (module.codec_loop.num_images, module.codec_loop.num_failures) == (12, 4)
-    told = [r.getMessage() for r in caplog.records if "left out of a step" in r.getMessage()]
+    told = [r.getMessage() for r in caplog.records if "is skipped: " in r.getMessage()]
     assert len(told) == 4
     assert "jpeg failed to encode it: this one does not work" in told[0]
     assert ".png" in told[0]
@@ -220,7 +220,7 @@ def test_losses_that_are_not_finite_stop_the_training(image_data, tmp_path):
     module = make()
     with torch.no_grad():
         module.network.head[0].weight.fill_(float("inf"))
-    with pytest.raises(ArgumentError, match=r"images must be finite, .*the batch was .*png"):
+    with pytest.raises(ArgumentError, match=r"images must be finite before the codec; .*the batch was .*png"):
         trainer(tmp_path, limit_val_batches=0).fit(module, image_data())
 
 
@@ -257,7 +257,7 @@ def test_a_training_is_not_resumed_with_another_proxy(image_data, tmp_path):
     run.save_checkpoint(last, weights_only=False)
     other = make(proxy=LearnedProxy("jpeg", (10, 90), channels=4), seed=4)
     with pytest.raises(
-        ArgumentError, match=r"run_dir must be .* same weights of what is frozen \(LearnedProxy, BatchTask\)"
+        ArgumentError, match=r"run_dir must be .* same frozen weights \(LearnedProxy, BatchTask\)"
     ):
         trainer(tmp_path, max_epochs=2).fit(other, image_data(), ckpt_path=last, **SAFELY)
 
@@ -305,7 +305,7 @@ def test_a_part_that_is_missing_is_told(missing):
         ({"pseudo_score": 2}, "pseudo_score must be"),
         ({"learning_rate": 0}, "learning_rate must be"),
         ({"max_failures": 7}, "max_failures must be"),
-        ({"codec": dict}, "codec must be what makes a vcm.codecs.Codec of a quality; got 'dict'"),
+        ({"codec": dict}, "codec must be a vcm.codecs.Codec class, or a partial call of one; got 'dict'"),
     ],
 )
 def test_settings_that_cannot_be_are_told(settings, message):

@@ -104,13 +104,13 @@ def test_channels_are_checked(channels):
 
 @pytest.mark.parametrize("rates", [(), (1,), (2, 1), (0, 1), (1, float("inf")), (1, float("nan")), ("a", 1)])
 def test_ranges_are_checked(rates):
-    with pytest.raises(ArgumentError, match="rates must be the smallest and the largest λ"):
+    with pytest.raises(ArgumentError, match="lmbda_range must be two numbers above 0"):
         QuantizationAdaptiveNPP(CHANNELS, rates)
 
 
 @pytest.mark.parametrize("rate", [None, 0.24, 16.1, float("nan"), "2", True])
 def test_a_rate_outside_the_trained_range_is_told(rate):
-    with pytest.raises(ArgumentError, match=r"rate must be a λ from 0\.25 to 16"):
+    with pytest.raises(ArgumentError, match=r"lmbda must be a number from 0\.25 to 16"):
         QuantizationAdaptiveNPP(CHANNELS)(torch.rand(1, 3, 16, 16), rate)
 
 
@@ -193,9 +193,9 @@ def test_deployed_gives_the_same_images(network):
 
 
 def test_deployed_checks_rates():
-    with pytest.raises(ArgumentError, match=r"rate must be a λ from 0\.25 to 16"):
+    with pytest.raises(ArgumentError, match=r"lmbda must be a number from 0\.25 to 16"):
         deployed(trained(QuantizationAdaptiveNPP), 20)
-    with pytest.raises(ArgumentError, match="rate must be left out"):
+    with pytest.raises(ArgumentError, match="lmbda must be None"):
         deployed(trained(NPP), 2)
 
 
@@ -211,7 +211,7 @@ def test_deployed_exports_and_onnx_runtime_agrees(form, tmp_path):
     inputs = (torch.rand(1, 3, 48, 80), *([torch.tensor([3.0])] if form == "open" else []))
     others = (torch.rand(1, 3, 96, 32), *([torch.tensor([0.7])] if form == "open" else []))
     height, width = (16 * torch.export.Dim(name, min=1, max=512) for name in ("rows", "columns"))
-    shapes = {"x": {2: height, 3: width}, **({"rate": {}} if form == "open" else {})}
+    shapes = {"x": {2: height, 3: width}, **({"lmbda": {}} if form == "open" else {})}
     exported = torch.export.export(filters, others, dynamic_shapes=shapes)
     path = tmp_path / "npp.onnx"
     torch.onnx.export(exported, (), str(path), dynamo=True, verbose=False)

@@ -6,9 +6,9 @@ import inspect
 from pathlib import Path
 
 import pytest
+import vcm.conf
 import yaml
 
-import vcm.conf
 import vcm.tasks
 
 FILES = sorted(Path(vcm.conf.__file__).parent.glob("task/*.yaml"))

@@ -170,7 +170,7 @@ def test_own_categories(tmp_path: Path) -> None:
     target = BoxTarget(
         torch.tensor([[5.0, 5, 40, 40]]), torch.tensor([2]), torch.tensor([False]), torch.ones(1)
     )
-    with pytest.raises(ArgumentError, match="labels must be from 0 to 1"):
+    with pytest.raises(ArgumentError, match=r"labels must be in \[0, 1\]"):
         task.loss(images()[:1], [target])
 
 

@@ -179,8 +179,8 @@ class CodecPool:
             if isinstance(decoded, Failure):
                 return decoded
             if decoded.value.shape != image.shape:
-                sizes = f"{tuple(decoded.value.shape)} instead of {tuple(image.shape)}"
-                error = CodecError(f"{codec.title}: the decoder gave another size: {sizes}.")
+                sizes = f"got {tuple(decoded.value.shape)} for {tuple(image.shape)}"
+                error = CodecError(f"{codec.title}: the decoded image has the wrong shape: {sizes}.")
                 return Failure("decode", error, index)
             return RoundTrip(encoded.value, decoded.value, encoded.seconds, decoded.seconds)
 
