@@ -50,5 +50,5 @@ def test_tasks_that_a_model_has_not_are_told():
 
 @pytest.mark.parametrize("x", [torch.zeros(3, 8, 8), torch.zeros(1, 3, 8, 8, dtype=torch.uint8)])
 def test_inputs_of_another_kind_are_told(x):
-    with pytest.raises(ArgumentError, match="x must be float"):
+    with pytest.raises(ArgumentError, match="x must be a float tensor"):
         SlimmableFeatureCodec(model=make(SlimmableFactorized)).encode(x, (8, 8))

@@ -137,7 +137,7 @@ def test_an_encoder_that_fails_is_a_codec_error(
         raise OSError("encoder error -2")
 
     monkeypatch.setattr(Image.Image, "save", fail)
-    with pytest.raises(CodecError, match=r"encoder failed on an image of 8x8: encoder error -2"):
+    with pytest.raises(CodecError, match=r"encoder failed on an image of size 8x8: encoder error -2"):
         kind().encode(photo(8, 8))
 
 
