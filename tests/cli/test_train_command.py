@@ -65,7 +65,10 @@ def test_a_model_notes_its_tasks_without_folders_of_this_machine(training):
         (["tasks.classification.cut=nowhere"], "cut must be one of"),
         (["data.train.root=missing"], "missing"),
         (["network=nothing"], "s_bfm, s_bhm; got nothing"),
-        (["module.nothing=1"], "There is no setting module.nothing. `vcm train --cfg job`"),
+        (
+            ["module.nothing=1"],
+            "There is no setting module.nothing. List all settings with `vcm train --cfg job`",
+        ),
         (
             ["module.wieghts.classification=1"],
             "There is no setting module.wieghts. Did you mean module.weights?",
