@@ -16,7 +16,7 @@ $(STAMP): pyproject.toml setup.py
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
-demo: $(STAMP)  ## fetch weights and images, judge codecs by what a detector still sees, write the report
+demo: $(STAMP)  ## fetch weights and images, evaluate nine codecs, write the report
 	$(BIN)/vcm fetch yolov3-tiny coco-sample
 	$(BIN)/vcm evaluate experiment=demo
 	@echo "the report:"

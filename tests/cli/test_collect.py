@@ -61,7 +61,7 @@ def test_every_launcher_finds_the_same_numbers(folder):
         )
         done = sweep(SWEEP[0], *one, *SWEEP[3:], *chosen, f"run_dir={name}")
         assert done.returncode == 0, done.stderr
-        found[name] = next(content for job, content in results(name).items() if job.startswith("rate-1_"))
+        found[name] = next(content for job, content in results(name).items() if job.startswith("lmbda-1_"))
         jobs = json.loads((folder / name / PLAN_FILE).read_text())["jobs"]
         assert len(jobs) == len(results(name)) == (2 if name == "joblib" else 1)
     assert all(content == found["basic"] for content in found.values())

@@ -140,8 +140,8 @@ def test_every_changed_setting_is_named(training, told):
         [*longer(training), "module.lmbda_scale=2", "module.max_norm=3", "+module.plateau_x=1"]
     )
     assert status == 2
-    assert "module.max_norm changed (1.0 -> 3); module.plateau_x changed (not set -> 1); " in said
-    assert "module.lmbda_scale changed (1 -> 2)" in said
+    assert "module.lmbda_scale changed (1 -> 2); module.max_norm changed (1.0 -> 3); " in said
+    assert "module.plateau_x changed (not set -> 1)" in said
 
 
 def test_a_setting_that_vcm_has_gained_since_does_not_matter(training, told):

@@ -112,5 +112,5 @@ def test_each_image_has_its_own_rate_and_systems_far_from_it_are_left_out(tmp_pa
     assert shown == [
         ("A", "0", "4,085"), ("C", "2", "4,500"), ("A", "0", "90,000"), ("B", "0", "80,000"),
     ]  # fmt: skip
-    assert "Left out, for want of a stream within 15 % of 4,085 bytes: B." in html
-    assert "Left out, for want of a stream within 15 % of 80,000 bytes: C." in html
+    assert "Not shown, without a stream within 15 % of 4,085 bytes: B." in html
+    assert "Not shown, without a stream within 15 % of 80,000 bytes: C." in html

@@ -162,7 +162,7 @@ def test_failures_are_shown(world, tmp_path):
     (tmp_path / "images/02.png").write_text("no <b>image</b>")
     evaluate(world, tmp_path / "run", {"jpeg": [JPEGCodec(quality=50)]})
     html = build_report([tmp_path / "run"]).read_text()
-    assert re.search(r"left out: 2 .*02\.png: is not an image", html)
+    assert re.search(r"skipped: 2 .*02\.png: is not an image", html)
 
 
 def test_runs_of_one_task_and_data_are_drawn_together(world, run, tmp_path):
