@@ -28,7 +28,7 @@ def test_names_are_taken_literally(build, tmp_path):
     html = build_report([tmp_path / "run"]).read_text(encoding="utf-8")
     assert "<img src=x" not in html
     for text in ("JPEG ($\\frac{a$)", "JPEG (&lt;img src=x", "JPEG (_hidden)", "JPEG (压缩)"):
-        assert html.count(text) >= 4, text  # the legends of the plots among them
+        assert html.count(text) >= 4, text  # legend, tooltips and tables
 
 
 def test_nothing_found_and_nothing_finite_is_no_error(build, world, tmp_path):
