@@ -217,7 +217,7 @@ def test_report_needs_neither_images_nor_records(run, tmp_path, capsys):
         assert cell.interval in printed.err
         assert f"<small>{cell.interval}</small>" in html or not cell.interval
     assert "over 40 resamples of the images" in html
-    assert "Bars: 95 % intervals by bootstrap over images" in html
+    assert "Bars: 95 % bootstrap intervals over images" in html
     svg = (run / "plots/rate_psnr.svg").read_text()
     assert svg.count("LineCollection") == 2
 
