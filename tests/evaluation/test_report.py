@@ -16,7 +16,8 @@ from vcm.errors import ArgumentError, EvaluationError
 from vcm.evaluation.curves import Axis, Curve, axes_of, compare, curves
 from vcm.evaluation.evaluate import Evaluation
 from vcm.evaluation.pipelines import ImagePipeline
-from vcm.evaluation.report import build_report
+from vcm.evaluation.report import build_report, read_study
+from vcm.evaluation.report.findings import findings
 from vcm.evaluation.report.plots import draw
 from vcm.evaluation.results import Results
 
@@ -137,6 +138,38 @@ def test_plots_for_a_paper(run, tmp_path):
             assert image.width == pytest.approx(3.4 * 600, abs=2)
     assert "serif" in (plots / "rate_psnr.svg").read_text()
     assert len(list(plots.glob("*.pdf"))) == 4
+
+
+def test_points_have_tooltips_and_plots_one_legend(run):
+    html = build_report([run]).read_text()
+    svgs = re.findall(r"<svg .*?</svg>", html.partition('class="plots"')[2].partition("</div>")[0], re.DOTALL)
+    study = read_study([run])
+    assert len(svgs) == len(study.curves)
+    for svg, (axis, drawn) in zip(svgs, study.curves, strict=True):
+        assert svg.count("<title>") == sum(len(curve.points) for curve in drawn)
+        rate, value = drawn[0].points[0]
+        said = f"{drawn[0].title}, {drawn[0].qualities[0]:g}: {rate:.4f} bpp, {value:.2f} ({axis.title})"
+        assert f"<title>{said}</title>" in svg
+        assert ">JPEG<" not in svg  # no legend of its own
+    (legend,) = re.findall(r'<p class="legend">(.*?)</p>', html)
+    assert [title in legend for title in ("JPEG", "WebP", "AVIF", "originals")] == [True] * 4
+
+
+def test_three_sentences_sum_up_the_bd_rates(run, capsys):
+    study = read_study([run])
+    sentences = findings(study)
+    assert len(sentences) == 3
+    _, by_system = study.comparisons[study.main]
+    known = sorted((c.rate.value, c.title) for c in by_system.values() if c.rate.value is not None)
+    best = known[0][0]
+    assert (f"saves {-best:.0f} % of the bits of JPEG" if best < 0 else "no codec needs fewer") in sentences[
+        0
+    ]
+    assert f"Measured on {study.results.data['num_images']} images" in sentences[2]
+    table = study.bd_table(of_rate=True)
+    assert len(table.saved) == len(table.rows) == 2
+    assert main(["report", str(run)]) == 0
+    assert capsys.readouterr().err.splitlines()[-3:] == sentences
 
 
 def test_bd_rates_equal_bjontegaard_on_the_csv(run):

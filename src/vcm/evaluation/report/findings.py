@@ -32,13 +32,13 @@ def findings(study: Study) -> list[str]:
 
 
 def _best(known: list[Comparison], anchor: str, axis: Axis) -> str:
-    best = known[0]
+    best, title = known[0], axis.title.removesuffix(" (%)").removesuffix(" (dB)")
     value = best.rate.value or 0.0
     if value >= 0:
-        return f"At equal {axis.title}, no codec needs fewer bits than {anchor}."
+        return f"At equal {title}, no codec needs fewer bits than {anchor}."
     ends = best.interval.ends if best.interval is not None else None
     interval = "" if ends is None else f" (95 % interval {_range(-ends[1], -ends[0])})"
-    return f"At equal {axis.title}, {best.title} saves {-value:.0f} % of the bits of {anchor}{interval}."
+    return f"At equal {title}, {best.title} saves {-value:.0f} % of the bits of {anchor}{interval}."
 
 
 def _others(others: list[Comparison], anchor: str) -> str:

@@ -67,13 +67,14 @@ class Study:
 
     @property
     def main(self) -> int:
-        """Index of the comparison that sums up the study: the accuracy with the most BD-rates."""
-        counts = {
-            number: sum(found.rate.value is not None for found in by_system.values())
-            for number, (axis, by_system) in enumerate(self.comparisons)
-            if axis.labels is not None
-        }
-        return max(counts or [0], key=lambda number: counts.get(number, 0))
+        """Index of the main comparison: the accuracy with the most BD-rates, or else the distortion."""
+
+        def rank(number: int) -> tuple[bool, int]:
+            axis, by_system = self.comparisons[number]
+            count = sum(found.rate.value is not None for found in by_system.values())
+            return axis.labels is not None and count > 0, count
+
+        return max(range(len(self.comparisons)), key=rank, default=0)
 
     def bd_table(self, *, of_rate: bool) -> Table:
         """Build the table of BD-rates (`of_rate`) or BD-metrics."""
