@@ -246,29 +246,27 @@ def output_names(inputs: Sequence[Input], folder: Path | None, suffix: str = ".p
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vcm preprocess",
-        description="Filter images by a trained preprocessor, so that an encoder of your own spends fewer "
-        "bits on what a detector or classifier does not need. Writes PNG, or with -o NAME another lossless "
-        "format. Images are written as a person sees them: EXIF's orientation is applied to the pixels "
-        "and no longer noted, transparency is laid over white, of 16 bits the upper 8 are kept, of an "
-        "animation the first frame. Colours are not converted: an ICC profile for RGB is kept, with what "
-        "EXIF says of camera, time, place, author and copyright, wherever the format takes them (BMP and PPM "
-        "take neither); XMP and thumbnails are not.",
+        description="Filter images with a trained preprocessor, so that any encoder spends fewer bits on "
+        "what a detector or classifier does not need. Output is PNG, or another lossless "
+        "format with -o NAME. EXIF orientation is applied to the pixels, transparency is laid "
+        "over white, 16-bit images are reduced to 8 bits, and only the first frame of an "
+        "animation is used. Colours are not converted: RGB ICC profiles and EXIF data on "
+        "camera, time, place, author and copyright are kept if the format supports them (BMP "
+        "and PPM do not); XMP and thumbnails are dropped.",
     )
-    parser.add_argument(
-        "images", nargs="+", type=Path, metavar="IMG", help="images, and folders to search for images"
-    )
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMG", help="images or folders of images")
     parser.add_argument(
         "--model",
         type=Path,
         metavar="M",
-        help="model.safetensors, as `vcm train` wrote it; without it, the one that comes with vcm, for BPG "
-        "and detectors; none, with --size or --for, to scale images only",
+        help="model file of `vcm train`; default: the one shipped with vcm, for BPG and detectors; none, "
+        "with --size or --for, only scales images",
     )
     parser.add_argument(
         "--lmbda",
         type=float,
         metavar="L",
-        help="for a model for many rates: the larger, the more is kept for the task, at more bits",
+        help="λ of a quantization-adaptive model; a larger λ keeps more for the task, at more bits",
     )
     parser.add_argument(
         "--rate",
@@ -282,34 +280,33 @@ def _parser() -> argparse.ArgumentParser:
         "--size",
         type=int,
         metavar="N",
-        help="scale images to a longest side of N pixels before filtering, never up (bilinear, as YOLO's "
+        help="scale larger images down to a longest side of N pixels before filtering (bilinear, like YOLO's "
         "letterbox)",
     )
     parser.add_argument(
         "--for",
         dest="reader",
         metavar="TASK",
-        help="scale images to the size at which a task reads them, never up, by its own interpolation: "
-        "detection (yolov3_tiny), classification (mobilenet_v2), or another name of `vcm evaluate task=…`",
+        help="scale larger images down to the input size of a task: detection (yolov3_tiny), classification "
+        "(mobilenet_v2), or another task of `vcm evaluate task=…`",
     )
     parser.add_argument(
         "--quality",
         type=float,
         metavar="QP",
-        help="BPG's QP at which the outputs will be encoded: instead of --lmbda, and for --effort",
+        help="QP at which BPG will encode the outputs: sets λ instead of --lmbda; required by --effort",
     )
     parser.add_argument(
         "--effort",
         type=int,
         default=0,
         metavar="N",
-        help="with --for and --quality: refine each image's pixels for TASK in N gradient steps through BPG "
-        "at that QP; 0 by default. `vcm encode --effort` writes BPG itself, with "
-        "QPs for its blocks",
+        help="steps of a search for better pixels for TASK through BPG, with --for and --quality; default: "
+        "0. `vcm encode --effort` writes BPG files with QPs per block",
     )
     add_output_options(
         parser,
-        "the outputs' folder, which mirrors that of the images, or one output's name, which ends in "
+        "output folder, which mirrors that of the images, or the name of a single output, ending in "
         + ", ".join(FORMATS),
     )
     add_bulk_options(parser)
