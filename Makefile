@@ -35,9 +35,9 @@ train-slimmable: $(STAMP)  ## train the slimmable codec, from nothing; again: go
 test: $(STAMP)  ## run the tests, without those marked slow or gpu, on up to four cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
-test-fast: $(STAMP)  ## the tests of networks, codecs, metrics, losses, data and tasks alone
+test-fast: $(STAMP)  ## the tests of networks, codecs, metrics, losses and data alone
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal \
-	  tests/nn tests/codecs tests/metrics tests/losses tests/data tests/tasks
+	  tests/nn tests/codecs tests/metrics tests/losses tests/data
 
 test-lowest: $(STAMP)  ## the tests with the lowest versions of the dependencies that pyproject.toml allows
 	$(BIN)/python -m pip install --quiet uv
