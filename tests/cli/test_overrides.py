@@ -7,8 +7,10 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
+from omegaconf.errors import ConfigAttributeError
 
 import programs
+from vcm.cli.errors import user_message
 from vcm.cli.main import main
 from vcm.cli.overrides import current_overrides, current_settings, saved_settings
 
@@ -300,3 +302,12 @@ def test_curves_are_composed_of_parts():
     curve = named.codecs.npp_bpg_importance_at_reader_effort10
     assert (curve.at_reader, curve.effort, curve.importance.alpha, curve.lmbda) == (True, 10, 2.0, None)
     assert named.codecs.features_effort10.codec.effort == 10
+
+
+def test_a_former_setting_that_a_sweeper_sets_is_named_by_its_present_name():
+    composed = OmegaConf.create({"module": {"_target_": "vcm.modules.SlimmableModule", "lmbda_scale": 1}})
+    OmegaConf.set_struct(composed, True)
+    with pytest.raises(ConfigAttributeError) as error:
+        OmegaConf.update(composed, "module.weight_scale", 2)
+    said = "There is no setting module.weight_scale: weight_scale was renamed to lmbda_scale."
+    assert user_message(error.value, "train") == said

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from vcm.data.assets import CATALOG
-from vcm.data.assets.cache import sha256_of
 from vcm.data.assets.images import difference_hash, keep_photographs
+from vcm.files import file_sha256
 
 
 def test_catalog_has_what_the_readme_names():
@@ -53,7 +53,7 @@ def test_photo_corpus_and_sample_are_disjoint(asset_path, coco_images):
         path for path in asset_path("photo-corpus", ".").rglob("*") if path.suffix.lower() in (".jpg", ".png")
     ]
     assert len(corpus) > 400
-    assert not {sha256_of(path) for path in corpus} & {sha256_of(path) for path in coco_images}
+    assert not {file_sha256(path) for path in corpus} & {file_sha256(path) for path in coco_images}
     sample = [difference_hash(Image.open(path)) for path in coco_images]
     near = [path.name for path in corpus if distance(difference_hash(Image.open(path)), sample) <= 6]
     assert near == []

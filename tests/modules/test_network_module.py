@@ -1,6 +1,9 @@
 """What every LightningModule here does with gradients, whatever it trains."""
 
+import re
+import types
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -111,6 +114,24 @@ def test_a_step_of_no_gradient_changes_nothing_whatever_the_optimizer():
     fit(module)
     first, second = module.history
     assert torch.equal(first, second)  # neither momentum nor weight decay
+
+
+def test_the_module_of_the_documentation_trains_and_validates():
+    page = (Path(__file__).parents[2] / "docs" / "extending.md").read_text()
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "Denoising" in block)
+    parts = {}
+    exec(code, parts)
+    module = parts["Denoising"](torch.nn.Conv2d(3, 3, 1))
+    trainer = fit(module, val=loader(1, 2))
+    assert trainer.callback_metrics["val/loss"] > 0
+    assert module.errors.loss.compute() == trainer.callback_metrics["val/loss"]
+
+
+def test_a_module_without_validation_says_what_is_missing():
+    module = Brightness()
+    module.validation_step = types.MethodType(NetworkModule.validation_step, module)
+    with pytest.raises(NotImplementedError, match="Brightness must define validate_image"):
+        fit(module, val=loader(1, 1))
 
 
 def test_a_plateau_lowers_the_learning_rate_by_the_metric_it_follows():

@@ -26,7 +26,7 @@ from omegaconf.errors import (
 )
 
 from vcm.cli.options import options
-from vcm.cli.overrides import RENAMED
+from vcm.cli.overrides import FORMER_SETTINGS, RENAMED
 from vcm.errors import VCMError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -105,6 +105,9 @@ def _unknown_key(full_key: str, parent: object, command: str) -> str:
     prefix, _, key = full_key.rpartition(".")
     known = list(map(str, parent)) if isinstance(parent, DictConfig) else []
     taken = _parameters(parent.get("_target_")) if isinstance(parent, DictConfig) else []
+    target = str(parent.get("_target_", "")) if isinstance(parent, DictConfig) else ""
+    if target.startswith("vcm.") and (present := FORMER_SETTINGS.get(target.rpartition(".")[2], {}).get(key)):
+        return f"There is no setting {full_key}: {key} was renamed to {present}."
     if key in taken:
         return (
             f"There is no setting {full_key} in this configuration, but its target accepts it. "

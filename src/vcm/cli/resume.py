@@ -21,10 +21,10 @@ from vcm.data.reading import IMAGE_SUFFIXES
 from vcm.errors import OutputError, ResumeError, WeightsError
 from vcm.files import (
     MAX_WEIGHTS_BYTES,
+    file_sha256,
     find_files,
     open_regular,
     printable,
-    read_bytes,
     read_text,
     write_text,
 )
@@ -169,8 +169,7 @@ def content_of(value: object) -> str | None:
     try:
         path = Path(value)
         if path.is_file():
-            digest.update(read_bytes(path, limit=MAX_WEIGHTS_BYTES))
-            return digest.hexdigest()
+            return file_sha256(path)
         if not path.is_dir():
             return None
         files = find_files(path, _DATA_SUFFIXES)
@@ -179,7 +178,7 @@ def content_of(value: object) -> str | None:
                 f"{file.relative_to(path)}\0{file.stat().st_size}\0".encode(errors="surrogateescape")
             )
         for file in files[:: max(1, len(files) // _NUM_SAMPLED)]:
-            digest.update(hashlib.sha256(read_bytes(file, limit=MAX_WEIGHTS_BYTES)).digest())
+            digest.update(bytes.fromhex(file_sha256(file)))
     except (OSError, ValueError):
         return None
     return digest.hexdigest()

@@ -94,7 +94,11 @@ class NetworkModule(OptimizedModule):
             different = [name for name in {**own, **given} if own.get(name) != given.get(name)]
             shown = (f"{name} is {given.get(name)}, not {own.get(name)}" for name in sorted(different))
             raise WeightsError(f"{path} has another architecture: {'; '.join(shown)}.")
-        self.network.load_state_dict({**self.network.state_dict(), **other.state_dict()})
+        self._load_weights(other)
+
+    def _load_weights(self, other: nn.Module) -> None:
+        """Load the weights of a network that passed the check of `start_from`."""
+        self.network.load_state_dict(other.state_dict())
 
     def _architecture(self, network: nn.Module) -> dict[str, Any]:
         """Return the settings of a network in which `start_from` allows no difference."""
@@ -104,7 +108,10 @@ class NetworkModule(OptimizedModule):
     # --- validation ---------------------------------------------------------------------------------------
 
     def metric_groups(self) -> dict[str, MetricGroup]:
-        """Return the metrics of validation by the name under which they are logged; "" adds no name."""
+        """Return the metrics of validation by the name under which they are logged; "" adds no name.
+
+        Each group has a metric `loss`.
+        """
         return {}
 
     def validate_image(self, image: Tensor, batch: Batch, place: int) -> None:
@@ -115,7 +122,7 @@ class NetworkModule(OptimizedModule):
             batch: The image's batch.
             place: Position of the image in the batch.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define validate_image or validation_step.")
 
     def total_loss(self, losses: Sequence[float]) -> float:
         """Combine the losses of all metric groups to `val/loss`; their mean unless overridden."""

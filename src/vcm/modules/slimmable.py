@@ -259,6 +259,9 @@ class SlimmableModule(NetworkModule):
         """See `NetworkModule.start_from`; residual blocks that the file lacks start as the identity."""
         super().start_from(path)
 
+    def _load_weights(self, other: nn.Module) -> None:
+        self.network.load_state_dict({**self.network.state_dict(), **other.state_dict()})
+
     def _architecture(self, network: nn.Module) -> dict[str, Any]:
         settings = super()._architecture(network)
         blocks, own = settings.get("blocks", {}), self.network.architecture().get("blocks", {})

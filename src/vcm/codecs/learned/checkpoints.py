@@ -11,7 +11,6 @@ NumPy scalars and numeric arrays, whose values are ignored.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,7 +28,7 @@ from compressai.zoo.pretrained import load_pretrained
 from torch import Tensor
 
 from vcm.errors import WeightsError
-from vcm.files import MAX_WEIGHTS_BYTES, open_regular, printable
+from vcm.files import MAX_WEIGHTS_BYTES, open_regular, printable, stream_sha256
 from vcm.nn.coder import CodingTable, check_latent, decode_symbols
 from vcm.nn.entropy import check_tables, update_bottleneck
 from vcm.nn.weights import at_most, check_values, load_tensors
@@ -56,9 +55,7 @@ def read_checkpoint(architecture: str, path: str) -> tuple[Any, str]:
     try:
         with open_regular(path, limit=MAX_WEIGHTS_BYTES) as file:
             size = os.fstat(file.fileno()).st_size
-            digest = hashlib.sha256()
-            while block := file.read(1 << 20):
-                digest.update(block)
+            digest = stream_sha256(file)
             state = load_pretrained(_find(_load(file)))
         with at_most(size // 2):  # a number has at least two bytes
             network = kinds[architecture].from_state_dict(state).eval()
@@ -72,7 +69,7 @@ def read_checkpoint(architecture: str, path: str) -> tuple[Any, str]:
         raise WeightsError(
             f"{path} cannot be read as a checkpoint of {architecture}: {type(error).__name__}: {reason}"
         ) from error
-    return network, digest.hexdigest()
+    return network, digest
 
 
 class _Ignored:

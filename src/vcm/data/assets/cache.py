@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import platformdirs
 
 from vcm.data.assets.catalog import Asset, find_asset
 from vcm.errors import AssetError
-from vcm.files import MAX_WEIGHTS_BYTES, open_regular, printable, read_json
+from vcm.files import file_sha256, printable, read_json
 
 MARKER = "asset.json"
 """Written last: an asset folder without it is incomplete."""
@@ -104,21 +103,8 @@ def _known_sha256(path: Path) -> str:
     status = path.stat()
     key = (str(path), status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev)
     if key not in _digests:
-        _digests[key] = sha256_of(path)
+        _digests[key] = file_sha256(path)
     return _digests[key]
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a regular file in hexadecimal.
-
-    Raises:
-        OSError: If it cannot be read, is not a regular file, or is larger than 8 GiB.
-    """
-    digest = hashlib.sha256()
-    with open_regular(path, limit=MAX_WEIGHTS_BYTES) as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def asset_file(name: str, file: str) -> Path:

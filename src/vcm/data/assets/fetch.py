@@ -23,10 +23,10 @@ from typing import IO
 
 from filelock import FileLock
 
-from vcm.data.assets.cache import MARKER, asset_folder, cache_folder, is_present, sha256_of
+from vcm.data.assets.cache import MARKER, asset_folder, cache_folder, is_present
 from vcm.data.assets.catalog import Asset, Source, find_asset
 from vcm.errors import AssetError
-from vcm.files import write_text
+from vcm.files import file_sha256, write_text
 
 Progress = Callable[[str, int, int], None]
 """Progress callback; receives the package, the bytes downloaded and the total."""
@@ -113,7 +113,7 @@ def _download(source: Source, downloads: Path, partial: Path, progress: Progress
     folder = downloads / source.sha256
     if folder.is_dir():
         for archive in folder.iterdir():
-            if sha256_of(archive) == source.sha256:
+            if file_sha256(archive) == source.sha256:
                 return archive
         shutil.rmtree(folder)
     shutil.rmtree(partial, ignore_errors=True)
@@ -198,7 +198,7 @@ def _folder_size(folder: Path) -> int:
 
 
 def _check_hash(path: Path, expected: str, what: str) -> None:
-    got = sha256_of(path)
+    got = file_sha256(path)
     if got != expected:
         path.unlink()
         raise AssetError(
@@ -225,7 +225,7 @@ def _unpack(asset: Asset, archives: list[Path], folder: Path) -> None:
             "fingerprint": asset.fingerprint(),
             "licence": asset.licence,
             "files": sizes,
-            "sha256": {path.relative_to(staging).as_posix(): sha256_of(path) for path in files},
+            "sha256": {path.relative_to(staging).as_posix(): file_sha256(path) for path in files},
         }
         write_text(staging / MARKER, json.dumps(marker, indent=1) + "\n")
         if folder.exists():  # an older or damaged version of the asset
