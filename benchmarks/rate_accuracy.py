@@ -17,10 +17,13 @@ seconds an image; the slimmable codec's streams beside the anchors; BD-rates by 
 and all points.
 
 The figures go to benchmarks/results/rate_accuracy.json, the plot to docs/. Interrupted, it goes on where it
-stopped. With --tasks only these readers are evaluated, and the others' figures are those already in the file.
+stopped. With --tasks or --systems only these readers or systems (and the anchors) are evaluated, and the
+others' figures are those already in the file, as are all encoder's seconds with --systems, which are only
+comparable within one run.
 
     vcm fetch yolov3-tiny yolov4-tiny mobilenet-v2 coco-sample
-    python benchmarks/rate_accuracy.py [--folder runs/rate_accuracy] [--tasks yolov4_tiny …] [--limit N]
+    python benchmarks/rate_accuracy.py [--folder runs/rate_accuracy] [--tasks yolov4_tiny …]
+                                       [--systems features learned …] [--limit N]
 """
 
 from __future__ import annotations
@@ -31,12 +34,14 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Set
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from vcm.evaluation.curves import Axis, axes_of, compare, curves
+from vcm.evaluation.points import Point
 from vcm.evaluation.report import build_report
 from vcm.evaluation.report.plots import as_svg, draw
 from vcm.evaluation.results import Results, write_json
@@ -65,6 +70,11 @@ STREAMS = ("features", "features_effort10")
 """The slimmable codec's narrow width."""
 FULL = "learned"
 """Its full width."""
+SYSTEMS = (
+    *("bpg", "bpg_at_reader", "npp_bpg", "npp_bpg_at_reader", *IMPORTANCE, *SEARCHED),
+    *(*STANDARD, "avif_at_reader", "npp_avif", *STREAMS, FULL),
+)
+"""All systems, in the order of the tables."""
 STREAM_QUALITIES = [1, 2, 3, 4, 5]
 SCORES = (0.1, 0.3, 0.5, 0.7)
 """Thresholds of pseudo-labels; 0.3 in all other tables."""
@@ -94,26 +104,35 @@ def main() -> int:
     )
     parser.add_argument("--limit", type=int, help="evaluate on the first so many images, and keep no results")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS, help="readers to evaluate")
+    parser.add_argument(
+        "--systems",
+        nargs="+",
+        choices=SYSTEMS,
+        default=SYSTEMS,
+        help="systems to evaluate beside the anchors",
+    )
     known = parser.parse_args()
     tasks = [task for task in TASKS if task in known.tasks]
-    sensitive = sensitivity(tasks, known.folder, known.limit)
-    found = {task: evaluate(task, known.folder / task, known.limit) for task in tasks}
+    systems = {*known.systems, *ANCHORS}
+    sensitive = sensitivity(tasks, systems, known.folder, known.limit)
+    found = {task: evaluate(task, systems, known.folder / task, known.limit) for task in tasks}
     figures: dict[str, Any] = {
         "bd_rate": bd_rates(found),
         "sensitivity": sensitive,
         "points": {task: [point.to_json() for point in results.points] for task, results in found.items()},
         "originals": {task: results.originals for task, results in found.items()},
-        "measured": {task: measured(known.folder / task) for task in tasks},
+        "measured": {task: measured(known.folder / task, results) for task, results in found.items()},
     }
     if TRAINED_FOR in found:
         figures["streams"] = stream_rates(found[TRAINED_FOR])
-        figures["seconds"] = encoder_seconds(known.folder / TRAINED_FOR)
+        if systems == set(SYSTEMS):
+            figures["seconds"] = encoder_seconds(known.folder / TRAINED_FOR)
         figures["boxes"] = boxes(known.folder / TRAINED_FOR)
     if not known.limit:
         figures = merged(json.loads(RESULTS.read_text()) if RESULTS.exists() else {}, figures)
         write_json(RESULTS, figures)
         if TRAINED_FOR in found:
-            PLOT.write_text(plot(found[TRAINED_FOR]))
+            PLOT.write_text(plot(found[TRAINED_FOR], figures["points"][TRAINED_FOR]))
     print_tables(figures["bd_rate"], figures.get("seconds", {}))
     print_streams(figures.get("streams", []))
     if "boxes" in figures:
@@ -124,27 +143,55 @@ def main() -> int:
 
 
 def merged(earlier: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """New figures, and the earlier ones of tasks that were not evaluated."""
+    """New figures, and the earlier ones of tasks and systems that were not evaluated."""
     figures = {**earlier, **new}
+    again = {(task, point["system"]) for task, points in new["points"].items() for point in points}
     for key in ("bd_rate", "sensitivity"):
-        rows = [row for row in earlier.get(key, []) if row["task"] not in new["points"]] + new[key]
-        figures[key] = sorted(rows, key=lambda row: TASKS.index(row["task"]))
-    for key in ("points", "originals", "measured"):
-        found = {**earlier.get(key, {}), **new[key]}
-        figures[key] = {task: found[task] for task in TASKS if task in found}
+        kept = [row for row in earlier.get(key, []) if (row["task"], row["system"]) not in again]
+        figures[key] = sorted(
+            kept + new[key], key=lambda row: (TASKS.index(row["task"]), SYSTEMS.index(row["system"]))
+        )
+    for key in ("originals", "measured"):
+        found = {
+            task: {**earlier.get(key, {}).get(task, {}), **new[key].get(task, {})}
+            for task in TASKS
+            if task in earlier.get(key, {}) or task in new[key]
+        }
+        figures[key] = found
+    figures["points"] = {}
+    for task in figures["originals"]:
+        kept = [p for p in earlier.get("points", {}).get(task, []) if (task, p["system"]) not in again]
+        points = kept + new["points"].get(task, [])
+        figures["points"][task] = sorted(points, key=lambda point: SYSTEMS.index(point["system"]))
+    streams = [row for row in earlier.get("streams", []) if (TRAINED_FOR, row["stream"]) not in again]
+    order = (*STREAMS, FULL)
+    columns = list(
+        dict.fromkeys(row["column"] for row in [*earlier.get("streams", []), *new.get("streams", [])])
+    )
+    figures["streams"] = sorted(
+        streams + new.get("streams", []),
+        key=lambda row: (columns.index(row["column"]), order.index(row["stream"]), row["quality"]),
+    )
     return figures
 
 
 def evaluate(
-    task: str, folder: Path, limit: int | None, *, pseudo_score: float = 0.3, bootstrap: int = NUM_RESAMPLES
+    task: str,
+    systems: Set[str],
+    folder: Path,
+    limit: int | None,
+    *,
+    pseudo_score: float = 0.3,
+    bootstrap: int = NUM_RESAMPLES,
 ) -> Results:
     """What `vcm evaluate` finds for a task; records and reports go to `folder`."""
     detects = task != CLASSIFIER
-    plain = (*PLAIN, *(FILTERED if detects else FILTERED[:1]))
-    bpg = [name for name in plain if "bpg" in name]
-    others = [name for name in plain if "bpg" not in name]
-    bpg += [*IMPORTANCE, *(SEARCHED if detects else ())]
-    streams = [*(STREAMS if task == TRAINED_FOR else ()), FULL]
+    possible = [*PLAIN, *(FILTERED if detects else FILTERED[:1]), *IMPORTANCE, *(SEARCHED if detects else ())]
+    possible += [*(STREAMS if task == TRAINED_FOR else ()), FULL]
+    named = [name for name in possible if name in systems]
+    streams = [name for name in named if name in (*STREAMS, FULL)]
+    bpg = [name for name in named if "bpg" in name]
+    others = [name for name in named if name not in (*bpg, *streams)]
     command = [sys.executable, "-m", "vcm", "evaluate", f"task={task}", "data=coco_sample"]
     command += [f"codec=[{','.join([*bpg, *others, *streams])}]"]
     command += [f"name={folder.parent.name}-{task}", f"run_dir={folder}"]
@@ -153,14 +200,15 @@ def evaluate(
     command += [f"codecs.{name}.qualities={_listed(QUALITIES)}" for name in others]
     command += [f"codecs.{name}.qualities={_listed(STREAM_QUALITIES)}" for name in streams]
     command += [f"codecs.{name}.lmbda={_listed(RATES)}" for name in others if name.startswith("npp_")]
-    if detects:
-        command += [f"codecs.{name}.search.cache={folder.parent / 'searches'}" for name in SEARCHED]
+    searched = [name for name in named if name in SEARCHED]
+    command += [f"codecs.{name}.search.cache={folder.parent / 'searches'}" for name in searched]
     if task == TRAINED_FOR:
         command += ["task.cut=layer1"]
     elif detects:  # the very streams that were made for the other detector
         looked_at = f"task@codecs.{{}}.task={TRAINED_FOR}"
-        command += [f"+{looked_at.format(f'{name}.importance')}" for name in (*IMPORTANCE, *SEARCHED)]
-        command += [f"+{looked_at.format(f'{name}.search')}" for name in SEARCHED]
+        seen = [name for name in named if name in (*IMPORTANCE, *SEARCHED)]
+        command += [f"+{looked_at.format(f'{name}.importance')}" for name in seen]
+        command += [f"+{looked_at.format(f'{name}.search')}" for name in searched]
     command += [f"data.test.limit={limit}"] if limit else []
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     if bootstrap:
@@ -174,18 +222,19 @@ def _listed(values: list[Any]) -> str:
     return str(values).replace(" ", "")
 
 
-def plot(results: Results) -> str:
-    """The README's plot, as SVG."""
+def plot(results: Results, points: list[dict[str, Any]]) -> str:
+    """The README's plot of all points, as SVG."""
     axis = next(axis for axis in axes_of(results) if axis.labels == "pseudo")
-    return as_svg(
-        draw([curve for curve in curves(results.points, axis) if curve.system in DRAWN], axis, None)
-    )
+    drawn = [Point.from_json(point) for point in points if point["system"] in DRAWN]
+    svg: str = as_svg(draw(curves(drawn, axis), axis, None))
+    return svg
 
 
-def measured(folder: Path) -> dict[str, Any]:
-    """With what versions, on what processor, and when a task was evaluated."""
+def measured(folder: Path, results: Results) -> dict[str, dict[str, Any]]:
+    """With what versions, on what processor, and when each system was evaluated."""
     provenance = json.loads((folder / "provenance.json").read_text())
-    return {key: provenance[key] for key in ("packages", "processor", "num_cores", "started")}
+    run = {key: provenance[key] for key in ("packages", "processor", "num_cores", "started")}
+    return {point.system: run for point in results.points}
 
 
 def encoder_seconds(folder: Path) -> dict[str, float]:
@@ -225,12 +274,12 @@ def bd_rates(found: dict[str, Results]) -> list[dict[str, Any]]:
     return table
 
 
-def sensitivity(tasks: list[str], folder: Path, limit: int | None) -> list[dict[str, Any]]:
+def sensitivity(tasks: list[str], systems: Set[str], folder: Path, limit: int | None) -> list[dict[str, Any]]:
     """BD-rates against BPG by pseudo-labels at other thresholds; records are shared with the main run."""
     rows = []
     for task in [task for task in tasks if task != CLASSIFIER]:
         for score in SCORES:
-            results = evaluate(task, folder / task, limit, pseudo_score=score, bootstrap=0)
+            results = evaluate(task, systems, folder / task, limit, pseudo_score=score, bootstrap=0)
             axis = next(axis for axis in axes_of(results) if axis.labels == "pseudo")
             for comparison in compare(curves(results.points, axis), ANCHORS[0], by_envelope=True):
                 title = NAMES.get(comparison.system, comparison.title)
@@ -245,7 +294,7 @@ def stream_rates(results: Results) -> list[dict[str, Any]]:
     for axis in axes_of(results):
         drawn = {curve.system: curve for curve in curves(results.points, axis)}
         judged = [FULL] if axis.key == "ms_ssim_db" else STREAMS if axis.labels else []
-        for curve in [drawn[name] for name in judged]:
+        for curve in [drawn[name] for name in judged if name in drawn]:
             for quality, (bpp, value) in zip(curve.qualities, curve.points, strict=True):
                 row = {"stream": curve.system, "quality": quality, "column": _column(TRAINED_FOR, axis)}
                 row |= {"bpp": bpp, "value": value}

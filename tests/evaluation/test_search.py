@@ -13,10 +13,10 @@ from vcm.data import read_image
 from vcm.encoding import refinement as module
 from vcm.encoding.encoder import ImageEncoder
 from vcm.encoding.reader import Importance, scale_to_reader
-from vcm.encoding.refinement import quantization_steps
 from vcm.encoding.search import ImageSearch
 from vcm.errors import ArgumentError, WeightsError
 from vcm.evaluation.pipelines import Answer, ImagePipeline
+from vcm.nn.proxy.transform import quantization_steps
 from vcm.tasks import ClassificationTask, YOLOTask
 from vcm.tasks.distance import image_distance
 

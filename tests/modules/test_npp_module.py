@@ -1,6 +1,7 @@
 """The preprocessor's training: straight-through values and gradients, failures, resuming, bad input."""
 
 import json
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -10,13 +11,14 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from mean_task import MeanTask
 from resuming import SAFELY
 
-from vcm.codecs import JPEGCodec
+from vcm.codecs import BPGCodec, JPEGCodec
 from vcm.data.datamodule import Batch
+from vcm.encoding import Importance
 from vcm.errors import ArgumentError, CodecError
 from vcm.losses.proxy import straight_through
 from vcm.modules import CodecLoop, NPPModule
 from vcm.nn.preprocessor import NPP, QuantizationAdaptiveNPP, load_preprocessor
-from vcm.nn.proxy import IdentityProxy, JPEGProxy, LearnedProxy
+from vcm.nn.proxy import IdentityProxy, JPEGProxy, LearnedProxy, TransformProxy
 from vcm.nn.serialization import read_notes
 from vcm.types import BoxTarget, Features, Prepared
 
@@ -357,3 +359,100 @@ def test_each_images_loss_has_its_own_rate_and_quality(supervision, monkeypatch)
         task_loss = module.guide.loss([decoded], guides)
         expected += (8 * len(data) / 40**2 + 10 * rate * task_loss) / 3
     torch.testing.assert_close(loss.detach(), expected)
+
+
+class ReadingTask(BatchTask):
+    """Reads images at 16 pixels a side, and finds the left half important."""
+
+    def reader_size(self, height, width):
+        return min(height, 16), min(width, 16)
+
+    def importance(self, image, *, directions=4, seed=0):
+        self.directions = directions
+        importance = torch.ones(image.shape[-2:])
+        importance[:, : image.shape[-1] // 2] = 64
+        return importance
+
+
+def make_for_bpg(**settings):
+    seed_everything(3, verbose=False)
+    network = QuantizationAdaptiveNPP((2, 2, 4, 4), lmbda_range=(0.25, 16))
+    loop = CodecLoop(partial(BPGCodec, preset="ultrafast"), workers=1)
+    settings = {"pairs": [(0.5, 40), (2.0, 30)], "supervision": "features", "drawing": "per_image"} | settings
+    proxy = settings.pop("proxy", None) or TransformProxy()
+    return NPPModule(network, proxy, ReadingTask(), loop, **settings)
+
+
+def test_a_relative_rate_has_the_codecs_value_and_a_scaled_gradient(monkeypatch):
+    module = make_for_bpg(fidelity_weight=0.0, task_weight=0.0)
+    monkeypatch.setattr(module, "log_dict", lambda *_, **__: None)
+    monkeypatch.setattr(module, "_draw", lambda count: [(0.5, 40)] * count)
+    x = crops(2, 64)
+    module.network.eval()
+    loss = module.training_step(Batch(x, [None] * 2, ["a", "b"]), 0)
+    weight = module.network.head[-1].bias
+    (got,) = torch.autograd.grad(loss, weight)
+    filtered = module.network(x, torch.tensor([0.5, 0.5]))
+    pixels = (255 * filtered.detach()).round().to(torch.uint8)
+    actual = [8 * len(BPGCodec(40, preset="ultrafast").encode(image)) / 64**2 for image in pixels]
+    assert float(loss.detach()) == pytest.approx(sum(actual) / 2)
+    estimated = TransformProxy()(filtered, 40.0).bpp
+    scaled = sum(a * e / float(e.detach()) for a, e in zip(actual, estimated, strict=True)) / 2
+    torch.testing.assert_close(got, torch.autograd.grad(scaled, weight)[0], rtol=1e-4, atol=1e-7)
+    assert got.abs().sum() > 0
+
+
+@pytest.mark.parametrize("share", [0, 1])
+def test_a_share_of_the_crops_is_coded_with_offsets(share, monkeypatch):
+    module = make_for_bpg(importance=Importance(directions=1), importance_share=share)
+    monkeypatch.setattr(module, "log_dict", lambda *_, **__: None)
+    proxied, seen = module._parts[0].forward, []
+    monkeypatch.setattr(
+        module._parts[0], "forward", lambda *a, **named: seen.append(named) or proxied(*a, **named)
+    )
+    start, coded = module.codec_loop.start, []
+    monkeypatch.setattr(
+        module.codec_loop, "start", lambda *a, **named: coded.append(named) or start(*a, **named)
+    )
+    loss = module.training_step(Batch(crops(2, 64), [None] * 2, ["a", "b"]), 0)
+    assert loss.isfinite()
+    assert seen == coded
+    assert seen[0]["block"] == 32
+    offsets = seen[0]["offsets"]
+    if share:
+        assert module._parts[1].directions == 1
+        assert all((those[:, 0] < 0).all() and (those[:, 1] > 0).all() for those in offsets)
+    else:
+        assert offsets == [None, None]
+
+
+def test_validation_at_the_readers_size_codes_small_images_with_offsets(image_data, tmp_path):
+    module = make_for_bpg(at_reader=True, importance=Importance(), importance_share=0.0)
+    sizes, start = [], module.codec_loop.start
+    module.codec_loop.start = lambda x, *a, **named: (
+        sizes.append((tuple(x.shape[-2:]), named["offsets"][0])) or start(x, *a, **named)
+    )
+    trainer(tmp_path, limit_val_batches=1).validate(module, image_data(), verbose=False)
+    assert [size for size, _ in sizes] == [(16, 16)] * 2
+    assert all(those is not None for _, those in sizes)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"importance": 2.0}, "importance must be a vcm.encoding.Importance; got 'float'"),
+        ({"importance": Importance(), "importance_share": 2}, "importance_share must be"),
+        (
+            {"importance": Importance(), "proxy": IdentityProxy("bpg", (22, 44))},
+            "importance must be null, because IdentityProxy takes no QP offsets",
+        ),
+    ],
+)
+def test_importance_that_cannot_be_is_told(settings, message):
+    with pytest.raises(ArgumentError, match=message):
+        make_for_bpg(**settings)
+
+
+def test_importance_is_for_codecs_that_take_offsets():
+    with pytest.raises(ArgumentError, match="takes no QP offsets"):
+        make(importance=Importance())

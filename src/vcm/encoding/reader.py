@@ -14,6 +14,9 @@ from vcm.codecs import Codec, qp_offsets
 from vcm.errors import ArgumentError
 from vcm.tasks import SplitTask, Task, check_split_task
 from vcm.types import Detections, Prediction, Settings
+from vcm.validation import check_whole
+
+_DIRECTIONS = 4
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class Importance:
         alpha: QP steps per doubling of importance, at least 0.
         block: Block size in pixels: 16, 32 or 64.
         clip: Largest absolute offset, in [0, 51].
+        directions: Number of random directions, at least 1; fewer are faster and noisier.
 
     Raises:
         ArgumentError: If an argument is out of range.
@@ -34,8 +38,10 @@ class Importance:
     alpha: float = 2.0
     block: int = 32
     clip: int = 9
+    directions: int = _DIRECTIONS
 
     def __post_init__(self) -> None:
+        check_whole("directions", self.directions, 1)
         if self.task is not None:
             check_split_task("importance.task", self.task, "an importance map")
         qp_offsets(torch.ones(1, 1), alpha=self.alpha, block=self.block, clip=self.clip)
@@ -54,17 +60,20 @@ class Importance:
             ArgumentError: If the task is not a `SplitTask`.
         """
         reader = self.task or check_split_task("task", task, "an importance map")
-        importance = reader.importance(image.float() / 255)
+        importance = reader.importance(image.float() / 255, directions=self.directions)
         return qp_offsets(importance, alpha=self.alpha, block=self.block, clip=self.clip)
 
     def settings(self) -> Settings:
         """Return the settings as plain JSON values; the system's own task is in the records already."""
-        return {
+        settings: Settings = {
             "alpha": float(self.alpha),
             "block": self.block,
             "clip": self.clip,
             "task": None if self.task is None else self.task.settings(),
         }
+        if self.directions != _DIRECTIONS:
+            settings["directions"] = self.directions
+        return settings
 
 
 class WithOffsets(Codec):

@@ -7,12 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from vcm.codecs import BPGCodec
-from vcm.losses.transform_rate import BLOCK, transform_bits
 from vcm.nn.hardware import cpu_has_bf16
+from vcm.nn.proxy.transform import quantization_steps, transform_bits
 from vcm.tasks import SplitTask
 from vcm.tasks.distance import image_distance
 
@@ -143,28 +142,3 @@ class Refinement:
         """Convert to (3, H, W) in [0, 1], in channels-last layout, which makes convolutions faster."""
         pixels = image.to(self.device).float() / 255
         return pixels[None].contiguous(memory_format=torch.channels_last)[0]
-
-
-def quantization_steps(
-    qp: int, offsets: Tensor | None, block: int, size: tuple[int, int] | torch.Size, device: torch.device
-) -> Tensor:
-    """Compute the quantization steps of 8×8 blocks in 8-bit levels: 2^((QP − 4) / 6) of ITU-T H.265.
-
-    Args:
-        qp: QP of the slice.
-        offsets: QP offsets (rows, columns) of the blocks; None for none.
-        block: Block size in pixels, a multiple of 8.
-        size: (height, width) of the image.
-        device: Device of the result.
-
-    Returns:
-        Steps (⌈height / 8⌉, ⌈width / 8⌉).
-    """
-    rows, columns = (math.ceil(side / BLOCK) for side in size)
-    qps = torch.full((rows, columns), float(qp), device=device)
-    if offsets is not None:
-        spread = F.interpolate(
-            offsets.to(device).float()[None, None], scale_factor=block // BLOCK, mode="nearest"
-        )
-        qps += spread[0, 0, :rows, :columns]
-    return ((qps.clamp(0, 51) - 4) / 6).exp2()

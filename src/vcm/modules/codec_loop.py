@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vcm.codecs import Codec, CodecPool
 from vcm.codecs.pool import Failure, RoundTrip
+from vcm.encoding.reader import WithOffsets
 from vcm.errors import ArgumentError, CodecError
 from vcm.nn.proxy import Proxy
 from vcm.types import QualityScale, Settings
@@ -110,7 +111,13 @@ class CodecLoop:
         return self._codecs[quality]
 
     def start(
-        self, images: Tensor, qualities: float | Sequence[float], image_ids: Sequence[str]
+        self,
+        images: Tensor,
+        qualities: float | Sequence[float],
+        image_ids: Sequence[str],
+        *,
+        offsets: Sequence[Tensor | None] | None = None,
+        block: int = 32,
     ) -> Callable[[], Coded]:
         """Start to encode and decode a batch.
 
@@ -118,6 +125,8 @@ class CodecLoop:
             images: (N, 3, H, W) in [0, 1]; rounded to 8 bits, without a gradient.
             qualities: One quality for all images, or one per image.
             image_ids: Names of the images, for messages.
+            offsets: QP offsets of each image's blocks, (rows, columns) int64; None for none.
+            block: Block size of the offsets in pixels.
 
         Returns:
             A function that waits for the batch and returns it.
@@ -135,6 +144,11 @@ class CodecLoop:
         pixels = (images.detach().float() * 255).round().clamp(0, 255).to(torch.uint8).cpu()
         one_each = qualities if isinstance(qualities, Sequence) else [qualities] * len(pixels)
         codecs = [self.codec(quality) for quality in one_each]
+        if offsets is not None:
+            codecs = [
+                codec if those is None else WithOffsets(codec, those, block)
+                for codec, those in zip(codecs, offsets, strict=True)
+            ]
         running = self._starter.submit(self._pool.round_trip, codecs, list(pixels))
         return lambda: self._collect(running.result(), images, image_ids)
 

@@ -6,13 +6,14 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from vcm.data import Batch
+from vcm.encoding.reader import Importance, check_takes_offsets, scale_to_reader
 from vcm.errors import ArgumentError
 from vcm.losses.proxy import straight_through
 from vcm.modules.base import NetworkModule, crops_of
@@ -23,7 +24,7 @@ from vcm.modules.schedules import LRSchedule, OptimizerFactory, SchedulerFactory
 from vcm.modules.supervision import Guide, Supervision, TaskSupervision
 from vcm.nn.preprocessor import NPP, QuantizationAdaptiveNPP, save_preprocessor
 from vcm.nn.proxy import Proxy
-from vcm.tasks import SplitTask
+from vcm.tasks import SplitTask, check_split_task
 from vcm.types import Target
 from vcm.validation import check_between, check_positive
 
@@ -76,6 +77,12 @@ class NPPModule(NetworkModule):
         rate_weight: w_r, 1 in the paper; 0 ignores the rate, as an ablation.
         pseudo_score: Lowest score of a detection that becomes a pseudo-label, in [0, 1].
         feature_share: Weight of the feature error with "heads".
+        at_reader: Whether to scale validation images down to the task's input size first. Then train with
+            crops of that size, too.
+        importance: QP offsets from the task's importance map in the codec; None for none. The proxy must
+            take offsets.
+        importance_share: Share of the training crops that are coded with offsets, in [0, 1]; validation
+            images are all coded with them.
         learning_rate: Adam learning rate.
         max_norm: Largest gradient norm.
         schedule: See `NetworkModule`.
@@ -107,6 +114,9 @@ class NPPModule(NetworkModule):
         rate_weight: float = 1.0,
         pseudo_score: float = 0.3,
         feature_share: float = 1.0,
+        at_reader: bool = False,
+        importance: Importance | None = None,
+        importance_share: float = 0.5,
         learning_rate: float = 1e-4,
         max_norm: float = 1.0,
         schedule: Schedule = "plateau",
@@ -129,7 +139,9 @@ class NPPModule(NetworkModule):
             optimizer=optimizer,
             scheduler=scheduler,
         )
-        self.save_hyperparameters(ignore=["network", "proxy", "task", "codec_loop", "optimizer", "scheduler"])
+        self.save_hyperparameters(
+            ignore=["network", "proxy", "task", "codec_loop", "importance", "optimizer", "scheduler"]
+        )
         self.pairs = _check_pairs(pairs, network, proxy, codec_loop)
         self.weights = {
             name: check_between(name, value, 0, math.inf)
@@ -141,7 +153,9 @@ class NPPModule(NetworkModule):
         }
         if drawing not in get_args(Drawing):
             raise ArgumentError("drawing", expected=" or ".join(get_args(Drawing)), got=drawing)
-        self.drawing = drawing
+        self.drawing, self.at_reader = drawing, at_reader
+        self.importance = _check_importance(importance, proxy, task, codec_loop)
+        self.importance_share = check_between("importance_share", importance_share, 0, 1)
         self.codec_loop = codec_loop
         self._parts = (proxy, task)  # frozen, and no part of this module's checkpoints
         self.guide = TaskSupervision(task, supervision, pseudo_score, feature_share=feature_share)
@@ -157,8 +171,9 @@ class NPPModule(NetworkModule):
         lmbdas, qualities = x.new_tensor(pairs).unbind(dim=1)
         proxy, _ = self._parts
         filtered: Tensor = self.network(x, lmbdas).float()
-        coded = self.codec_loop.start(filtered, [quality for _, quality in pairs], batch.image_ids)
-        proxied = proxy(filtered, qualities)
+        offsets = self._offsets(x, self.importance_share)
+        coded = self.codec_loop.start(filtered, [quality for _, quality in pairs], batch.image_ids, **offsets)
+        proxied = proxy(filtered, qualities, **offsets)
         guides = self.guide.guides(list(x), batch.targets)
         outcome = coded()
         kept = outcome.kept
@@ -166,7 +181,10 @@ class NPPModule(NetworkModule):
         if len(kept) == 0:
             return 0 * filtered.sum()  # other processes wait for gradients
         decoded = straight_through(outcome.decoded, proxied.x_hat.float()[kept])
-        bpp = straight_through(outcome.bpp, proxied.bpp.float()[kept]).mean()
+        estimated = proxied.bpp.float()[kept]
+        if proxy.relative_rate:
+            estimated = estimated * (outcome.bpp / estimated.detach().clamp(min=1e-9))
+        bpp = straight_through(outcome.bpp, estimated).mean()
         distortion = (filtered - x)[kept].pow(2).mean()
         kept_guides = [guides[place] for place in kept.tolist()]
         if self.drawing == "per_batch":
@@ -185,6 +203,18 @@ class NPPModule(NetworkModule):
             prog_bar=True,
         )
         return loss
+
+    def _offsets(self, images: Tensor, share: float) -> dict[str, Any]:
+        """Return the keyword arguments of codec and proxy for QP offsets on a share of the images."""
+        importance = self.importance
+        if importance is None:
+            return {}
+        pixels = (255 * images.detach()).round().to(torch.uint8)
+        offsets = [
+            importance.offsets(image, self._parts[1]) if drawn else None
+            for image, drawn in zip(pixels, (torch.rand(len(images)) < share).tolist(), strict=True)
+        ]
+        return {"offsets": offsets, "block": importance.block}
 
     def _draw(self, count: int) -> list[tuple[float, float]]:
         """Draw a pair for each image of a batch."""
@@ -215,11 +245,13 @@ class NPPModule(NetworkModule):
 
     def validate_image(self, image: Tensor, batch: Batch, place: int) -> None:
         """Run a whole image through the real codec at every pair."""
+        if self.at_reader:
+            image = scale_to_reader((255 * image).round().to(torch.uint8), self._parts[1]).float() / 255
         x = image[None]
-        waiting = []
+        waiting, offsets = [], self._offsets(x, 1)
         for lmbda, quality in self.pairs:
             filtered = self.network(x, lmbda).float()
-            start = self.codec_loop.start(filtered, quality, [batch.image_ids[place]])
+            start = self.codec_loop.start(filtered, quality, [batch.image_ids[place]], **offsets)
             waiting.append((filtered, start))
         guide, label = self._memory(
             image,
@@ -243,6 +275,27 @@ class NPPModule(NetworkModule):
         """Write the network and its (λ, quality) pairs to a model file; see `load_preprocessor`."""
         pairs = json.dumps({"codec": self.codec_loop.name, "pairs": self.pairs})
         save_preprocessor(self.network, path, **notes, pairs=pairs)
+
+
+def _check_importance(
+    importance: Importance | None, proxy: Proxy, task: SplitTask, codec_loop: CodecLoop
+) -> Importance | None:
+    """Check that codec and proxy take QP offsets."""
+    if importance is None:
+        return None
+    if not isinstance(importance, Importance):
+        raise ArgumentError("importance", expected="a vcm.encoding.Importance", got=type(importance).__name__)
+    check_takes_offsets(codec_loop.codec(codec_loop.scale.check(proxy.qualities[0])))
+    if not proxy.takes_offsets:
+        raise ArgumentError(
+            "importance",
+            expected=f"null, because {type(proxy).__name__} takes no QP offsets",
+            got=importance,
+            remedy="Use proxy=transform.",
+        )
+    if importance.task is None:
+        check_split_task("task", task, "an importance map")
+    return importance
 
 
 def _check_pairs(

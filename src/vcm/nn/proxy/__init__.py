@@ -5,6 +5,7 @@ from vcm.nn.proxy.identity import IdentityProxy
 from vcm.nn.proxy.jpeg import JPEGProxy
 from vcm.nn.proxy.learned import LearnedProxy
 from vcm.nn.proxy.serialization import build_proxy, load_proxy, save_proxy
+from vcm.nn.proxy.transform import TransformProxy
 
 __all__ = [
     "IdentityProxy",
@@ -12,6 +13,7 @@ __all__ = [
     "LearnedProxy",
     "Proxy",
     "ProxyOutput",
+    "TransformProxy",
     "build_proxy",
     "load_proxy",
     "save_proxy",

@@ -43,10 +43,16 @@ class Proxy(nn.Module, ABC):
 
     Attributes:
         codec_settings: The codec's settings that it was trained for, by name, as far as they are known.
+        relative_rate: Whether `bpp` is only proportional to the codec's rate, so that its gradient has to be
+            scaled by the ratio of the two.
+        takes_offsets: Whether `forward` takes QP offsets of blocks.
 
     Raises:
         ArgumentError: If the qualities are not two numbers, ascending.
     """
+
+    relative_rate: bool = False
+    takes_offsets: bool = False
 
     def __init__(self, codec: str, qualities: Sequence[float]) -> None:
         super().__init__()

@@ -11,10 +11,13 @@ from vcm.nn.proxy.base import Proxy
 from vcm.nn.proxy.identity import IdentityProxy
 from vcm.nn.proxy.jpeg import JPEGProxy
 from vcm.nn.proxy.learned import LearnedProxy
+from vcm.nn.proxy.transform import TransformProxy
 from vcm.nn.serialization import read_json, read_model, read_notes, write_model
 from vcm.types import Settings
 
-NETWORKS: dict[str, type[Proxy]] = {kind.__name__: kind for kind in (LearnedProxy, JPEGProxy, IdentityProxy)}
+NETWORKS: dict[str, type[Proxy]] = {
+    kind.__name__: kind for kind in (LearnedProxy, JPEGProxy, IdentityProxy, TransformProxy)
+}
 
 
 def build_proxy(architecture: Settings) -> Proxy:

@@ -1,4 +1,4 @@
-"""The estimate of bits that image searches descend along."""
+"""The proxy of BPG without training, and its rate estimate, which searches use, too."""
 
 import math
 
@@ -10,7 +10,8 @@ from scipy.fft import dctn
 
 from vcm.codecs import BPGCodec
 from vcm.errors import ArgumentError
-from vcm.losses.transform_rate import transform_bits
+from vcm.nn.proxy import TransformProxy, load_proxy, save_proxy
+from vcm.nn.proxy.transform import quantization_steps, transform_bits
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(2, 4), (3, 5), (1, 1)])
@@ -75,3 +76,46 @@ def test_ranks_images_as_bpg_does():
 def test_other_shapes_are_refused(image, steps):
     with pytest.raises(ArgumentError):
         transform_bits(torch.rand(image), torch.ones(steps))
+
+
+def images(count=3, height=48, width=72, seed=4):
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, 3, 6, 9, generator=generator)
+    return F.interpolate(coarse, size=(height, width), mode="bicubic").clamp(0, 1)
+
+
+def test_the_proxy_returns_the_image_and_a_rate_for_each_qp_and_offset():
+    x, proxy = images(), TransformProxy((22, 51))
+    offsets = [None, torch.tensor([[-4, 0, 4], [2, 2, -9]]), None]
+    output = proxy(x, torch.tensor([30.0, 40.0, 40.0]), offsets=offsets)
+    assert output.x_hat is x
+    for image, qp, those, bpp in zip(x, (30, 40, 40), offsets, output.bpp, strict=True):
+        steps = quantization_steps(qp, those, 32, (48, 72), x.device)
+        assert float(bpp) == pytest.approx(float(transform_bits(image, steps)) / (48 * 72))
+    plain = proxy(x, 40.0)
+    assert plain.bpp[1] != output.bpp[1]
+    assert plain.bpp[2] == output.bpp[2]
+    assert plain.bpp[0] < output.bpp[0]
+
+
+def test_the_proxys_rate_is_about_proportional_to_bpgs():
+    x, proxy = images(6, 96, 96, seed=5), TransformProxy()
+    for qp in (32, 44):
+        actual = [8 * len(BPGCodec(qp).encode((255 * image).to(torch.uint8))) / 96**2 for image in x]
+        estimated = proxy((255 * x).to(torch.uint8).float() / 255, float(qp)).bpp.tolist()
+        ratios = [a / e for a, e in zip(actual, estimated, strict=True)]
+        assert max(ratios) < 2 * min(ratios)
+
+
+def test_the_proxy_is_saved_and_loaded_and_refuses_other_qps(tmp_path):
+    proxy = TransformProxy((20, 45))
+    assert proxy.relative_rate and proxy.takes_offsets
+    save_proxy(proxy, tmp_path / "proxy.safetensors")
+    loaded = load_proxy(tmp_path / "proxy.safetensors", "bpg")
+    assert isinstance(loaded, TransformProxy)
+    assert loaded.qualities == (20, 45)
+    with pytest.raises(ArgumentError, match="quality must be from 20 to 45"):
+        loaded(images(), 46.0)
+    for qualities in ((-1, 40), (20, 52), (40, 20), (3,)):
+        with pytest.raises(ArgumentError, match="qualities must be"):
+            TransformProxy(qualities)
