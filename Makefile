@@ -5,7 +5,7 @@ SIZE ?= small
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo train-npp train-slimmable test test-fast test-lowest test-slow lint docs bench clean
+.PHONY: help demo train-npp train-slimmable train-importance test test-fast test-lowest test-slow lint docs bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,10 @@ train-npp: $(STAMP)  ## train the preprocessor for BPG and its proxy, from nothi
 train-slimmable: $(STAMP)  ## train the slimmable codec, from nothing; again: go on; SIZE=full: on a GPU
 	$(BIN)/vcm fetch photo-corpus yolov3-tiny
 	$(BIN)/vcm train experiment=slimmable/two_task_$(SIZE)
+
+train-importance: $(STAMP)  ## train the network that predicts importance maps; again: go on; SIZE=full: on a GPU
+	$(BIN)/vcm fetch photo-corpus yolov3-tiny
+	$(BIN)/vcm train experiment=importance/$(SIZE)
 
 test: $(STAMP)  ## run the tests, without those marked slow or gpu, on up to four cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal

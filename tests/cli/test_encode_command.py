@@ -14,6 +14,7 @@ from vcm.encoding.preprocessing import NPPPreprocessor
 from vcm.encoding.reader import scale_to_reader
 from vcm.encoding.search import ImageSearch
 from vcm.errors import ArgumentError
+from vcm.nn.importance import ImportanceNetwork, save_importance
 from vcm.nn.preprocessor import NPP, load_preprocessor, save_preprocessor
 from vcm.tasks import YOLOTask
 from vcm.weights import QA_NPP_BPG, shipped
@@ -129,6 +130,23 @@ def test_bad_arguments(arguments, message, encode, image, monkeypatch, tmp_path)
     assert (status, out) == (2, "")
     assert message in err
     assert not list(tmp_path.glob("*.bpg"))
+
+
+def test_an_importance_network_replaces_the_detector(encode, image, tmp_path):
+    torch.manual_seed(0)
+    network = ImportanceNetwork()
+    with torch.no_grad():
+        network.head.weight.mul_(2000)
+    save_importance(network.eval(), tmp_path / "m.safetensors")
+    assert encode(image, *FAST, "--importance-model", tmp_path / "m.safetensors")[0] == 0
+    pixels = read_image(image)
+    offsets = qp_offsets(network.importance(pixels.float() / 255))
+    assert offsets.abs().sum() > 0
+    expected = BPGCodec(40, preset="ultrafast").encode(pixels, offsets)
+    assert image.with_name("photo.bpg").read_bytes() == expected
+    status, _, err = encode(image, *FAST, "--importance-model", tmp_path / "none.safetensors", "--overwrite")
+    assert status == 2
+    assert "none.safetensors cannot be read as a model" in err
 
 
 def test_a_bad_image_is_skipped(encode, image, tmp_path):

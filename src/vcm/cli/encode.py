@@ -68,6 +68,7 @@ def run(arguments: Sequence[str]) -> int:
         "alpha",
         "block",
         "clip",
+        "importance_model",
         "effort",
         "reader",
     )
@@ -115,7 +116,7 @@ class Encoding:
         codec = self.check()
         importance, search = _importance(known, codec), _search(known, codec)
         task: SplitTask | None = None
-        if importance is not None or known.at_reader or search is not None:
+        if (importance is not None and importance.needs_task) or known.at_reader or search is not None:
             from vcm.cli.tasks import load_task
 
             task = load_task(known.reader, known.device, argument="--for")
@@ -179,19 +180,24 @@ def _check_for_is_used(known: argparse.Namespace, codec: Codec) -> None:
 
 
 def _importance(known: argparse.Namespace, codec: Codec) -> Importance | None:
-    """Return the QP offset settings, or None without --for, with --no-importance, or for other codecs."""
+    """Return the QP offset settings; None if nothing asks for them, or the codec does not take them."""
     from vcm.encoding.reader import Importance, takes_offsets
 
-    given = {name: getattr(known, name) for name in ("alpha", "block", "clip")}
+    given = {name: getattr(known, name) for name in ("alpha", "block", "clip", "importance_model")}
     given = {name: value for name, value in given.items() if value is not None}
-    if known.reader is None or known.no_importance or not takes_offsets(codec):
+    is_wanted = known.reader is not None or known.importance_model is not None
+    if not is_wanted or known.no_importance or not takes_offsets(codec):
         if given:
             raise ArgumentError(
-                f"--{next(iter(given))}",
+                f"--{next(iter(given)).replace('_', '-')}",
                 expected="given with --for TASK and --codec bpg, without --no-importance",
                 got=next(iter(given.values())),
             )
         return None
+    if (model := given.pop("importance_model", None)) is not None:
+        from vcm.nn.importance import load_importance
+
+        given["network"] = load_importance(model)
     return Importance(**given)
 
 
@@ -257,6 +263,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--alpha", type=float, help="QP steps for each doubling of importance")
     parser.add_argument("--block", type=int, help="side of a block with its own QP, in pixels: 16, 32 or 64")
     parser.add_argument("--clip", type=int, help="largest absolute QP offset, 0 to 51")
+    parser.add_argument(
+        "--importance-model",
+        type=Path,
+        metavar="M",
+        help="network that predicts which blocks matter, written by `vcm train experiment=importance/small`, "
+        "instead of running TASK",
+    )
     parser.add_argument("--npp", action="store_true", help="filter images with a preprocessor first")
     parser.add_argument(
         "--model",

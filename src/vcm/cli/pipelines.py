@@ -107,8 +107,9 @@ def _importance(name: str, plan: CodecPlan, task: Task) -> Importance | None:
         importance = Importance(**instantiate(plan.importance))
     except TypeError as error:  # unknown option
         raise EvaluationError(f"codecs.{name}.importance: {error}") from error
-    if importance.task is not None:
-        importance.task.to(task.device)
+    for part in (importance.task, importance.network):
+        if part is not None:
+            part.to(task.device)
     return importance
 
 

@@ -95,11 +95,12 @@ class ImageEncoder:
             check_takes_offsets(codec)
         if search is not None:
             check_searchable(codec)
-        if task is None and (at_reader or importance is not None or search is not None):
+        needs_task = importance is not None and importance.needs_task
+        if task is None and (at_reader or needs_task or search is not None):
             raise ArgumentError(
                 "task", expected="a vcm.tasks.Task if at_reader, importance or search is set", got=None
             )
-        if importance is not None and importance.task is None:
+        if needs_task:
             check_split_task("task", task, "an importance map")
         if search is not None and search.task is None:
             check_split_task("task", task, "a search")
@@ -129,7 +130,7 @@ class ImageEncoder:
         blocks: dict[str, Any] = {}
         if self.task is not None and self.at_reader:
             image = scale_to_reader(image, self.task)
-        if self.task is not None and self.importance is not None:
+        if self.importance is not None:
             offsets = self.importance.offsets(image, self.task)
             codec = WithOffsets(codec, offsets, self.importance.block)
             blocks = {"offsets": offsets, "block": self.importance.block}

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from vcm.codecs import Codec, qp_offsets
 from vcm.errors import ArgumentError
+from vcm.nn.importance import ImportanceNetwork
+from vcm.nn.weights import state_sha256
 from vcm.tasks import SplitTask, Task, check_split_task
 from vcm.types import Detections, Prediction, Settings
 from vcm.validation import check_whole
@@ -29,9 +31,10 @@ class Importance:
         block: Block size in pixels: 16, 32 or 64.
         clip: Largest absolute offset, in [0, 51].
         directions: Number of random directions, at least 1; fewer are faster and noisier.
+        network: Network that predicts the importance map, so that no task is run; None to compute it.
 
     Raises:
-        ArgumentError: If an argument is out of range.
+        ArgumentError: If an argument is out of range, or both a task and a network are given.
     """
 
     task: SplitTask | None = None
@@ -39,19 +42,36 @@ class Importance:
     block: int = 32
     clip: int = 9
     directions: int = _DIRECTIONS
+    network: ImportanceNetwork | None = None
 
     def __post_init__(self) -> None:
         check_whole("directions", self.directions, 1)
         if self.task is not None:
             check_split_task("importance.task", self.task, "an importance map")
+        if self.network is not None and not isinstance(self.network, ImportanceNetwork):
+            raise ArgumentError(
+                "importance.network",
+                expected="an ImportanceNetwork, see vcm.nn.importance.load_importance",
+                got=type(self.network).__name__,
+            )
+        if self.network is not None and self.task is not None:
+            raise ArgumentError(
+                "importance.network", expected="null, because importance.task is given", got=self.network
+            )
         qp_offsets(torch.ones(1, 1), alpha=self.alpha, block=self.block, clip=self.clip)
 
-    def offsets(self, image: Tensor, task: Task) -> Tensor:
+    @property
+    def needs_task(self) -> bool:
+        """Whether `offsets` runs the system's own task."""
+        return self.task is None and self.network is None
+
+    def offsets(self, image: Tensor, task: Task | None = None) -> Tensor:
         """Compute the QP offsets of an image's blocks.
 
         Args:
             image: RGB image (3, H, W), uint8.
-            task: The system's own task, used if the constructor was given none; must then be a `SplitTask`.
+            task: The system's own task, used if the constructor was given neither task nor network; must then
+                be a `SplitTask`.
 
         Returns:
             Offsets (⌈H / block⌉, ⌈W / block⌉), int64.
@@ -59,8 +79,11 @@ class Importance:
         Raises:
             ArgumentError: If the task is not a `SplitTask`.
         """
-        reader = self.task or check_split_task("task", task, "an importance map")
-        importance = reader.importance(image.float() / 255, directions=self.directions)
+        if self.network is not None:
+            importance = self.network.importance(image.float() / 255)
+        else:
+            reader = self.task or check_split_task("task", task, "an importance map")
+            importance = reader.importance(image.float() / 255, directions=self.directions)
         return qp_offsets(importance, alpha=self.alpha, block=self.block, clip=self.clip)
 
     def settings(self) -> Settings:
@@ -73,6 +96,9 @@ class Importance:
         }
         if self.directions != _DIRECTIONS:
             settings["directions"] = self.directions
+        if self.network is not None:
+            state = state_sha256(self.network.state_dict())
+            settings["network"] = {**self.network.architecture(), "weights_sha256": state}
         return settings
 
 

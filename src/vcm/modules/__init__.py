@@ -2,6 +2,7 @@
 
 from vcm.modules.base import NetworkModule, crops_of
 from vcm.modules.codec_loop import CodecLoop
+from vcm.modules.importance import ImportanceModule
 from vcm.modules.preprocessor import NPPModule
 from vcm.modules.proxy import ProxyCodecModule, ProxyImitationModule
 from vcm.modules.schedules import LRSchedule
@@ -10,6 +11,7 @@ from vcm.modules.task import TaskModule
 
 __all__ = [
     "CodecLoop",
+    "ImportanceModule",
     "LRSchedule",
     "NPPModule",
     "NetworkModule",

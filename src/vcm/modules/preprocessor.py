@@ -293,7 +293,7 @@ def _check_importance(
             got=importance,
             remedy="Use proxy=transform.",
         )
-    if importance.task is None:
+    if importance.needs_task:
         check_split_task("task", task, "an importance map")
     return importance
 

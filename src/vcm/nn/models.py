@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from vcm.errors import ArgumentError
-from vcm.nn import preprocessor, proxy, slimmable
+from vcm.nn import importance, preprocessor, proxy, slimmable
 from vcm.nn.plugins import network_kind
 from vcm.nn.preprocessor import serialization as preprocessor_files
 from vcm.nn.proxy import serialization as proxy_files
@@ -19,11 +19,13 @@ _FAMILIES = (
     (slimmable.MultiTaskNetwork, slimmable_files.build_network),
     (preprocessor.NPP, preprocessor_files.build_preprocessor),
     (proxy.Proxy, proxy_files.build_proxy),
+    (importance.ImportanceNetwork, importance.build_importance),
 )
 _OWN: dict[str, type[nn.Module]] = {
     **slimmable_files.NETWORKS,
     **preprocessor_files.NETWORKS,
     **proxy_files.NETWORKS,
+    importance.ImportanceNetwork.__name__: importance.ImportanceNetwork,
 }
 
 
@@ -31,8 +33,8 @@ def load_model(path: str | Path) -> nn.Module:
     """Read the network of a model file, in evaluation mode, on the CPU.
 
     The file names the network's class: one of vcm's, or one that an installed package registers as an entry
-    point of the group `vcm.networks`. A class outside vcm's families (`MultiTaskNetwork`, `NPP`, `Proxy`) is
-    called with the rest of its `architecture()` as keyword arguments.
+    point of the group `vcm.networks`. A class outside vcm's families (`MultiTaskNetwork`, `NPP`, `Proxy`,
+    `ImportanceNetwork`) is called with the rest of its `architecture()` as keyword arguments.
 
     Args:
         path: What `vcm train` or a network's own save function wrote.
