@@ -23,15 +23,15 @@ def annealed_round(v: Tensor, temperature: float) -> Tensor:
     """Round softly between ⌊v⌋ and ⌈v⌉; differentiable, and closer to rounding at lower temperatures.
 
     The two candidates have the logits −atanh(v − ⌊v⌋)/τ and −atanh(⌈v⌉ − v)/τ of Yang, Bamler and Mandt,
-    Improving Inference for Neural Image Compression, NeurIPS 2020; their mean is taken instead of a sample,
-    which in few steps goes further.
+    Improving Inference for Neural Image Compression, NeurIPS 2020. Their mean replaces a sample, which
+    converges in fewer steps.
 
     Args:
-        v: Any shape.
+        v: Values of any shape.
         temperature: τ, above 0.
 
     Returns:
-        The shape of `v`; whole numbers stay what they are, with a gradient of 1.
+        Values of the same shape; integers are unchanged, with a gradient of 1.
     """
     below = v.detach().floor()
     share = v - below
@@ -55,14 +55,14 @@ def refine(
     that the result is never worse. A step that is not finite ends the search. Nothing is random.
 
     Args:
-        start: The latent that effort 0 rounds, any shape, float32.
-        objective: Takes symbols of that shape, soft or whole, and gives a scalar; differentiable.
-        steps: Number of gradient steps, 0 or more.
-        half: Whether steps run in bfloat16 where autocast allows it.
-        on_step: Called with the steps done and `steps` after each.
+        start: Latent that effort 0 rounds, any shape, float32.
+        objective: Differentiable function from symbols of that shape, soft or integer, to a scalar.
+        steps: Number of gradient steps, at least 0.
+        half: Whether to run the steps under bfloat16 autocast.
+        on_step: Progress callback; receives the steps done and the total.
 
     Returns:
-        Whole numbers as float32, in the shape of `start`.
+        Integers as float32, with the shape of `start`.
     """
     if steps == 0:
         return start.detach().round()

@@ -33,13 +33,12 @@ def check_tables(model: EntropyModel, name: str = "tables") -> None:
     """Check the tables of one of CompressAI's entropy models.
 
     Args:
-        model: With tables.
-        name: What errors call them.
+        model: Entropy model with tables.
+        name: Name of the tables in errors.
 
     Raises:
-        ArgumentError: Unless each row begins with 0, rises strictly to 2^16 at its length and has an offset
-            within ±2^20, there is one row for each channel or scale, and the rows have at most `MAX_ENTRIES`
-            values in total.
+        ArgumentError: Unless there is one row per channel or scale, each starts at 0, ascends strictly to
+            2^16 at its length and has an offset within ±2^20, and all have at most `MAX_ENTRIES` values.
     """
     rows = model.channels if isinstance(model, EntropyBottleneck) else len(model.scale_table)
     cdf, lengths, offsets = model.quantized_cdf, model.cdf_length, model.offset
@@ -65,12 +64,12 @@ def update_bottleneck(bottleneck: EntropyBottleneck, *, force: bool = True) -> N
     """Compute the tables of an entropy bottleneck from its weights.
 
     Args:
-        bottleneck: Its tables are replaced.
-        force: Whether to do so where it has some.
+        bottleneck: Entropy bottleneck whose tables are replaced.
+        force: Whether to replace existing tables.
 
     Raises:
-        ArgumentError: If its weights are not finite, its quantiles further apart than `MAX_SUPPORT`, or its
-            tables would have more than `MAX_ENTRIES` values.
+        ArgumentError: If weights are not finite, quantiles are further apart than `MAX_SUPPORT`, or tables
+            would have more than `MAX_ENTRIES` values.
     """
     if not all(parameter.isfinite().all() for parameter in bottleneck.parameters()):
         raise _error("weights", "finite", "NaN or infinite ones in an entropy bottleneck")

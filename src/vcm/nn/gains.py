@@ -23,11 +23,11 @@ class ChannelGains(nn.Module):
     c ─► linear 1 → hidden ─► ReLU ─► linear hidden → channels ─► ReLU ─► m
     ```
 
-    All gains are 1 at first (Lu et al., IEEE TCSVT 2024, of the quantization-adaptive preprocessor).
+    All gains start at 1. As in the quantization-adaptive preprocessor of Lu et al., IEEE TCSVT 2024.
 
     Args:
-        channels: Of the feature map.
-        hidden: Of the layer between; None takes 32 for up to 64 channels, and 64 for more.
+        channels: Channels of the feature map.
+        hidden: Units of the hidden layer; None for 32 with up to 64 channels, and 64 with more.
     """
 
     def __init__(self, channels: int, hidden: int | None = None) -> None:
@@ -56,14 +56,14 @@ class LatentGains(nn.Module):
     y ─► · m_q ─► Q ─► · m'_q ─► ŷ
     ```
 
-    Every quality q has a vector m_q and a vector m'_q, one number a channel, learned apart; between two
-    qualities they are interpolated, geometrically (Cui et al., Asymmetric Gained Deep Image Compression With
-    Continuous Rate Adaptation, CVPR 2021). At first all channels have the same gain, which doubles every
-    other quality and is 1 in the middle.
+    Every quality q has learned vectors m_q and m'_q with one number per channel; between two qualities they
+    are interpolated geometrically (Cui et al., Asymmetric Gained Deep Image Compression With Continuous Rate
+    Adaptation, CVPR 2021). All channels start with the same gain, which doubles every two qualities and is 1
+    in the middle.
 
     Args:
-        channels: Of the latent.
-        qualities: How many there are, from 1; they are numbered from 1, the coarsest.
+        channels: Channels of the latent.
+        qualities: Number of qualities, at least 1; quality 1 is the coarsest.
     """
 
     def __init__(self, channels: int, qualities: int) -> None:
@@ -77,8 +77,8 @@ class LatentGains(nn.Module):
         """Return the gains of a quality, (channels, 1, 1), above 0.
 
         Args:
-            quality: From 1 to how many there are.
-            inverse: Whether those after quantization are meant.
+            quality: Quality in [1, qualities].
+            inverse: Whether to return the gains after quantization, m'.
         """
         logarithms = self.inverse_logarithms if inverse else self.logarithms
         below = min(int(quality), len(logarithms) - 1) - 1 if len(logarithms) > 1 else 0
@@ -93,8 +93,8 @@ def check_quality(quality: float | None, qualities: int) -> float:
     """Round a quality to a multiple of 1/16; None gives the middle one.
 
     Args:
-        quality: From 1 to `qualities`.
-        qualities: How many there are.
+        quality: Quality in [1, qualities].
+        qualities: Number of qualities.
 
     Raises:
         ArgumentError: If it is out of range.

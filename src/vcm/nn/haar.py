@@ -43,18 +43,18 @@ def start_as_haar(
     x ─► (brightness, colours) ─► 2×2 Haar, ·gain ─► 2×2 Haar, ·gain ─► … ─► y ─► … inverse … ─► x̂
     ```
 
-    Each stage keeps as many bands as it has channels, those of most energy in natural images first. So
-    channels come in order of weight, the narrow widths of a slimmable encoder are themselves such codecs, and
-    training starts at an image, not at its mean colour. The last convolutions need a bias.
+    Each stage keeps as many bands as it has channels, in order of their energy in natural images. The narrow
+    widths of a slimmable encoder are then such codecs themselves, and training starts at an image instead of
+    its mean colour. The last convolutions need a bias.
 
     Args:
-        convs: The encoder's convolutions of stride 2, first to last, with an odd kernel; the first takes 3
-            channels. Their `weight` is (out, in, k, k).
-        decoders: Each one's transposed convolutions, first to last, with kernels as large: as many as there
-            are `convs` where it decodes to an image, fewer where it stops at a coarser stage. Their `weight`
+        convs: Stride-2 convolutions of the encoder, first to last, with an odd kernel; the first takes 3
+            channels. `weight` is (out, in, k, k).
+        decoders: Transposed convolutions of each decoder, first to last, with kernels of the same size: as
+            many as `convs` for a decoder to an image, fewer for one that stops at a coarser stage. `weight`
             is (in, out, k, k).
-        gain: Each stage's; decoders have its inverse.
-        noise: How much of the weights that were there stays.
+        gain: Gain of each encoder stage; decoders have the inverse.
+        noise: Share of the previous weights that is kept as noise.
     """
     bands = [_Band(1.0, True), _Band(_COLOUR_ENERGY, True), _Band(_COLOUR_ENERGY, True)]
     mixing = _COLOURS / _COLOURS.norm(dim=1, keepdim=True)

@@ -42,13 +42,13 @@ class IntegerConvTranspose2d(nn.Module):
     state dicts and int32 in memory: DDP broadcasts buffers, and neither gloo nor NCCL sends int16.
 
     Args:
-        in_channels: Channels in.
-        out_channels: Channels out.
+        in_channels: Input channels.
+        out_channels: Output channels.
         kernel_size: Side of the kernel, odd.
-        stride: How many times larger the output is.
+        stride: Upsampling factor.
 
     Raises:
-        ArgumentError: If there are so many channels that a sum could exceed 2^53.
+        ArgumentError: If a sum over all channels could exceed 2^53.
     """
 
     weight: Tensor
@@ -82,7 +82,7 @@ class IntegerConvTranspose2d(nn.Module):
             bias: (out_channels,).
 
         Raises:
-            ArgumentError: If any is not finite.
+            ArgumentError: If a value is not finite.
         """
         for name, values in (("weight", weight), ("bias", bias)):
             if not values.isfinite().all():
@@ -102,7 +102,7 @@ class IntegerConvTranspose2d(nn.Module):
         """Check that sums are exact with the buffers as they are.
 
         Raises:
-            ArgumentError: If one is outside its bounds.
+            ArgumentError: If a buffer is out of bounds.
         """
         _check_bounds("weight", self.weight, -WEIGHT_LIMIT, WEIGHT_LIMIT)
         _check_bounds("bias", self.bias, -int(BIAS_LIMIT), int(BIAS_LIMIT))
@@ -141,16 +141,16 @@ class IntegerHyperSynthesis(nn.Module):
                                                                                  └─ means ◄─────┘
     ```
 
-    The last layer gives scales alone, or scales and means by turns.
+    The last layer has channels for scales alone, or alternating for scales and means.
 
-    Its buffers are integers: they go into checkpoints, and stay what they are when the network is cast to
-    another precision.
+    Its integer buffers are part of checkpoints, and do not change when the network is cast to another
+    precision.
 
     Args:
         width: Channels of z and between the layers.
         latent: Channels of y.
-        num_scales: Entries of the scale table.
-        means: Whether it gives means.
+        num_scales: Number of entries of the scale table.
+        means: Whether it also predicts means.
     """
 
     medians: Tensor
@@ -174,7 +174,7 @@ class IntegerHyperSynthesis(nn.Module):
 
         Args:
             layers: Weight and bias of each transposed convolution.
-            medians: (width,), of z's entropy bottleneck.
+            medians: Medians of z's entropy bottleneck, (width,).
             scale_table: (num_scales,) ascending standard deviations; index i stands for scales above
                 `scale_table[i - 1]`, up to `scale_table[i]`.
 
@@ -192,7 +192,7 @@ class IntegerHyperSynthesis(nn.Module):
         """Check that the buffers can come from `copy_from`.
 
         Raises:
-            ArgumentError: If one is outside its bounds, or the thresholds do not ascend.
+            ArgumentError: If a buffer is out of bounds, or the thresholds do not ascend.
         """
         for deconv in self.deconvs:
             assert isinstance(deconv, IntegerConvTranspose2d)
@@ -210,8 +210,8 @@ class IntegerHyperSynthesis(nn.Module):
 
         Args:
             z_symbols: (width, h, w) integers: round(z − median).
-            watch: Is given the indexes of each tile but those at the right and bottom edge, where some may be
-                of places beyond the image; it may raise what ends the work.
+            watch: Callback that receives the indexes of each tile, except tiles at the right and bottom edge,
+                parts of which may lie outside the image; it may raise an exception to stop.
 
         Returns:
             Table indexes, (latent, 4·h, 4·w) int32 from 0 to num_scales − 1, and means of the same shape,

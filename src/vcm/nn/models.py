@@ -37,7 +37,7 @@ def load_model(path: str | Path) -> nn.Module:
     `ImportanceNetwork`) is called with the rest of its `architecture()` as keyword arguments.
 
     Args:
-        path: What `vcm train` or a network's own save function wrote.
+        path: Model file of `vcm train` or of a network's own save function.
 
     Raises:
         WeightsError: If the file is missing, damaged, or names no network that is installed here.

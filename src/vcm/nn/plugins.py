@@ -17,15 +17,15 @@ NetworkT = TypeVar("NetworkT")
 def network_kind(name: object, own: Mapping[str, type[NetworkT]], base: type) -> type[NetworkT]:
     """Return the network class of a model file, from vcm or from an installed package.
 
-    A model file chooses among these by name and names no code itself.
+    A model file gives the name of a class only, and contains no code.
 
     Args:
-        name: The class's name.
-        own: vcm's classes, by name; a package cannot replace them.
-        base: What the class must inherit from.
+        name: Name of the class.
+        own: vcm's classes by name; packages cannot replace them.
+        base: Required base class.
 
     Raises:
-        ArgumentError: If there is no such class, it cannot be imported, or it is of another kind.
+        ArgumentError: If there is no such class, it cannot be imported, or it has another base class.
     """
     if isinstance(name, str) and name in own:
         return own[name]

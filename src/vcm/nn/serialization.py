@@ -30,10 +30,10 @@ def write_model(
     """Write a network's state to a safetensors file, atomically.
 
     Args:
-        path: The file; its folder must exist.
-        state: The network's state dict.
-        architecture: What builds the network again; its "network" names the kind.
-        notes: More to say about it, kept in the file's metadata.
+        path: File to write; its folder must exist.
+        state: State dict of the network.
+        architecture: Settings that rebuild the network; "network" is the name of its class.
+        notes: Further metadata of the file.
     """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     metadata = {**notes, _KEY: json.dumps(architecture), _SHA256: state_sha256(state)}
@@ -43,13 +43,13 @@ def write_model(
 def read_model(path: str | Path, kinds: str, build: Callable[[Settings], NetworkT]) -> NetworkT:
     """Read a network from a model file, in evaluation mode, on the CPU.
 
-    Nothing in the file is trusted: the network may not need more numbers than the file holds, shapes are
-    compared before tensors are read, and every weight must be finite.
+    The file is not trusted: the network may not have more numbers than the file, shapes are compared before
+    tensors are read, and all weights must be finite.
 
     Args:
-        path: The file, at most 8 GiB.
-        kinds: Words for what it is to hold.
-        build: Makes the network from its architecture; raises ArgumentError where it is of another kind.
+        path: Model file of at most 8 GiB.
+        kinds: Description of the expected content, for errors.
+        build: Builds the network from its architecture; raises ArgumentError for another kind.
 
     Raises:
         WeightsError: If the file is missing, damaged or something else.
@@ -79,10 +79,10 @@ def read_json(text: str, name: str) -> Settings:
 
     Args:
         text: JSON text, at most 1 MiB.
-        name: What errors call it.
+        name: Name of the text in errors.
 
     Raises:
-        ArgumentError: If it is something else, or nested too deeply.
+        ArgumentError: If it is not a JSON object, too long, or nested too deeply.
     """
     expected = f"a JSON object of at most {_MAX_JSON} characters, not nested deeply"
     if len(text) > _MAX_JSON:

@@ -12,9 +12,9 @@ class Tile(NamedTuple):
     """Rows and columns of one tile, as slices of the last two dimensions.
 
     Attributes:
-        source: What the transform is given: the tile and its halo.
-        inner: The tile's own part of what the transform gives.
-        target: Where that lies in the whole output.
+        source: Tile with its halo in the input.
+        inner: Tile without its halo in the transform's output.
+        target: Tile in the complete output.
     """
 
     source: tuple[slice, slice]
@@ -42,16 +42,17 @@ def in_tiles(
 ) -> Tensor:
     """Compute `transform(x)` in tiles of at most (tile + 2·halo)² positions of `x`.
 
-    The result is the same as in one piece, up to the rounding of floating-point sums, if no output depends on
-    places of `x` further than `halo` away.
+    The result is that of a single call, up to the rounding of floating-point sums, if no output depends on
+    positions of `x` further than `halo` away.
 
     Args:
-        transform: Takes (1, C, h, w), gives (1, C', h·scale, w·scale) wherever h and w are multiples of
-            `tile`'s own divisors.
+        transform: Function from (1, C, h, w) to (1, C', h·scale, w·scale) for all h and w that share the
+            divisors of `tile`.
         x: (1, C, H, W).
-        tile: Side of a tile, in places of `x`; times `scale` a whole number.
-        halo: Places around a tile that are worked out with it and thrown away; times `scale` a whole number.
-        scale: Output places a side for each place of `x`.
+        tile: Side of a tile in positions of `x`; `tile`·`scale` must be an integer.
+        halo: Positions around a tile that are computed with it and discarded; `halo`·`scale` must be an
+            integer.
+        scale: Size of the output relative to `x`.
     """
     height, width = x.shape[-2:]
     if height <= tile and width <= tile:

@@ -32,11 +32,11 @@ _CONSTANTS = 1 << 16
 def at_most(count: int, reason: str = "as many as the file holds") -> Iterator[None]:
     """Limit the number of weights of networks that are built in this context, before memory is allocated.
 
-    Counts the parameters and buffers that this thread makes within the block.
+    Counts the parameters and buffers that this thread creates within the block.
 
     Args:
-        count: How many numbers the file holds.
-        reason: Why there may not be more, for the error.
+        count: Largest number of weights.
+        reason: Reason for the limit, for the error.
 
     Raises:
         ArgumentError: If a network within the block needs more.
@@ -80,12 +80,12 @@ def check_shapes(network: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> N
     """Check the shapes of a state dict against a network, before the tensors are read.
 
     Args:
-        network: What is to be filled.
-        shapes: The state dict's shapes; it may lack some, which `load_state_dict` tells.
+        network: Network to load the weights into.
+        shapes: Shapes of the state dict's tensors; missing tensors are reported by `load_state_dict`.
 
     Raises:
-        ArgumentError: If a tensor is not the network's, or of another shape. Entropy-coder tables may have
-            any size that a table can have.
+        ArgumentError: If the network has no such tensor, or one of another shape. Entropy-coder tables may
+            have any valid size.
     """
     own = _tensors(network)
     for name, shape in shapes.items():
@@ -105,11 +105,11 @@ def check_shapes(network: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> N
 def load_tensors(file: BinaryIO) -> object:
     """Load weights with `torch.load` on the CPU, in no more memory than the file's size.
 
-    The checksums of a packed file are compared first: torch's reader does not look at them.
+    The checksums of a zip file are verified first, because torch's reader ignores them.
 
     Raises:
-        ArgumentError: If a packed file says that it unpacks to more, or a checksum does not fit.
-        Exception: What `torch.load` raises.
+        ArgumentError: If a zip file declares a larger unpacked size, or a checksum does not match.
+        Exception: Any exception of `torch.load`.
     """
     size = os.fstat(file.fileno()).st_size
     file.seek(0)
@@ -130,11 +130,11 @@ def check_values(state: Mapping[str, Tensor], network: nn.Module | None = None) 
 
     Args:
         state: Tensors by name.
-        network: What is to be filled; its own tensors decide which of them are integers, and how large.
+        network: Network to load the weights into, whose tensors determine the expected types.
 
     Raises:
-        ArgumentError: If a weight is NaN or infinite (in the network's own precision), a running variance is
-            negative, or integers and floats are mixed up.
+        ArgumentError: If a weight is NaN or infinite in the network's precision, a running variance is
+            negative, or a tensor is of integers instead of floats or the other way round.
     """
     own = {} if network is None else _tensors(network)
     for name, tensor in state.items():

@@ -20,9 +20,9 @@ class Section:
     """One `[name]` block of a cfg.
 
     Attributes:
-        name: What stands between the brackets.
-        line: Line of the brackets, from 1.
-        options: Its values by key, without blanks.
+        name: Name between the brackets.
+        line: Line number of the brackets, from 1.
+        options: Values by key, without blanks.
     """
 
     name: str
@@ -92,10 +92,10 @@ class Section:
 def parse_cfg(text: str) -> list[Section]:
     """Split a cfg into its sections, `[net]` first.
 
-    Blanks and what follows `#` or `;` do not count, as in Darknet.
+    Blanks and comments after `#` or `;` are ignored, as in Darknet.
 
     Raises:
-        ArgumentError: If this is not a Darknet cfg; the message has the line.
+        ArgumentError: If this is not a Darknet cfg; the message gives the line.
     """
     sections: list[Section] = []
     for number, raw in enumerate(text.splitlines(), start=1):

@@ -21,11 +21,11 @@ class HeadSpec:
 
     Attributes:
         anchors: (width, height) in pixels of the network's input, of all heads.
-        mask: Which of them are this head's.
+        mask: Indices of this head's anchors.
         num_classes: Number of classes C.
         scale_xy: Stretch of the centre's sigmoid around 0.5, so that cell borders can be reached.
-        ignore_threshold: A box whose IoU with any true box is above this is not trained to be empty.
-        iou_threshold: Anchors of which the shape's IoU with a true box is above this answer for it too.
+        ignore_threshold: Predicted boxes with an IoU above this with any true box have no objectness loss.
+        iou_threshold: Anchors whose shape has an IoU above this with a true box are also responsible for it.
         box_loss: "mse", "giou", "diou" or "ciou".
         box_weight: Factor of the box loss.
         objectness_weight: Factor of the objectness loss.
@@ -108,8 +108,8 @@ def decode_head(raw: Tensor, head: HeadSpec, input_size: tuple[int, int]) -> Hea
     Bochkovskiy et al., "YOLOv4", arXiv 2004.10934.
 
     Args:
-        raw: (N, A·(5+C), H, W), the head's input, which is the last convolution's output.
-        head: The head.
+        raw: Output of the last convolution, (N, A·(5+C), H, W).
+        head: Settings of the head.
         input_size: (height, width) of the network's input in pixels.
     """
     batch, _, rows, columns = raw.shape

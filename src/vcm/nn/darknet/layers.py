@@ -28,9 +28,9 @@ class Layer(nn.Module):
     """A layer of a Darknet network.
 
     Attributes:
-        sources: Indices of the layers whose outputs it takes; -1 is the image.
-        out_channels: Channels of its output.
-        stride: How many input pixels apart its output's pixels are.
+        sources: Indices of the layers that it reads; -1 is the image.
+        out_channels: Channels of the output.
+        stride: Stride of the output, in pixels of the network's input.
     """
 
     def __init__(self, sources: Sequence[int], out_channels: int, stride: float) -> None:
@@ -218,8 +218,8 @@ def build_layer(section: Section, index: int, previous: Previous) -> Layer:
     """Build layer `index` from its section.
 
     Raises:
-        ArgumentError: If the kind of section or one of its options is not supported, or does not fit what
-            comes before; the message has the line.
+        ArgumentError: If the kind of section or one of its options is not supported, or does not fit the
+            layers before it; the message gives the line.
     """
     if section.name not in _LAYERS:
         raise section.error("layer", f"one of [{'], ['.join(_LAYERS)}]", f"[{section.name}]")

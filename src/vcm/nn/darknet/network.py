@@ -27,21 +27,21 @@ class Darknet(nn.Module):
                   └────────┘   └─► head 0, head 1, …  (raw outputs of the [yolo] layers)
     ```
 
-    It starts with He-normal weights; the last normalization of every residual branch starts at 0.25, so that
-    activations neither die out nor explode with the number of shortcuts while running statistics are 0 and 1.
+    Weights start He-normal; the last normalization of every residual branch starts at 0.25, which keeps the
+    scale of activations stable over many shortcuts while running statistics are 0 and 1.
 
     Args:
         sections: A parsed cfg, `[net]` first.
 
     Attributes:
-        height: Height of its input in pixels, as `[net]` says; any multiple of `stride` works.
-        width: Width of its input in pixels, as `[net]` says; any multiple of `stride` works.
-        stride: The coarsest layer's stride in pixels.
-        head_layers: Indices of its detection heads.
+        height: Input height of `[net]` in pixels; any multiple of `stride` works.
+        width: Input width of `[net]` in pixels; any multiple of `stride` works.
+        stride: Stride of the coarsest layer in pixels.
+        head_layers: Indices of the detection heads.
 
     Raises:
-        ArgumentError: If the cfg asks for something that is not supported, or for more than 2^28 weights; the
-            message has section and line.
+        ArgumentError: If the cfg needs an unsupported feature or more than 2^28 weights; the message gives
+            section and line.
     """
 
     def __init__(self, sections: Sequence[Section]) -> None:
@@ -85,7 +85,7 @@ class Darknet(nn.Module):
     def live_after(self, index: int) -> tuple[int, ...]:
         """Return the layers whose outputs are needed after layer `index`: itself first, then ascending.
 
-        Needed are what later layers read, and what detection heads have already put out.
+        These are the outputs that later layers read, and those of earlier detection heads.
         """
         return self._live[index]
 
@@ -107,12 +107,12 @@ class Darknet(nn.Module):
         """Run layers `start` to `stop`, inclusive.
 
         Args:
-            live: Outputs by layer index: those live after layer `start` − 1, or {IMAGE: (N, 3, H, W)}.
+            live: Outputs by layer index that are live after layer `start` − 1, or {IMAGE: (N, 3, H, W)}.
             start: First layer to run.
             stop: Last layer to run.
 
         Returns:
-            Outputs by layer index: those that are live after layer `stop`.
+            Outputs by layer index that are live after layer `stop`.
         """
         outputs = dict(live)
         for index in range(start, stop + 1):

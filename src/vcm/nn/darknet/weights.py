@@ -30,8 +30,8 @@ def read_weights(network: Darknet, path: str | Path) -> int:
     """Load a Darknet weights file; return the number of training images in its header.
 
     Raises:
-        WeightsError: If the file is missing, cut off, too short or too long for this network (by how many
-            values, and at which layer), or holds values that no trained network has.
+        WeightsError: If the file is missing, truncated, too short or too long for this network (the message
+            gives the layer and the number of values), or has impossible values.
         ArgumentError: If the network's normalization is folded.
     """
     groups = list(_tensors(network))
@@ -74,10 +74,10 @@ def write_weights(
     """Write a Darknet weights file.
 
     Args:
-        network: The network, its normalization not folded.
+        network: Network whose normalization is not folded.
         path: File to write.
-        seen: Number of training images for the header.
-        version: Header version; from 0.2 on `seen` takes 64 bits, before it 32.
+        seen: Number of training images, for the header.
+        version: Header version; `seen` has 64 bits from 0.2 on, 32 before.
 
     Raises:
         ArgumentError: If the network's normalization is folded, or `seen` does not fit the header.

@@ -19,12 +19,13 @@ from vcm.nn.preprocessor.network import LMBDA_UNIT, NPP, QuantizationAdaptiveNPP
 def deployed(network: NPP, lmbda: float | None = None) -> NPP:
     """Return an equal preprocessor with batch normalization folded into the convolutions.
 
-    With λ, the gains of a quantization-adaptive network are folded in too, which leaves a plain one; without,
-    λ stays the second input, a tensor of one an image. torch.export and ONNX take either, at heights and
-    widths that are multiples of 16, or at fixed ones. It is made to be run: not to be trained or saved.
+    If λ is given, the gains of a quantization-adaptive network are folded in too, and the result takes images
+    only. Otherwise λ stays the second input, a tensor (N,). Both can be exported by torch.export and to ONNX,
+    for fixed sizes, or for heights and widths that are multiples of 16. The result is for inference, not for
+    training or saving.
 
     Args:
-        network: A trained preprocessor; it stays as it is.
+        network: Trained preprocessor; it is not changed.
         lmbda: λ to fold into the weights; None keeps it as the second input.
 
     Raises:

@@ -31,15 +31,15 @@ class NPP(nn.Module):
                          └──────────── skip ─────────────┘
     ```
 
-    Every convolution of U but the head's is followed by batch normalization and ReLU. A new network gives
-    back the image itself: P starts as the identity and U's last layer with zeros. Images of any size:
-    padding to multiples of 16 happens inside.
+    Batch normalization and ReLU follow every convolution of U except those of the head. A new network is the
+    identity: P starts as the identity, and U's last layer with zeros. Images may have any size; they are
+    padded to multiples of 16 inside.
 
     Args:
-        channels: Of U's four stages, fine to coarse.
+        channels: Channels of U's four stages, fine to coarse.
 
     Raises:
-        ArgumentError: If these are not four whole numbers from 1.
+        ArgumentError: If `channels` are not four whole numbers from 1.
     """
 
     stride = 1 << _NUM_STAGES
@@ -132,10 +132,10 @@ class QuantizationAdaptiveNPP(NPP):
     """QA-NPP: one preprocessor for every rate (Lu et al., IEEE TCSVT 2024).
 
     Gains m = MLP(λ/8) multiply the channels after both 1×1 convolutions of P, at U's first three skips, and
-    after its last three deconvolutions. A λ between those it was trained with interpolates.
+    after its last three deconvolutions. For other λ than those of its training it interpolates.
 
     Args:
-        channels: Of U's four stages, fine to coarse.
+        channels: Channels of U's four stages, fine to coarse.
         lmbda_range: Smallest and largest λ, above 0; 0.25 to 16 in the paper.
 
     Raises:
@@ -188,7 +188,7 @@ class QuantizationAdaptiveNPP(NPP):
         """Return λ if it is in `lmbda_range`.
 
         Raises:
-            ArgumentError: If it is missing, no number, or outside `lmbda_range`.
+            ArgumentError: If it is missing, not a number, or outside `lmbda_range`.
         """
         low, high = self.lmbda_range
         if not is_number(lmbda) or not low <= lmbda <= high:  # type: ignore[operator]  # a number

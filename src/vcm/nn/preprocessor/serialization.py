@@ -37,9 +37,9 @@ def save_preprocessor(network: NPP, path: str | Path, **notes: str) -> None:
     """Write a preprocessor to a safetensors file.
 
     Args:
-        network: What to save.
-        path: The file; its folder must exist.
-        notes: More to say about it, kept in the file's metadata.
+        network: Preprocessor to save.
+        path: File to write; its folder must exist.
+        notes: Further metadata of the file.
     """
     write_model(path, network.state_dict(), network.architecture(), notes)
 

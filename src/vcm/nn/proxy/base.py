@@ -34,21 +34,21 @@ class ProxyOutput:
 class Proxy(nn.Module, ABC):
     """Differentiable proxy of a codec: images and a quality in, decoded images and their rate out.
 
-    In training mode symbols that are rounded may become noisy, as its gradient tells more; in evaluation
-    mode the outcome is the same every time.
+    In training mode, noise may replace the rounding of symbols, which gives better gradients. In evaluation
+    mode the output is deterministic.
 
     Args:
-        codec: Name of the codec that it stands in for, as `Codec.name` has it.
-        qualities: Smallest and largest quality that it is for, in that codec's own scale.
+        codec: Name of the codec that it replaces, see `Codec.name`.
+        qualities: Smallest and largest supported quality, on the codec's own scale.
 
     Attributes:
-        codec_settings: The codec's settings that it was trained for, by name, as far as they are known.
+        codec_settings: Known settings of the codec that it was trained for, by name.
         relative_rate: Whether `bpp` is only proportional to the codec's rate, so that its gradient has to be
             scaled by the ratio of the two.
         takes_offsets: Whether `forward` takes QP offsets of blocks.
 
     Raises:
-        ArgumentError: If the qualities are not two numbers, ascending.
+        ArgumentError: If the qualities are not two ascending numbers.
     """
 
     relative_rate: bool = False
@@ -70,17 +70,17 @@ class Proxy(nn.Module, ABC):
 
         Args:
             x: (N, 3, H, W) RGB in [0, 1], of any size from 1×1.
-            quality: One for all images, or a tensor of one each; within `qualities`.
+            quality: One quality for all images, or a tensor (N,), within `qualities`.
 
         Raises:
-            ArgumentError: If a quality is outside.
+            ArgumentError: If a quality is out of range.
         """
 
     def condition(self, quality: float | Tensor, like: Tensor) -> Tensor:
         """Return the relative position of a quality in the proxy's range: (1,) or (N,), in [0, 1].
 
         Raises:
-            ArgumentError: If it is outside.
+            ArgumentError: If it is out of range.
         """
         low, high = self.qualities
         batch = as_batch(quality, like)

@@ -28,18 +28,18 @@ class IdentityProxy(Proxy):
        └─► − local mean ─► conv 5×5/2 ─► |·| ─► ·m ─► log(1 + ·) ─► conv 1×1 ─► softplus ─► mean ─► bpp
     ```
 
-    The quality decides the gains m, which stand for a codec's steps. A learned rate tells nothing until it is
-    trained to imitate a codec's bytes. A constant one has no gradient.
+    The gains m depend on the quality, like a codec's quantization steps. A learned rate is arbitrary until it
+    is trained to imitate a codec's rate. A constant rate has no gradient.
 
     Args:
-        codec: Name of the codec that it stands in for.
-        qualities: Smallest and largest quality that it is for.
+        codec: Name of the codec that it replaces.
+        qualities: Smallest and largest supported quality.
         rate: "learned" or "constant".
-        channels: Of the rate's network.
-        bpp: The constant rate; a learned one starts with it.
+        channels: Channels of the rate network.
+        bpp: Constant rate, or initial value of the learned rate.
 
     Raises:
-        ArgumentError: If an argument is not one of these.
+        ArgumentError: If an argument is invalid.
     """
 
     def __init__(

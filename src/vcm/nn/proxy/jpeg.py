@@ -64,11 +64,11 @@ class JPEGProxy(Proxy):
     autocast too.
 
     Args:
-        qualities: Smallest and largest quality that it is for, within libjpeg's 1 to 100.
+        qualities: Smallest and largest supported quality, within libjpeg's 1 to 100.
         chroma: "420" or "444".
 
     Raises:
-        ArgumentError: If an argument is not one of these.
+        ArgumentError: If an argument is invalid.
     """
 
     # Buffers, which move with the module.
@@ -108,8 +108,10 @@ class JPEGProxy(Proxy):
         return ProxyOutput(decoded, bits / (height * width))
 
     def counts(self, x: Tensor, quality: float | Tensor) -> Tensor:
-        """(N, 8): what the rate is linear in. Of luma, then of chroma: the number of blocks, Σ log2(1 + |q|)
-        of DC differences and of AC symbols, and how many AC symbols are not 0.
+        """Return the counts in which the rate is linear, (N, 8).
+
+        For luma, then for chroma: the number of blocks, Σ log2(1 + |q|) of DC differences and of AC symbols,
+        and the number of nonzero AC symbols.
         """
         return _counts(self._quantized(x.float(), quality))
 
@@ -118,7 +120,7 @@ class JPEGProxy(Proxy):
         return {"network": type(self).__name__, "qualities": list(self.qualities), "chroma": self.chroma}
 
     def _quantized(self, x: Tensor, quality: float | Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Symbols (N, 1 or 2, h, w, 64) of luma and of chroma, each with its table, (1 or N, 1, 1, 1, 64)."""
+        """Return symbols (N, 1 or 2, h, w, 64) of luma and of chroma, and tables (1 or N, 1, 1, 1, 64)."""
         self.condition(quality, x)
         quality = as_batch(quality, x)
         # as libjpeg scales them: per cents and steps rounded down

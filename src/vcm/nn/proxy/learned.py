@@ -36,23 +36,23 @@ class LearnedProxy(Proxy):
                            └─► h_a ─► z ─► Q ─► ẑ ─► h_s ─► (context of ŷ) ─► μ, σ of y
     ```
 
-    The published proxy is one network a rate. Here one serves all: the quality decides the step Δ, and gains
-    (`ChannelGains`) of the latents and of the decoders' channels. Decoders see rounded symbols, with the
-    gradient passed straight through; in training mode the rate is that of noisy ones. A polynomial of the
-    quality scales the estimated rate, one in either mode; it stays 1 until it is fitted to a codec's bytes.
+    The published proxy has one network per rate. This one serves all rates: the step Δ and the gains
+    (`ChannelGains`) of latents and decoder channels depend on the quality. Decoders take rounded symbols with
+    straight-through gradients; in training mode the rate is that of noisy symbols. A polynomial of the
+    quality, one per mode, scales the estimated rate; it is 1 until it is fitted to a codec's bytes.
 
     Args:
-        codec: Name of the codec that it stands in for.
-        qualities: Smallest and largest quality that it is for.
-        channels: N, of the layers; 192 in the paper.
-        latent_channels: M, of the latent; None takes as many.
-        num_stages: Halvings of the image's sides before the latent; 4 in the paper. With 3, a network of
-            few channels keeps more of an image.
-        context: Whether ŷ's causal neighbourhood helps to predict it, as in the joint autoregressive form
-            (Minnen et al., NeurIPS 2018).
-        steps: Quantizer steps at the smallest and the largest quality, for pixels of 0 to 255; where training
-            starts. HEVC's at QP 22 and 44 unless given.
-        header_bits: What the codec sends of every image, whatever is in it; it counts for small crops.
+        codec: Name of the codec that it replaces.
+        qualities: Smallest and largest supported quality.
+        channels: Channels N of the layers; 192 in the paper.
+        latent_channels: Channels M of the latent; None for N.
+        num_stages: Number of downsamplings before the latent; 4 in the paper. With 3, a network of few
+            channels keeps more of an image.
+        context: Whether ŷ is also predicted from its causal neighbourhood, as in the joint autoregressive
+            model (Minnen et al., NeurIPS 2018).
+        steps: Initial quantization steps at the smallest and the largest quality, for pixels in [0, 255];
+            HEVC's at QP 22 and 44 by default.
+        header_bits: Bits per image that do not depend on its content; they matter for small crops.
 
     Raises:
         ArgumentError: If a number is out of its range.

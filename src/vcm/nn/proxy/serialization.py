@@ -40,9 +40,9 @@ def save_proxy(proxy: Proxy, path: str | Path, **notes: str) -> None:
     """Write a proxy to a safetensors file.
 
     Args:
-        proxy: What to save.
-        path: The file; its folder must exist.
-        notes: More to say about it, kept in the file's metadata.
+        proxy: Proxy to save.
+        path: File to write; its folder must exist.
+        notes: Further metadata of the file.
     """
     write_model(path, proxy.state_dict(), proxy.architecture(), notes)
 
@@ -51,8 +51,8 @@ def load_proxy(path: str | Path, codec: str | None = None) -> Proxy:
     """Read a proxy from a model file, in evaluation mode, on the CPU.
 
     Args:
-        path: The file.
-        codec: Name of the codec that it has to stand in for; None takes any.
+        path: Model file.
+        codec: Name of the codec that the proxy must replace; None for any.
 
     Raises:
         WeightsError: If the file is missing, damaged or something else, or of another codec.

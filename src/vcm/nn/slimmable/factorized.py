@@ -103,7 +103,7 @@ class LatentScalable(MultiTaskNetwork):
                                    └─── next task's ────┘     ŷ[:l] ─► decoder of the task with l latents
     ```
 
-    One encoder of full width: a narrow task is sent the latent's first channels, a wider one those and the
+    The encoder has one width. A narrow task is sent the first channels of the latent, a wider task also the
     channels after them. Arguments are those of `MultiTaskNetwork`.
     """
 

@@ -57,21 +57,22 @@ class SlimmableHyperprior(MultiTaskNetwork):
     ```
 
     With one width it is the fixed-width baseline Ba-BHM, CompressAI's bmshj2018-hyperprior without the first
-    bias and with LeakyReLU. The published network predicts scales σ alone; with `means` it predicts the means
-    μ of the latent, too (Minnen et al., Joint Autoregressive and Hierarchical Priors, NeurIPS 2018). Where
-    the latent is no multiple of 4 places a side, what h_s gives beyond it is cut off.
+    bias and with LeakyReLU. The published network predicts scales σ only; with `means` it also predicts the
+    means μ of the latent (Minnen et al., Joint Autoregressive and Hierarchical Priors, NeurIPS 2018). If a
+    side of the latent is not a multiple of 4, the output of h_s is cropped to it.
 
     Streams are coded with `vcm.nn.integer.IntegerHyperSynthesis` in h_s's place.
 
-    Arguments but the last two are those of `MultiTaskNetwork`.
+    All arguments except the last two are those of `MultiTaskNetwork`.
 
     Args:
         means: Whether h_s predicts means.
-        blocks: Residual blocks at the end of the encoder, for any of the tasks. They run at stride 16, where
-            they cost little, and see a larger context than g_a; decoders do not change. Published: none.
+        blocks: Number of residual blocks at the end of the encoder by task. They run at stride 16, where
+            they cost little, and have a larger receptive field than g_a; decoders do not change. The
+            published network has none.
 
     Raises:
-        ArgumentError: As `MultiTaskNetwork`, or if an argument is out of its range.
+        ArgumentError: See `MultiTaskNetwork`; or if an argument is out of range.
     """
 
     stride = LATENT_STRIDE

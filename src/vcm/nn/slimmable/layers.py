@@ -19,7 +19,7 @@ def check_widths(argument: str, widths: Sequence[int]) -> tuple[int, ...]:
     """Return `widths` as a tuple if they are ascending integers of at least 1.
 
     Raises:
-        ArgumentError: If they are not.
+        ArgumentError: If they are not ascending integers.
     """
     values = tuple(widths)
     if (
@@ -37,7 +37,7 @@ def check_widths(argument: str, widths: Sequence[int]) -> tuple[int, ...]:
 
 
 class SlimmableConv2d(nn.Conv2d):
-    """Convolution of which each width uses the first channels: `weight[:out, :in]`.
+    """Convolution whose widths use the first channels: `weight[:out, :in]`.
 
     ```
     (N, in_widths[i], H, W) ──► weight[:out_widths[i], :in_widths[i]] ──► (N, out_widths[i], H/s, W/s)
@@ -46,11 +46,11 @@ class SlimmableConv2d(nn.Conv2d):
     Padding keeps H/s = ceil(H / stride). After Yu et al., Slimmable Neural Networks, ICLR 2019.
 
     Args:
-        in_widths: Channels in, one entry a width; equal entries where the input has the same at every width.
-        out_widths: Channels out, one entry a width.
+        in_widths: Input channels of each width; equal entries if the input does not depend on the width.
+        out_widths: Output channels of each width.
         kernel_size: Side of the kernel, odd.
         stride: Stride in pixels.
-        bias: Whether there is a bias.
+        bias: Whether to add a bias.
     """
 
     def __init__(
@@ -89,17 +89,17 @@ class SlimmableConv2d(nn.Conv2d):
 
 
 class SlimmableConvTranspose2d(nn.ConvTranspose2d):
-    """Transposed convolution of which each width uses the first channels: `weight[:in, :out]`.
+    """Transposed convolution whose widths use the first channels: `weight[:in, :out]`.
 
     ```
     (N, in_widths[i], H, W) ──► weight[:in_widths[i], :out_widths[i]] ──► (N, out_widths[i], s·H, s·W)
     ```
 
     Args:
-        in_widths: Channels in, one entry a width.
-        out_widths: Channels out, one entry a width.
+        in_widths: Input channels of each width.
+        out_widths: Output channels of each width.
         kernel_size: Side of the kernel, odd.
-        stride: How many times larger the output is.
+        stride: Upsampling factor.
     """
 
     def __init__(
@@ -133,11 +133,11 @@ _STRIP_ROWS = 32
 class SwitchableGDN(nn.Module):
     """One generalized divisive normalization (Ballé et al., arXiv 1511.06281) for each width.
 
-    Normalization weighs channels against each other, so widths cannot share it.
+    Normalization depends on all channels, so that widths cannot share it.
 
     Args:
-        widths: Channels, one entry a width.
-        inverse: Whether it is the decoder's (IGDN).
+        widths: Channels of each width.
+        inverse: Whether to invert the normalization (IGDN), as decoders do.
     """
 
     def __init__(self, widths: Sequence[int], *, inverse: bool = False) -> None:
@@ -158,7 +158,7 @@ class DenseGDN(nn.Module):
     ```
 
     Args:
-        gdn: CompressAI's trained layer, not inverse.
+        gdn: Trained GDN layer of CompressAI, not inverse.
     """
 
     beta: Tensor
@@ -183,7 +183,7 @@ class DenseGDN(nn.Module):
 class DenseEncoder(nn.Module):
     """Encoder of one width in plain layers; see `MultiTaskNetwork.at_width`.
 
-    It works in channels-last memory, which is faster on CPUs; benchmarks/slimmable_latency.py says how much.
+    It uses channels-last memory, which is faster on CPUs (benchmarks/slimmable_latency.py).
 
     ```
     x ─► g_a ─► y ─► |·| ─► h_a ─► z        (h_a only with a hyperprior)

@@ -51,27 +51,25 @@ class MultiTaskNetwork(TabledNetwork):
                                                                    └─► feature transform ─► f̂
     ```
 
-    A network of several qualities has gains m and m' for each (`vcm.nn.gains.LatentGains`), and is one model
-    for many rates; one of a single quality has none, as published.
+    A network with several qualities has gains m and m' for each (`vcm.nn.gains.LatentGains`), so that one
+    model serves many rates. A network with one quality has no gains, as in the paper.
 
     Args:
         widths: Channels of the encoder's layers for each task, strictly ascending.
-        features: The feature map of every task but "reconstruction".
-        channels: Channels inside the decoders; None takes the largest width.
-        latents: Channels of the latent for each task, strictly ascending; None takes the widths, as
-            published. At stride 16 more channels cost little to compute, and too few of them bound what
-            accuracy any rate can buy.
-        qualities: How many operating points the network is trained for; any number from 1 to that can be
-            asked for, in sixteenths.
+        features: Feature map of each task except "reconstruction".
+        channels: Channels inside the decoders; None for the largest width.
+        latents: Channels of the latent for each task, strictly ascending; None for the widths, as in the
+            paper. More channels cost little at stride 16; too few limit the accuracy at all rates.
+        qualities: Number of operating points; intermediate qualities are multiples of 1/16.
 
     Attributes:
-        tasks: Names, in the order of their widths.
-        stride: Pixels to a multiple of which an image's sides must be padded.
+        tasks: Names of the tasks, in the order of their widths.
+        stride: Image sides must be padded to multiples of this, in pixels.
         notes: Further metadata of the model file; empty for a new network.
 
     Raises:
-        ArgumentError: If widths or latents do not ascend, there is no quality, or tasks and feature maps do
-            not fit together.
+        ArgumentError: If widths or latents do not ascend, `qualities` is below 1, or tasks and feature maps
+            do not match.
     """
 
     stride: ClassVar[int]
@@ -125,12 +123,12 @@ class MultiTaskNetwork(TabledNetwork):
     def forward(self, x: Tensor, task: str, quality: float | None = None) -> CodecOutput:
         """Encode at the task's width and decode.
 
-        Symbols are replaced by additive noise in training mode, and rounded otherwise.
+        In training mode, additive noise replaces the rounding of symbols.
 
         Args:
-            x: (N, 3, H, W) in [0, 1], sides multiples of `stride`.
-            task: One of `tasks`.
-            quality: From 1 to `qualities`; None takes the middle.
+            x: (N, 3, H, W) in [0, 1], H and W multiples of `stride`.
+            task: Name of a task.
+            quality: Quality in [1, qualities]; None for the middle.
 
         Raises:
             ArgumentError: If there is no such task or quality.
@@ -145,11 +143,11 @@ class MultiTaskNetwork(TabledNetwork):
         """Quantize the latents of one image to integer symbols by section.
 
         Args:
-            latents: What `at_width(task, quality)` gives for a batch of one.
-            task: One of `tasks`.
+            latents: Output of `at_width(task, quality)` for one image.
+            task: Name of a task.
 
         Returns:
-            (C, h, w) float, whole numbers, by section.
+            Symbols of each section, (C, h, w), integers as float.
         """
 
     @abstractmethod
@@ -164,12 +162,12 @@ class MultiTaskNetwork(TabledNetwork):
         """Return the table row of each symbol of a section: (C, h, w) int32.
 
         Args:
-            task: One of `tasks`.
-            section: One of its sections.
+            task: Name of a task.
+            section: Name of one of its sections.
             decoded: Symbols of the sections before it.
             size: (height, width) of the padded image in pixels.
-            watch: Where working them out takes long, is given parts of them meanwhile; it may raise what ends
-                the work.
+            watch: Callback that receives parts of the indexes during long computations; it may raise an
+                exception to stop.
         """
 
     @abstractmethod
@@ -185,9 +183,9 @@ class MultiTaskNetwork(TabledNetwork):
         """Estimate the bits of y's symbols; differentiable scalar.
 
         Args:
-            latent: y's symbols, (C, h, w), soft or whole.
-            symbols: Those of all sections, of which the ones before y decide how it is coded.
-            task: One of `tasks`.
+            latent: Symbols of y, (C, h, w), soft or integer.
+            symbols: Symbols of all sections; those before y determine how y is coded.
+            task: Name of a task.
         """
 
     @abstractmethod
@@ -226,12 +224,12 @@ class MultiTaskNetwork(TabledNetwork):
     def at_width(self, task: str, quality: float | None = None) -> DenseEncoder:
         """Build the task's encoder as a plain dense module with equal outputs, for deployment and export.
 
-        Gains are folded into its last convolution: y comes as it is quantized. Later training of this network
-        does not change it.
+        Gains are folded into its last convolution, so that y only has to be rounded. It is a copy: training
+        this network does not change it.
 
         Args:
-            task: One of `tasks`.
-            quality: From 1 to `qualities`; None takes the middle.
+            task: Name of a task.
+            quality: Quality in [1, qualities]; None for the middle.
 
         Raises:
             ArgumentError: If there is no such task or quality.
@@ -278,7 +276,7 @@ class MultiTaskNetwork(TabledNetwork):
         """Return the loss of the quantiles of entropy bottlenecks, as CompressAI's `aux_loss`; scalar.
 
         Args:
-            task: One of `tasks`, for its own bottlenecks; None for those of all tasks.
+            task: Task whose bottlenecks are included; None for all.
         """
         tasks = self.tasks if task is None else (task,)
         losses = [bottleneck.loss() for name in tasks for bottleneck in self.bottlenecks(name)]
@@ -293,8 +291,8 @@ class MultiTaskNetwork(TabledNetwork):
 
         Args:
             x: (N, 3, H, W) in [0, 1], H and W multiples of `stride`.
-            task: One of `tasks`.
-            quality: From 1 to `qualities`; None takes the middle.
+            task: Name of a task.
+            quality: Quality in [1, qualities]; None for the middle.
 
         Returns:
             `strings`: for each of `sections(task)`, one bytes object per image. `shape`: (H, W) / `stride`.
@@ -332,8 +330,8 @@ class MultiTaskNetwork(TabledNetwork):
         Args:
             strings: Strings from `compress`.
             shape: Shape from `compress`.
-            task: The task that the images were compressed for.
-            quality: The quality at which they were compressed.
+            task: Task that the images were compressed for.
+            quality: Quality at which they were compressed.
 
         Returns:
             `x_hat`: (N, 3, H, W) for reconstruction, not clipped; the task's feature maps otherwise.

@@ -28,22 +28,22 @@ Distortion = Callable[[Tensor, Area], Tensor]
 
 @dataclass(frozen=True)
 class LatentSearch:
-    """Search for symbols of y with less bits / pixel + λ · 255² · distortion; see `vcm.nn.annealing.refine`.
+    """Search for symbols of y with lower bits / pixel + λ · 255² · distortion; see `vcm.nn.annealing.refine`.
 
-    Side information, tables and decoder stay as they are, so that any decoder reads the result (Yang, Bamler,
+    Side information, tables and decoder do not change, so that every decoder reads the result (Yang, Bamler,
     Mandt, Improving Inference for Neural Image Compression, NeurIPS 2020).
 
     Args:
-        network: In evaluation mode.
-        task: One of its tasks.
+        network: Network in evaluation mode.
+        task: Name of one of its tasks.
         quality: One of its qualities.
-        distortion: A mean over pixels where `tile` is given: it is taken of each tile.
-        num_pixels: Of the original image, which the rate is over.
+        distortion: Distortion of decoded images or features; with `tile`, a mean over pixels that is computed
+            for each tile.
+        num_pixels: Number of pixels of the original image, by which bits are divided.
         lmbda: λ, above 0.
-        steps: Gradient steps.
-        half: Whether steps run in bfloat16.
-        tile: Side of what is searched at a time in places of the latent, so that memory does not grow with
-            the image; None searches all at once.
+        steps: Number of gradient steps.
+        half: Whether to run the steps under bfloat16 autocast.
+        tile: Tile size in positions of the latent, which limits memory; None for a single tile.
     """
 
     network: MultiTaskNetwork
@@ -57,15 +57,15 @@ class LatentSearch:
     tile: int | None = None
 
     def run(self, y: Tensor, symbols: Symbols, on_step: Callable[[int, int], None] | None = None) -> Symbols:
-        """Search; the objective of no tile becomes worse.
+        """Run the search; the objective does not increase in any tile.
 
         Args:
-            y: The latent, gains and all, (1, C, h, w).
-            symbols: What `network.quantize` gave for it.
-            on_step: Called with the steps done and all of them.
+            y: Latent after the gains, (1, C, h, w).
+            symbols: Its symbols from `network.quantize`.
+            on_step: Progress callback; receives the steps done and the total.
 
         Returns:
-            All sections' symbols.
+            Symbols of all sections.
         """
         latent = torch.empty_like(y[0], dtype=torch.float32)
         for name, channels in self.network.latent_sections(self.task).items():

@@ -43,11 +43,11 @@ def save_network(network: MultiTaskNetwork, path: str | Path, *, half: bool = Fa
     """Write a network with updated tables to a safetensors file.
 
     Args:
-        network: What to save.
-        path: The file; its folder must exist.
-        half: Whether to write weights as float16, for a file of half the size. That rounds the network's own
-            weights, too; streams from before are then another model's.
-        notes: More to say about it, kept in the file's metadata.
+        network: Network to save.
+        path: File to write; its folder must exist.
+        half: Whether to write weights as float16, which halves the file. The network's own weights are
+            rounded too, so that its earlier streams no longer decode.
+        notes: Further metadata of the file.
     """
     if half:
         with torch.no_grad():

@@ -25,12 +25,12 @@ FINGERPRINT_BYTES = 8
 class TabledNetwork(nn.Module, ABC):
     """Network with entropy-coder tables for several tasks.
 
-    Tables are integer buffers. They are recomputed whenever weights have changed since, before they are
-    saved or coded with, and are taken as they are from a whole checkpoint; so one file codes the same on
-    every machine. Casting to another precision leaves them as they are, too.
+    Tables are integer buffers. They are recomputed before saving and coding if weights have changed, and read
+    unchanged from a complete checkpoint, so that a file codes the same on every machine. Casting to another
+    precision does not change them.
 
     Args:
-        tasks: Their names.
+        tasks: Names of the tasks.
     """
 
     fingerprints: Tensor
@@ -79,10 +79,10 @@ class TabledNetwork(nn.Module, ABC):
         """Update the entropy-coder tables if weights have changed; return whether they had.
 
         Args:
-            force: Work them out even if no weight has changed.
+            force: Whether to recompute them if no weight has changed.
 
         Raises:
-            ArgumentError: If the weights are not finite, or no tables can be made from them.
+            ArgumentError: If the weights are not finite or have no valid tables.
         """
         digest = self._parameters_digest()
         if not force and self._in_step_with == digest:
@@ -141,7 +141,7 @@ class TabledNetwork(nn.Module, ABC):
         """Accept the tables of a state dict if they belong to its weights.
 
         Raises:
-            ArgumentError: If they say so, but a range coder could not work with them.
+            ArgumentError: If they belong to its weights, but are invalid for a range coder.
         """
         own = (bytes(self._fingerprint(task)) for task in self.tasks)
         fit = self._loaded_whole and [*own] == [bytes(row) for row in self.fingerprints.tolist()]

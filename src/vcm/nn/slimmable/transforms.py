@@ -34,8 +34,8 @@ class Analysis(nn.Module):
     ```
 
     Args:
-        widths: Channels between the layers, one entry a width.
-        latents: Channels of the latent, one entry a width.
+        widths: Channels between the layers, for each width.
+        latents: Channels of the latent, for each width.
     """
 
     def __init__(self, widths: Sequence[int], latents: Sequence[int]) -> None:
@@ -110,8 +110,8 @@ class HyperAnalysis(nn.Module):
     ```
 
     Args:
-        latents: Channels of the latent, one entry a width.
-        widths: Channels of every layer, one entry a width.
+        latents: Channels of the latent, for each width.
+        widths: Channels of all layers, for each width.
     """
 
     def __init__(self, latents: Sequence[int], widths: Sequence[int]) -> None:
@@ -145,13 +145,14 @@ class HyperSynthesis(nn.Module):
                                                                    w → l
     ```
 
-    In training and for rate estimates; what the entropy coder is fed with comes from
-    `vcm.nn.integer.IntegerHyperSynthesis`, this network in exact arithmetic.
+    For training and rate estimates; the entropy coder uses `vcm.nn.integer.IntegerHyperSynthesis`, the same
+    network in exact arithmetic.
 
     Args:
-        widths: Channels between the layers, one entry a width.
-        latents: Channels of the latent, one entry a width.
-        means: Whether it gives means, too: scale and mean of each channel by turns, so that the widths agree.
+        widths: Channels between the layers, for each width.
+        latents: Channels of the latent, for each width.
+        means: Whether it also predicts means; scale and mean of each channel alternate, so that widths can
+            share weights.
     """
 
     def __init__(self, widths: Sequence[int], latents: Sequence[int], *, means: bool = False) -> None:
@@ -178,19 +179,19 @@ class FeatureTransform(nn.Sequential):
     ŷ ─► deconv 5×5/2 ─► LeakyReLU ─► 5×5/1 ─► LeakyReLU ─► 3×3/1 ─► LeakyReLU ─► 3×3/1 ─► f̂
     ```
 
-    That is for a feature map at stride 8, the paper's. A finer one takes one more deconvolution for each
-    halving of the stride, a coarser one strided 5×5 convolutions in their place.
+    This is the decoder for stride 8, as in the paper. A finer feature map takes one more deconvolution for
+    each halving of the stride, a coarser one strided 5×5 convolutions instead.
 
     (N, in_channels, h, w) → (N, out_channels, 16·h/stride, 16·w/stride).
 
     Args:
         in_channels: Channels of the latent.
         out_channels: Channels of the feature map.
-        stride: Pixels of the image, a side, for each place of the feature map: 1, 2, 4, … 64.
+        stride: Stride of the feature map in pixels: 1, 2, 4, … 64.
         channels: Channels between the layers.
 
     Raises:
-        ArgumentError: If the stride is not such a number.
+        ArgumentError: If the stride is not supported.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, channels: int) -> None:
@@ -220,21 +221,21 @@ class FeatureSynthesis(_Pyramid):
     ŷ ─► [deconv 5×5/2 ─► IGDN] ×n ─► 5×5/1 ─► LeakyReLU ─► 3×3/1 ─► LeakyReLU ─► 3×3/1 ─► f̂
     ```
 
-    n = 1, 2 or 3, for a feature map at stride 8, 4 or 2. The stages start as the inverse of the encoder's, so
-    that the convolutions start at the image's bands, of which an early layer's features are a local
-    function. The published `FeatureTransform`, which starts as noise, has to find the image first.
+    n = 1, 2 or 3, for a feature map at stride 8, 4 or 2. The stages start as the inverse of the encoder, so
+    that the convolutions start with the bands of the image, of which early features are a local function. The
+    published `FeatureTransform` starts as noise and has to learn the image first.
 
     (N, in_channels, h, w) → (N, out_channels, 16·h/stride, 16·w/stride).
 
     Args:
         in_channels: Channels of the latent.
         out_channels: Channels of the feature map.
-        stride: Pixels of the image, a side, for each place of the feature map: 2, 4 or 8.
+        stride: Stride of the feature map in pixels: 2, 4 or 8.
         channels: Channels between the stages.
         hidden: Channels between the convolutions.
 
     Raises:
-        ArgumentError: If the stride is not such a number.
+        ArgumentError: If the stride is not supported.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, channels: int, hidden: int) -> None:
@@ -260,12 +261,12 @@ def feature_decoder(
     """Build the decoder from a latent of `in_channels` to a feature map.
 
     Args:
-        in_channels: Of the latent.
-        target: The feature map.
-        channels: Between the layers, unless the feature map says otherwise.
+        in_channels: Channels of the latent.
+        target: Feature map to decode to.
+        channels: Channels between the layers if the feature map does not set them.
 
     Raises:
-        ArgumentError: If the feature map's numbers are none that a decoder has.
+        ArgumentError: If no decoder supports the feature map.
     """
     hidden = channels if target.hidden is None else target.hidden
     for name, value in (("channels", target.channels), ("hidden", hidden)):

@@ -20,11 +20,11 @@ class FeatureMap:
     """Feature map at a task network's cut.
 
     Attributes:
-        channels: Its channels.
-        stride: Pixels of the network's input, a side, for each of its places.
-        synthesis: Whether it is decoded by `FeatureSynthesis`, for an early cut, instead of the published
+        channels: Number of channels.
+        stride: Stride in pixels of the network's input.
+        synthesis: Whether to decode it with `FeatureSynthesis`, for an early cut, instead of the published
             `FeatureTransform`.
-        hidden: Channels between the decoder's convolutions; None takes the network's `channels`.
+        hidden: Channels between the decoder's convolutions; None for the network's `channels`.
     """
 
     channels: int
@@ -57,8 +57,8 @@ class Symbols(dict[str, Tensor]):
     """Integer symbols of one image by section, (C, h, w) each.
 
     Attributes:
-        prior: What the sections before say of the last one, (C, h, w) each: rows of its table, and means or
-            None. A hyperprior computes it once and keeps it here.
+        prior: Table rows and means (or None) of the last section, (C, h, w) each, predicted from the sections
+            before it. A hyperprior computes them once and stores them here.
     """
 
     prior: tuple[Tensor, Tensor | None] | None = None
