@@ -31,6 +31,7 @@ train-npp: $(STAMP)  ## train the preprocessor for BPG and its proxy, from nothi
 train-slimmable: $(STAMP)  ## train the slimmable codec, from nothing; again: go on; SIZE=full: on a GPU
 	$(BIN)/vcm fetch photo-corpus yolov3-tiny
 	$(BIN)/vcm train experiment=slimmable/two_task_$(SIZE)
+	$(if $(filter small,$(SIZE)),$(BIN)/vcm train experiment=slimmable/two_task_heads_small)
 
 train-importance: $(STAMP)  ## train the network that predicts importance maps; again: go on; SIZE=full: on a GPU
 	$(BIN)/vcm fetch photo-corpus yolov3-tiny

@@ -18,7 +18,7 @@ from vcm.nn.serialization import read_notes
 from vcm.nn.slimmable import load_network
 
 EXPERIMENTS = ["two_task", "two_task_full", "three_task", "baseline"]
-EXPERIMENTS += ["two_task_small", "three_task_small", "baseline_small"]
+EXPERIMENTS += ["two_task_small", "two_task_heads_small", "three_task_small", "baseline_small"]
 
 
 def test_trains_writes_resumes_and_refuses_other_settings(training, tmp_path, capsys):
