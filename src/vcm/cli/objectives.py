@@ -26,7 +26,7 @@ class Objective:
 
     Attributes:
         name: Name of the objective, such as "val/loss".
-        value: Its value; None if undefined.
+        value: Value of the objective; None if undefined.
         direction: "minimize" or "maximize".
     """
 

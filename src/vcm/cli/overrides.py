@@ -74,7 +74,7 @@ def current_settings(settings: dict[str, Any], moved: list[str] | None = None) -
 
     Args:
         settings: Nested plain values; not changed.
-        moved: Takes a note for each such setting.
+        moved: List to which a note is appended for each such setting.
     """
     found: dict[str, Any] = _with_current_names(settings, "", [] if moved is None else moved)
     return found

@@ -328,8 +328,8 @@ def encode(image: Tensor, suffix: str, metadata: Metadata, mark: str = "") -> by
     Args:
         image: (3, H, W) uint8 RGB.
         suffix: One of `FORMATS`.
-        metadata: What is written with it, if the format takes it.
-        mark: What tells this output from others, for PNG; see `vcm.cli.marks`.
+        metadata: Metadata to write, if the format supports it.
+        mark: Provenance of the output, for PNG; see `vcm.cli.marks`.
 
     Raises:
         OutputError: If the format cannot hold this image.

@@ -223,7 +223,7 @@ def attempt(
     Args:
         stage: Name of the step, for a failure.
         function: The step.
-        item: Its argument.
+        item: Argument of the function.
         index: Position of the item in its batch, for a failure.
     """
     start = time.perf_counter()

@@ -35,8 +35,8 @@ class Batch:
         """Move the images to a device; targets stay. Lightning calls this for every module and Trainer.
 
         Args:
-            device: As `torch.Tensor.to` takes it.
-            non_blocking: As `torch.Tensor.to` takes it.
+            device: See `torch.Tensor.to`.
+            non_blocking: See `torch.Tensor.to`.
         """
         images = self.images
         if isinstance(images, Tensor):

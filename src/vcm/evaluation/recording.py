@@ -169,7 +169,7 @@ class Recorder:
 
         Args:
             systems: The operating points.
-            files: Their records.
+            files: Records of the systems.
             originals: Records of the originals.
             examples: Ids of the example images.
 

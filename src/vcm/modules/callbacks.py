@@ -23,7 +23,7 @@ class MetricsFile(Callback):
 
     Args:
         path: The file; None for no file.
-        tell: Called with the printed line.
+        tell: Function that prints a line.
     """
 
     def __init__(self, path: Path | None, tell: Callable[[str], None]) -> None:

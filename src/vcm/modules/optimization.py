@@ -260,7 +260,7 @@ class OptimizedModule(LightningModule, ABC):
 
         Args:
             scheduler: The scheduler.
-            metric: What a `ReduceLROnPlateau` follows.
+            metric: Metric for `ReduceLROnPlateau`.
 
         Raises:
             ArgumentError: If its course, which a checkpoint holds, is over.

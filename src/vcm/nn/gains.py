@@ -13,7 +13,7 @@ from vcm.validation import is_number
 
 _WIDE = 64
 _START_RATIO = 2**0.5
-"""Of neighbouring qualities' gains at first: right for λ that double, by high-rate theory."""
+"""Initial ratio of neighbouring qualities' gains: high-rate theory's for λ that double."""
 
 
 class ChannelGains(nn.Module):

@@ -10,7 +10,7 @@ from vcm.errors import ArgumentError
 from vcm.files import printable
 
 GROUP = "vcm.networks"
-"""Of entry points whose name is a network's class name, and whose value is the class."""
+"""Group of entry points: the name is the class name of a network, the value the class."""
 NetworkT = TypeVar("NetworkT")
 
 

@@ -248,7 +248,7 @@ def check_split_task(argument: str, task: object, purpose: str) -> SplitTask:
     Args:
         argument: Name of the argument in the error message.
         task: Any object.
-        purpose: What needs the task, as the subject of the error message.
+        purpose: Purpose of the task, as the subject of the error message.
 
     Raises:
         ArgumentError: If it is not a `SplitTask`.

@@ -1,4 +1,4 @@
-"""Trained weights that come with the package; beside each lies a model card, NAME.md."""
+"""Weights that come with the package, each with a model card NAME.md."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ SLIMMABLE_YOLOV3_TINY = "slimmable_yolov3_tiny"
 
 
 def shipped(name: str) -> Path:
-    """The file of a model that comes with the package.
+    """Return the path of a model file that comes with the package.
 
     Args:
-        name: Its name, without ".safetensors".
+        name: Name of the model, without ".safetensors".
 
     Raises:
-        ArgumentError: If there is none of this name.
+        ArgumentError: If there is no such model.
     """
     folder = Path(__file__).parent
     names = sorted(path.stem for path in folder.glob("*.safetensors"))

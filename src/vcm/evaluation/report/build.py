@@ -30,8 +30,8 @@ class Panel:
     """Plot of one axis.
 
     Attributes:
-        axis: What is shown over rate.
-        name: Of the plot's files, without suffix.
+        axis: Vertical axis.
+        name: Name of the plot's files, without suffix.
         svg: The plot.
     """
 
@@ -57,8 +57,8 @@ def write_report(study: Study, output: str | Path | None = None, *, style: Style
 
     Args:
         study: The content.
-        output: Where to write; None for the study's home.
-        style: Of the files in plots/: "screen", or "paper" for a column of 3.4 inches.
+        output: Folder of the report; None for the study's home.
+        style: Style of the files in plots/: "screen", or "paper" for a column of 3.4 inches.
 
     Raises:
         EvaluationError: If nothing can be written, or plots/ is a link that leads out of the folder.

@@ -34,15 +34,15 @@ class View:
     """One version of an example image.
 
     Attributes:
-        title: Which system made it.
-        caption: Its quality, bytes and rate, and whether it sends an image; empty for the original.
-        width: In pixels.
-        height: In pixels.
+        title: Display title of the codec.
+        caption: Quality, bytes, rate and whether an image is sent; empty for the original.
+        width: Width in pixels.
+        height: Height in pixels.
         data: The image as a data URL.
-        letter: Height of a label's letters, in pixels of the image.
-        boxes: What the task finds in it; empty for classifiers.
-        counts: How many boxes of each category; empty for classifiers.
-        answer: What a classifier says; empty for detectors.
+        letter: Font size of labels, in pixels of the image.
+        boxes: Detections of the task; empty for classifiers.
+        counts: Number of boxes of each category; empty for classifiers.
+        answer: Prediction of a classifier; empty for detectors.
     """
 
     title: str
@@ -66,9 +66,9 @@ class Example:
     """One example image at about one rate.
 
     Attributes:
-        views: The original, then every system that has a version at about the rate.
-        num_bytes: The rate, as a stream's length.
-        left_out: Titles of the systems that have none.
+        views: The original, then one version per codec at about the same rate.
+        num_bytes: Rate as a stream length in bytes.
+        left_out: Titles of the codecs without such a version.
     """
 
     views: list[View]
@@ -79,12 +79,12 @@ class Example:
 def example_views(sources: Sequence[Source], results: Results) -> tuple[list[Example], list[str]]:
     """Return each example image with every codec at about the same rate, and notes on omissions.
 
-    For each image, the rate is that of the stream which most systems come within 15 % of; a system is shown
-    by its stream nearest to it.
+    For each image, the rate is that of the stream that most codecs match within 15 %. Each codec is shown at
+    its stream nearest to that rate.
 
     Args:
-        sources: The runs that `results` were merged from.
-        results: What they measured, as far as the report shows it.
+        sources: Runs that `results` were merged from.
+        results: Merged results that the report shows.
     """
     every: dict[str, list[Version]] = {}
     notes: list[str] = []

@@ -15,7 +15,7 @@ class SweptRun:
     """One evaluation of a sweep.
 
     Attributes:
-        source: The run.
+        source: Run of the sweep.
         swept: Values of the settings in which the sweep's runs differ, by name.
     """
 
@@ -26,14 +26,14 @@ class SweptRun:
 def join_runs(runs: Sequence[SweptRun], along: str | None = None) -> list[Source]:
     """Rename codecs and set qualities so that points of several runs make curves.
 
-    Runs that measured a system alike at every point (an anchor) count once. A system that each run measured
-    at a single quality becomes one curve, with a point for each run; where all runs have the same quality,
-    the value of the setting `along` takes its place. Runs that differ in another setting are on another
-    curve. Any other system is a curve a run. Names of curves end in what tells them apart.
+    A codec with equal results in all runs (an anchor) is kept once. A codec with one quality per run becomes
+    one curve with a point for each run; if all runs have the same quality, the value of the setting `along`
+    replaces it. Runs that differ in another setting form separate curves. Other codecs have one curve per
+    run. Names of curves end with the values in which they differ.
 
     Args:
         runs: The runs.
-        along: Name of a swept setting; None for the only one, or the only one whose values are numbers.
+        along: Name of a swept setting; None for the only one, or the only numeric one.
 
     Raises:
         ArgumentError: If `along` is needed and not given.

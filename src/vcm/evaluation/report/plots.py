@@ -66,11 +66,11 @@ def draw(
     style: Style = "screen",
     legend: bool = True,
 ) -> Figure:
-    """Draw curves over rate: a line with markers each, and light bars for the intervals of points.
+    """Draw curves over rate, as lines with markers, with light bars for the intervals of points.
 
     Args:
         drawn: The curves, at least one.
-        axis: What they show.
+        axis: Vertical axis.
         original: Value on uncompressed images in the axis' unit, drawn as a dashed line; None for no line.
         systems: Names of all codecs of a report, so that each has the same colour in all of its plots.
         style: "screen", or "paper" for a column of 3.4 inches.
@@ -121,12 +121,12 @@ def draw(
 
 
 def look(place: int) -> tuple[str, str]:
-    """Return the colour and matplotlib marker of the codec at a place of a report's list, from 0."""
+    """Return the colour and matplotlib marker of a codec by its index in the report's list of codecs."""
     return COLOURS[place % len(COLOURS)], MARKERS[(place + place // len(COLOURS)) % len(MARKERS)]
 
 
 def legend_keys(systems: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Return the colour and a character like the marker of each codec of a report, by name."""
+    """Return the colour of each codec of a report by name, and a character that resembles its marker."""
     return {system: (look(place)[0], _CHARACTERS[look(place)[1]]) for place, system in enumerate(systems)}
 
 
@@ -134,9 +134,9 @@ def with_tooltips(svg: str, drawn: Sequence[Curve], axis: Axis) -> str:
     """Add a tooltip to each point of a figure: codec, quality, rate and value.
 
     Args:
-        svg: The figure of `draw`, from `as_svg`.
-        drawn: The curves in it.
-        axis: The axis that they are on.
+        svg: Figure of `draw` as SVG text, from `as_svg`.
+        drawn: Curves of the figure.
+        axis: Axis of the figure.
     """
     for number, curve in enumerate(drawn):
         start = svg.find(f'<g id="{_CURVE_ID}{number}">')

@@ -20,13 +20,12 @@ class Source:
     """One run.
 
     Attributes:
-        folder: Its folder.
-        results: What it measured.
-        label: Distinguishes its pipelines from those of other runs.
-        is_named: Whether the label was asked for; else it is for systems that other runs have too.
-        systems: New names of its systems, by their own.
-        joined: The quality in the run and on a curve over several runs, by the names of systems that have one
-            quality in each run.
+        folder: Folder of the run.
+        results: Results of the run.
+        label: Label that distinguishes the run's codecs from those of other runs.
+        is_named: Whether the user gave the label; if not, it is only used for codecs of several runs.
+        systems: New names of the run's codecs, by their own names.
+        joined: For codecs with one quality per run: the quality in this run, and that on the joined curve.
     """
 
     folder: Path
@@ -42,11 +41,11 @@ def read_sources(folders: Sequence[str | Path], names: Mapping[str, str] | None 
 
     Args:
         folders: Run folders, or folders of a sweep.
-        names: Labels by run, as `--name RUN=LABEL` has them; RUN is its path, or that below a sweep's folder.
+        names: Labels by run, as in `--name RUN=LABEL`; RUN is a path, possibly relative to a sweep's folder.
 
     Raises:
-        EvaluationError: If a folder holds no results, or they are damaged.
-        ArgumentError: If there is no folder, or no run of one of the names.
+        EvaluationError: If a folder contains no results, or they are damaged.
+        ArgumentError: If there is no folder, or no run with one of the names.
     """
     if not folders:
         raise ArgumentError("folders", expected="at least one folder of results", got="none")
@@ -85,8 +84,8 @@ def _runs_below(folder: Path) -> list[Path]:
 def name_systems(sources: Sequence[Source]) -> list[Source]:
     """Rename codecs that have the same name in several runs.
 
-    A system that other runs measured alike at every point (a sweep's anchor) keeps its name and counts once.
-    A run's label replaces the name of its only other system, and follows the names of several.
+    A codec with equal results in other runs (a sweep's anchor) keeps its name and is kept once. The label
+    replaces the name of a run's only other codec, and is appended to the names of several.
     """
     if not any(source.label for source in sources):
         return [replace(source, systems={name: name for name in systems_of(source)}) for source in sources]

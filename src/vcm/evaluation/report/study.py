@@ -38,13 +38,13 @@ class Study:
     """Evaluations of one task and dataset, compared.
 
     Attributes:
-        results: Of all of them, as many systems and points as the report shows.
-        sources: Where they come from.
-        home: The first folder that was given, where the report goes by default.
-        anchor: The system that others are compared with.
-        accuracy: Name of the accuracy that was asked for; None for the task's main one.
-        curves: On every axis that has any.
-        comparisons: With the anchor on each of these axes, by system.
+        results: Merged results, limited to the codecs and points that the report shows.
+        sources: Runs that were merged.
+        home: First folder, the default place of the report.
+        anchor: Name of the codec that others are compared with.
+        accuracy: Name of the requested accuracy; None for the task's main one.
+        curves: Curves by axis.
+        comparisons: Comparisons with the anchor on each of these axes, by codec.
     """
 
     results: Results
@@ -91,17 +91,16 @@ def read_study(
     """Read evaluations and compare their curves.
 
     Args:
-        folders: Folders that `vcm evaluate` wrote, or folders above several; taken together; they must share
-            task and data.
-        anchor: Key or title of the system that others are compared with; None for "bpg" where it is there,
-            else the first.
+        folders: Run folders of `vcm evaluate`, or folders that contain several; all must share task and data.
+        anchor: Name or title of the codec that others are compared with; None for "bpg" if there is one, else
+            the first.
         accuracy: Name or title of the accuracy to compare at, such as "map_50" or "mAP@50"; None for the
             task's main one.
         names: Labels of runs, by path; see `read_sources`.
 
     Raises:
-        EvaluationError: If a folder holds no results, or they do not belong together.
-        ArgumentError: If there is no folder, or no such anchor, accuracy or run.
+        EvaluationError: If a folder contains no results, or tasks or data differ.
+        ArgumentError: If there is no folder, or the anchor, accuracy or run does not exist.
     """
     sources = name_systems(read_sources(folders, names))
     return make_study(sources, Path(folders[0]), anchor=anchor, accuracy=accuracy)
@@ -113,14 +112,14 @@ def make_study(
     """Compare the curves of runs whose codecs have their final names.
 
     Args:
-        sources: The runs.
-        home: Where the report goes by default.
-        anchor: As in `read_study`.
-        accuracy: As in `read_study`.
+        sources: Runs to compare.
+        home: Default place of the report.
+        anchor: See `read_study`.
+        accuracy: See `read_study`.
 
     Raises:
-        EvaluationError: If the runs do not belong together.
-        ArgumentError: If there is no such anchor or accuracy.
+        EvaluationError: If tasks or data of the runs differ.
+        ArgumentError: If the anchor or accuracy does not exist.
     """
     results = merge(sources)
     titles = {point.system: point.title for point in results.points}
@@ -141,7 +140,7 @@ def _chosen(argument: str, given: str, titles: Mapping[str, str]) -> str:
     """Resolve a key or title, in any letter case, to a key.
 
     Raises:
-        ArgumentError: If none is meant, or several are; the message names the nearest.
+        ArgumentError: If there is no match, or several; the message gives the nearest.
     """
     if given in titles:
         return given

@@ -14,10 +14,10 @@ class Cell:
     """One delta.
 
     Attributes:
-        text: The number with its unit, or why there is none in a word.
-        tone: "good", "bad", or nothing where there is no number, or its interval does not tell which.
-        mark: Number of the footnote; 0 for none.
-        interval: The 95 % interval, or that too few resamples have one; empty without resamples.
+        text: Value with its unit, or a word that says why there is none.
+        tone: "good" or "bad"; empty without a value, or if the interval contains 0.
+        mark: Footnote number; 0 for none.
+        interval: 95 % interval, or a note that too few resamples have a value; empty without resamples.
     """
 
     text: str
@@ -32,10 +32,10 @@ class Table:
 
     Attributes:
         columns: Titles of the axes.
-        rows: The systems' titles, each with a cell for every column.
-        notes: The footnotes that cells refer to, from 1.
-        num_resamples: How many the intervals are from; 0 where there are none.
-        undefined: On how many of them there is no BD-rate, a line for each axis with any.
+        rows: Titles of the codecs, each with one cell per column.
+        notes: Footnotes, numbered from 1.
+        num_resamples: Number of resamples of the intervals; 0 for none.
+        undefined: One line per axis with resamples that have no BD-rate.
         saved: Bits saved on the main axis, one text per row; empty for BD-metrics.
         main: Index of the main axis' column.
     """
@@ -60,10 +60,10 @@ def bd_table(
     """Build the table of BD-rates (`of_rate`) or BD-metrics, without the anchor.
 
     Args:
-        compared: For each axis the comparisons by system.
-        titles: Of all systems, the anchor among them.
-        anchor: The system that the others are compared with.
-        of_rate: Whether to show rates or qualities.
+        compared: Comparisons by codec, for each axis.
+        titles: Titles of all codecs, including the anchor.
+        anchor: Name of the codec that others are compared with.
+        of_rate: Whether to show BD-rates instead of BD-metrics.
         main: Index of the axis of the bits saved.
     """
     notes: list[str] = []

@@ -25,15 +25,15 @@ class Version:
     """Entry of one version of an image in examples.json.
 
     Attributes:
-        system: Key of the system; empty for the original.
-        quality: Its quality; 0 for the original.
-        is_between: Whether the quality is no operating point of the run, but one between.
-        folder: The run's folder.
-        image: Path below it of the image to show.
-        sends_image: Whether the system sends an image; else the original is shown.
+        system: Name of the codec; empty for the original.
+        quality: Quality on the codec's scale; 0 for the original.
+        is_between: Whether the quality lies between operating points of the run.
+        folder: Folder of the run.
+        image: Path of the image to show, relative to `folder`.
+        sends_image: Whether the codec sends an image; otherwise the original is shown.
         size: (height, width) of the original in pixels.
-        num_bytes: Length of its stream; 0 for the original.
-        prediction: The task's.
+        num_bytes: Stream length in bytes; 0 for the original.
+        prediction: Prediction of the task.
     """
 
     system: str
@@ -51,9 +51,9 @@ def read_versions(source: Source, results: Results, notes: list[str]) -> dict[st
     """Read the versions of a run's example images, by image id.
 
     Args:
-        source: The run.
-        results: What the report shows; versions of other systems are passed over.
-        notes: Takes a line for what is damaged and left out.
+        source: Run to read.
+        results: Results that the report shows; versions of other codecs are ignored.
+        notes: List to which a line is appended for each damaged entry.
     """
     where = printable(source.folder / EXAMPLES_JSON)
     try:
@@ -96,7 +96,7 @@ def _version(content: Any, image: Any, folder: Path, results: Results) -> dict[s
     """Check an entry and build a `Version`.
 
     Raises:
-        ValueError: If a value is of another kind or range; also KeyError, TypeError and RuntimeError.
+        ValueError: If a value is invalid; also KeyError, TypeError and RuntimeError.
     """
     size, num_bytes = (content["height"], content["width"]), content["num_bytes"]
     expect(all(is_whole(side) and 0 < side < 1 << 24 for side in size), "its size is no size of an image")
@@ -126,7 +126,7 @@ def at_one_rate(streams: Mapping[str, Sequence[Version]]) -> tuple[list[Version]
         streams: Versions of one image by system.
 
     Returns:
-        The chosen ones; the systems that have none within 15 %; and the rate, as a stream's length in bytes.
+        The selected versions; the codecs without a version within 15 %; the rate as a stream length in bytes.
     """
     target = matched_bytes({name: [v.num_bytes for v in of] for name, of in streams.items()})
     chosen, without = [], []

@@ -46,7 +46,7 @@ _TO_YCC = (
 )
 
 HEADER_BITS = 8 * 625
-"""Of Pillow's file, without the image's own bits."""
+"""Bits of a file of Pillow's that do not depend on the image."""
 # Bits for each of what `counts` counts, fitted to Pillow's bytes on photographs by benchmarks/jpeg_rate.py.
 _BITS = (6.77, 1.08, 1.45, 2.93, 3.89, 1.21, 3.70, 0.05)
 

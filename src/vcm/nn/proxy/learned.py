@@ -25,7 +25,7 @@ _GAIN = 0.5
 _MAX_STAGES = 8
 _NUM_CALIBRATIONS = 3
 _CALIBRATION_UNIT = 10.0
-"""So that three numbers learn as fast as networks do."""
+"""Scale of the calibration parameters, for which Adam's step size is otherwise too small."""
 
 
 class LearnedProxy(Proxy):

@@ -38,9 +38,9 @@ from vcm.validation import is_whole
 MAX_QUALITIES = 64
 MAX_TASKS = 64
 SMALLEST_LIKELIHOOD = 1e-9
-"""As in CompressAI's entropy models."""
+"""Same value as in CompressAI's entropy models."""
 _STAGE_GAIN = 1.0
-"""Of the encoder's stages at first: symbols are then steps of 0.2 of an orthonormal transform of [0, 1]."""
+"""Initial gain of the encoder's stages: symbols are steps of 0.2 of an orthonormal transform of [0, 1]."""
 
 
 class MultiTaskNetwork(TabledNetwork):

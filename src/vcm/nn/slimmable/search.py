@@ -23,7 +23,7 @@ _CONTEXT = 2 * _MARGIN
 Area = tuple[slice, slice]
 """Rows and columns."""
 Distortion = Callable[[Tensor, Area], Tensor]
-"""Of what is decoded, (1, C, h, w), for an area of the padded input in pixels; a scalar with a gradient."""
+"""Differentiable distortion of a decoded tensor (1, C, h, w) for an area of the padded input in pixels."""
 
 
 @dataclass(frozen=True)
