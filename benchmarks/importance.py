@@ -8,7 +8,11 @@ at equal output divergence, on real bytes over the original's pixels. Never run 
 `--brute-force N` instead codes one 64x64 block at a time 22 QP steps more coarsely than QP 17, on N images,
 and gives the rank correlation of the divergence that this adds with what importance predicts.
 
+`--network FILE` measures maps that an importance network predicts beside the detector's own, and the time of
+the network as a share of BPG's at preset veryslow, on one thread.
+
     python benchmarks/importance.py [--images 30] [--json FILE]
+    python benchmarks/importance.py --network runs/importance_small/model.safetensors
     python benchmarks/importance.py --images 5 --brute-force 5
 """
 
@@ -18,6 +22,8 @@ import argparse
 import json
 import math
 import os
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,6 +39,7 @@ from vcm.data.assets import asset_file
 from vcm.encoding.reader import scale_prediction, scale_to_reader
 from vcm.metrics.bd import bd_rate
 from vcm.metrics.detection import DetectionAccuracy
+from vcm.nn.importance import load_importance
 from vcm.tasks import YOLOTask
 from vcm.tasks.base import pseudo_target
 from vcm.types import Prediction, Target
@@ -48,6 +55,7 @@ CONFIGURATIONS = [
     *({"alpha": 2.0, "block": 32, "clip": clip} for clip in (6, 12)),
     {"alpha": 3.0, "block": 32, "clip": 12},
 ]
+NETWORK_CONFIGURATIONS = [{"alpha": alpha, "block": 32, "clip": 9} for alpha in (1.0, 2.0, 3.0, 4.0)]
 COARSER = 22
 BASE_QP = 17
 """Of the other blocks: fine, so that their own errors do not hide what one block adds."""
@@ -194,6 +202,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=30)
     parser.add_argument("--brute-force", type=int, default=0, metavar="N")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--network", type=Path, metavar="FILE", help="importance network to measure")
     known = parser.parse_args()
     torch.set_num_threads(1)
     tasks = load_tasks()
@@ -215,17 +224,54 @@ def main() -> None:
     print("                          yolov3-tiny         yolov4-tiny")
     print("alpha  block  clip     mAP  divergence     mAP  divergence", flush=True)
     curves = [{"settings": None, **vars(anchor)}]
-    for settings in CONFIGURATIONS:
-        curve = measure(examples, tasks, settings)
-        rates = ["     –" if rate is None else f"{rate:+6.1f}" for rate in compare(anchor, curve)]
-        print(
-            f"{settings['alpha']:5.1f}  {settings['block']:5d}  {settings['clip']:4d}  "
-            f"{rates[0]}  {rates[1]:>10}  {rates[2]}  {rates[3]:>10}",
-            flush=True,
+    if known.network is None:
+        curves += [
+            {"settings": settings, **vars(show(examples, tasks, settings, anchor))}
+            for settings in CONFIGURATIONS
+        ]
+    else:
+        show(examples, tasks, {"alpha": 2.0, "block": 32, "clip": 9}, anchor, "the detector's")
+        network = load_importance(known.network)
+        share = seconds(lambda image: network.importance(image.float() / 255), examples) / seconds(
+            BPGCodec(37, preset="veryslow").encode, examples
         )
-        curves.append({"settings": settings, **vars(curve)})
+        for example in examples:
+            example.importance = network.importance(example.scaled.float() / 255)
+        curves += [
+            {"settings": settings, **vars(show(examples, tasks, settings, anchor, "network"))}
+            for settings in NETWORK_CONFIGURATIONS
+        ]
+        print(f"The network takes {100 * share:.1f} % of the time of BPG at QP 37, preset veryslow.")
     if known.json:
         known.json.write_text(json.dumps(curves, indent=1) + "\n")
+
+
+def show(
+    examples: list[Example],
+    tasks: dict[str, YOLOTask],
+    settings: dict[str, float],
+    anchor: CurveOf,
+    name: str = "",
+) -> CurveOf:
+    """Measure one configuration and print its row."""
+    curve = measure(examples, tasks, settings)
+    rates = ["     –" if rate is None else f"{rate:+6.1f}" for rate in compare(anchor, curve)]
+    print(
+        f"{settings['alpha']:5.1f}  {settings['block']:5d}  {settings['clip']:4d}  "
+        f"{rates[0]}  {rates[1]:>10}  {rates[2]}  {rates[3]:>10}  {name}".rstrip(),
+        flush=True,
+    )
+    return curve
+
+
+def seconds(function: Callable[[Tensor], object], examples: list[Example]) -> float:
+    """Median seconds of a call on the images at the reader's size."""
+    found = []
+    for example in examples:
+        start = time.perf_counter()
+        function(example.scaled)
+        found.append(time.perf_counter() - start)
+    return float(np.median(found))
 
 
 if __name__ == "__main__":

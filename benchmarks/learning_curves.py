@@ -50,6 +50,8 @@ def main() -> None:
     if bool(known.model) != bool(known.runs):
         parser.error("give --model and runs, or neither")
     found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    if not (found or known.model):
+        parser.error(f"there is no {RESULTS}: give --model and runs")
     if known.model:
         found[known.model] = rows_of(known.runs, list(SHOWN[known.model]))
         RESULTS.write_text(json.dumps(found, indent=1) + "\n")
@@ -69,7 +71,7 @@ def rows_of(runs: list[Path], names: list[str]) -> list[Row]:
         for line in (run / "metrics.jsonl").read_text().splitlines():
             content = json.loads(line)
             step = before + content["step"]
-            if all(name in content for name in names):
+            if all(content.get(name) is not None for name in names):
                 rows.append({"stage": stage, "step": step, **{name: content[name] for name in names}})
         before = step
     return rows

@@ -145,6 +145,7 @@ def main() -> int:
 def merged(earlier: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     """New figures, and the earlier ones of tasks and systems that were not evaluated."""
     figures = {**earlier, **new}
+    check_anchors(earlier, new)
     again = {(task, point["system"]) for task, points in new["points"].items() for point in points}
     for key in ("bd_rate", "sensitivity"):
         kept = [row for row in earlier.get(key, []) if (row["task"], row["system"]) not in again]
@@ -173,6 +174,28 @@ def merged(earlier: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
         key=lambda row: (columns.index(row["column"]), order.index(row["stream"]), row["quality"]),
     )
     return figures
+
+
+def check_anchors(earlier: dict[str, Any], new: dict[str, Any]) -> None:
+    """Stop if the anchors, on which kept figures of other systems depend, differ from before."""
+    for task, points in new["points"].items():
+        known = {_key(point): point for point in earlier.get("points", {}).get(task, [])}
+        if {key[0] for key in known} <= {point["system"] for point in points}:
+            continue
+        for point in points:
+            before = known.get(_key(point))
+            if point["system"] not in ANCHORS or before is None:
+                continue
+            same = math.isclose(point["bpp"], before["bpp"], rel_tol=1e-3) and all(
+                math.isclose(value or 0, before["accuracy"][name] or 0, abs_tol=2e-3)
+                for name, value in point["accuracy"].items()
+            )
+            if not same:
+                sys.exit(f"{task}: {_key(point)} differs from the stored figures. Measure all systems again.")
+
+
+def _key(point: dict[str, Any]) -> tuple[str, float, str]:
+    return point["system"], point["quality"], point["labels"]
 
 
 def evaluate(

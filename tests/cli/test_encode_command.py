@@ -144,6 +144,19 @@ def test_an_importance_network_replaces_the_detector(encode, image, tmp_path):
     assert offsets.abs().sum() > 0
     expected = BPGCodec(40, preset="ultrafast").encode(pixels, offsets)
     assert image.with_name("photo.bpg").read_bytes() == expected
+    model = ("--importance-model", tmp_path / "m.safetensors")
+    for options, message in (
+        (("--codec", "jpeg", *model), "--importance-model must be given with --codec bpg and --for TASK or"),
+        (("--no-importance", *model), "--no-importance must be given with --for TASK"),
+        (
+            ("--for", "detection", *model),
+            "--for must be given with --at-reader, since no importance map",
+        ),
+    ):
+        quality = () if "jpeg" in options else FAST
+        status, _, err = encode(image, *quality, *options, "--overwrite")
+        assert status == 2
+        assert message in err
     status, _, err = encode(image, *FAST, "--importance-model", tmp_path / "none.safetensors", "--overwrite")
     assert status == 2
     assert "none.safetensors cannot be read as a model" in err

@@ -11,6 +11,7 @@ from vcm.encoding import ImageEncoder, Importance
 from vcm.errors import ArgumentError
 from vcm.modules import ImportanceModule
 from vcm.nn.importance import ImportanceNetwork, block_octaves, load_importance
+from vcm.tasks import YOLOTask
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers", "ignore:.*log_every_n_steps", "ignore:.*LeafSpec"
@@ -73,6 +74,42 @@ def test_the_loss_is_the_squared_error_of_octaves(monkeypatch):
     loss = module.training_step(Batch(x, [None] * 2, ["a", "b"]), 0)
     target = torch.stack([block_octaves(image.mean(dim=0).clamp(min=1e-3) ** 4) for image in x])
     torch.testing.assert_close(loss, (module.network(x) - target).square().mean())
+
+
+def test_crops_need_more_than_one_block():
+    with pytest.raises(ArgumentError, match=r"data\.crop_size must be more than 32 pixels"):
+        make().training_step(Batch(torch.rand(2, 3, 32, 32), [None] * 2, ["a", "b"]), 0)
+
+
+def test_each_crop_draws_one_of_the_tasks(monkeypatch):
+    tasks = {"one": task(), "two": task()}
+    module = make(tasks)
+    monkeypatch.setattr(module, "log", lambda *_, **__: None)
+    for step in range(8):
+        module.training_step(Batch(bright(), [None] * 4, list("abcd")), step)
+    counts = [len(each.asked) for each in tasks.values()]
+    assert sum(counts) == 32
+    assert min(counts) > 5
+
+
+def test_targets_and_validation_of_a_real_detector(image_data, tmp_path):
+    torch.manual_seed(1)
+    module = make({"detection": YOLOTask("yolov3", None, input_size=64)})
+    run = Trainer(
+        default_root_dir=tmp_path,
+        accelerator="cpu",
+        precision="bf16-mixed",
+        max_epochs=1,
+        limit_train_batches=1,
+        limit_val_batches=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    run.fit(module, image_data())
+    assert run.callback_metrics["train/loss"] > 0
+    assert run.callback_metrics["val/loss"] > 0
 
 
 def test_a_training_validates_at_the_input_size_and_writes_a_model(image_data, tmp_path):

@@ -17,6 +17,7 @@ from vcm.encoding import Importance
 from vcm.errors import ArgumentError, CodecError
 from vcm.losses.proxy import straight_through
 from vcm.modules import CodecLoop, NPPModule
+from vcm.nn.importance import ImportanceNetwork
 from vcm.nn.preprocessor import NPP, QuantizationAdaptiveNPP, load_preprocessor
 from vcm.nn.proxy import IdentityProxy, JPEGProxy, LearnedProxy, TransformProxy
 from vcm.nn.serialization import read_notes
@@ -397,6 +398,7 @@ def test_a_relative_rate_has_the_codecs_value_and_a_scaled_gradient(monkeypatch)
     actual = [8 * len(BPGCodec(40, preset="ultrafast").encode(image)) / 64**2 for image in pixels]
     assert float(loss.detach()) == pytest.approx(sum(actual) / 2)
     estimated = TransformProxy()(filtered, 40.0).bpp
+    assert module._parts[0].qp_convention == BPGCodec().qp_convention
     scaled = sum(a * e / float(e.detach()) for a, e in zip(actual, estimated, strict=True)) / 2
     torch.testing.assert_close(got, torch.autograd.grad(scaled, weight)[0], rtol=1e-4, atol=1e-7)
     assert got.abs().sum() > 0
@@ -441,6 +443,8 @@ def test_validation_at_the_readers_size_codes_small_images_with_offsets(image_da
     ("settings", "message"),
     [
         ({"importance": 2.0}, "importance must be a vcm.encoding.Importance; got 'float'"),
+        ({"at_reader": True, "supervision": "labels"}, "at_reader must be false, because labels"),
+        ({"proxy": TransformProxy(qp_convention="x265")}, "trained for bpg with qp_convention=rate"),
         ({"importance": Importance(), "importance_share": 2}, "importance_share must be"),
         (
             {"importance": Importance(), "proxy": IdentityProxy("bpg", (22, 44))},
@@ -451,6 +455,34 @@ def test_validation_at_the_readers_size_codes_small_images_with_offsets(image_da
 def test_importance_that_cannot_be_is_told(settings, message):
     with pytest.raises(ArgumentError, match=message):
         make_for_bpg(**settings)
+
+
+def test_about_half_of_the_crops_have_offsets(monkeypatch):
+    module = make_for_bpg(importance=Importance(directions=1))
+    found = [module._offsets(crops(4, 64, seed), module.importance_share)["offsets"] for seed in range(15)]
+    share = sum(those is not None for batch in found for those in batch) / 60
+    assert 0.25 < share < 0.75
+
+
+def test_offsets_are_those_of_float32_under_autocast():
+    module = make_for_bpg(importance=Importance())
+    seen = []
+
+    def importance(image, **_):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return torch.ones(image.shape[-2:])
+
+    module._parts[1].importance = importance
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        module._offsets(crops(2, 64), 1.0)
+    assert seen == [False, False]
+
+
+def test_networks_of_the_importance_are_frozen_parts():
+    network = ImportanceNetwork().eval()
+    assert network in make_for_bpg(importance=Importance(network=network))._frozen
+    other = ReadingTask()
+    assert other in make_for_bpg(importance=Importance(task=other))._frozen
 
 
 def test_importance_is_for_codecs_that_take_offsets():

@@ -86,6 +86,7 @@ def test_another_kind_of_model_is_told(tmp_path):
     [
         ({"channels": (1, 2, 3, 4)}, "channels must be 5 whole numbers"),
         ({"channels": (1, 2, 3, 4, 0)}, "channels must be 5 whole numbers"),
+        ({"channels": 5}, "channels must be 5 whole numbers"),
         ({"input_size": 31}, "input_size must be"),
     ],
 )
@@ -96,8 +97,12 @@ def test_settings_that_cannot_be_are_told(options, message):
 
 def test_bad_images_and_weights_are_told():
     net = network()
-    with pytest.raises(ArgumentError, match="image must be a float"):
-        net.importance(torch.zeros(3, 8, 8, dtype=torch.uint8))
+    for bad in (torch.zeros(3, 8, 8, dtype=torch.uint8), torch.rand(1, 8, 8), torch.rand(3, 0, 8), None):
+        with pytest.raises(ArgumentError, match="image must be a float"):
+            net.importance(bad)
+    assert net.importance(torch.rand(3, 1, 1)).shape == (1, 1)
+    with pytest.raises(ArgumentError, match="network must be in evaluation mode"):
+        ImportanceNetwork().importance(torch.rand(3, 40, 40))
     with torch.no_grad():
         net.head.bias.fill_(float("nan"))
     with pytest.raises(WeightsError, match="damaged"):

@@ -90,7 +90,7 @@ def test_the_proxy_returns_the_image_and_a_rate_for_each_qp_and_offset():
     output = proxy(x, torch.tensor([30.0, 40.0, 40.0]), offsets=offsets)
     assert output.x_hat is x
     for image, qp, those, bpp in zip(x, (30, 40, 40), offsets, output.bpp, strict=True):
-        steps = quantization_steps(qp, those, 32, (48, 72), x.device)
+        steps = quantization_steps(BPGCodec(qp).slice_qp, those, 32, (48, 72), x.device)
         assert float(bpp) == pytest.approx(float(transform_bits(image, steps)) / (48 * 72))
     plain = proxy(x, 40.0)
     assert plain.bpp[1] != output.bpp[1]
@@ -109,7 +109,8 @@ def test_the_proxys_rate_is_about_proportional_to_bpgs():
 
 def test_the_proxy_is_saved_and_loaded_and_refuses_other_qps(tmp_path):
     proxy = TransformProxy((20, 45))
-    assert proxy.relative_rate and proxy.takes_offsets
+    assert proxy.relative_rate
+    assert proxy.takes_offsets
     save_proxy(proxy, tmp_path / "proxy.safetensors")
     loaded = load_proxy(tmp_path / "proxy.safetensors", "bpg")
     assert isinstance(loaded, TransformProxy)
@@ -119,3 +120,28 @@ def test_the_proxy_is_saved_and_loaded_and_refuses_other_qps(tmp_path):
     for qualities in ((-1, 40), (20, 52), (40, 20), (3,)):
         with pytest.raises(ArgumentError, match="qualities must be"):
             TransformProxy(qualities)
+
+
+def test_the_qps_are_those_of_bpgs_slices():
+    for convention in ("rate", "x265", "jctvc"):
+        proxy = TransformProxy(qp_convention=convention)
+        for quality in (0, 1, 30, 51):
+            slice_qp = BPGCodec(quality, qp_convention=convention).slice_qp
+            steps = quantization_steps(slice_qp, None, 32, (48, 72), torch.device("cpu"))
+            expected = float(transform_bits(images()[0], steps)) / (48 * 72)
+            assert float(proxy(images()[:1], float(quality)).bpp) == pytest.approx(expected)
+    with pytest.raises(ArgumentError, match="qp_convention must be"):
+        TransformProxy(qp_convention="other")
+
+
+@pytest.mark.parametrize(
+    ("offsets", "block", "message"),
+    [
+        ([None], 32, "offsets must be one map or None for each of 2"),
+        ([None, torch.zeros(2, 2)], 32, "offsets must be of shape"),
+        ([None, torch.zeros(4, 6)], 12, "block must be a multiple of 8"),
+    ],
+)
+def test_offsets_that_do_not_fit_are_told(offsets, block, message):
+    with pytest.raises(ArgumentError, match=message):
+        TransformProxy()(images(2), 40.0, offsets=offsets, block=block)

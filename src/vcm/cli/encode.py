@@ -14,7 +14,7 @@ from vcm.cli.paths import Batch, Input, Outputs, find_inputs, is_newer, names_a_
 from vcm.cli.preprocess import output_names
 from vcm.cli.work import Item, Outcome
 from vcm.errors import ArgumentError, MissingToolError
-from vcm.weights import QA_NPP_BPG, shipped
+from vcm.weights import IMPORTANCE_YOLOV3_TINY, QA_NPP_BPG, shipped
 
 if TYPE_CHECKING:
     from vcm.codecs import Codec
@@ -68,12 +68,14 @@ def run(arguments: Sequence[str]) -> int:
         "alpha",
         "block",
         "clip",
-        "importance_model",
         "effort",
         "reader",
     )
     settings = {"command": "encode", "codec": codec.settings()}
     settings |= {name: getattr(known, name) for name in options}
+    for name in ("predict_importance", "importance_model"):  # newer than the other options
+        if getattr(known, name):
+            settings[name] = getattr(known, name)
     bulk.run(batch, inputs, place, claim, work, settings=settings, is_slow=bool(known.effort))
     return batch.finish()
 
@@ -94,7 +96,7 @@ class Encoding:
         return Encoding, (self._known,)
 
     def check(self) -> Codec:
-        """Validate the arguments before anything is loaded, and return the codec.
+        """Validate the arguments before the detector and the images are read, and return the codec.
 
         Raises:
             ArgumentError: If options are invalid or cannot be combined.
@@ -170,10 +172,11 @@ def _check_for_is_used(known: argparse.Namespace, codec: Codec) -> None:
         if known.no_importance:
             raise ArgumentError("--no-importance", expected="given with --for TASK", got="no --for")
         return
-    if not (known.at_reader or known.effort or (takes_offsets(codec) and not known.no_importance)):
+    runs_task = takes_offsets(codec) and not (known.no_importance or _is_predicted(known))
+    if not (known.at_reader or known.effort or runs_task):
         raise ArgumentError(
             "--for",
-            expected=f"given with --at-reader, since {codec.name} gets no importance-based QP offsets here",
+            expected=f"given with --at-reader, since no importance map of TASK is used for {codec.name} here",
             got=known.reader,
             remedy="Add --at-reader, or remove --for.",
         )
@@ -183,22 +186,33 @@ def _importance(known: argparse.Namespace, codec: Codec) -> Importance | None:
     """Return the QP offset settings; None if nothing asks for them, or the codec does not take them."""
     from vcm.encoding.reader import Importance, takes_offsets
 
+    predicted = _is_predicted(known)
     given = {name: getattr(known, name) for name in ("alpha", "block", "clip", "importance_model")}
+    given |= {"predict_importance": known.predict_importance or None}
     given = {name: value for name, value in given.items() if value is not None}
-    is_wanted = known.reader is not None or known.importance_model is not None
+    is_wanted = known.reader is not None or predicted
     if not is_wanted or known.no_importance or not takes_offsets(codec):
         if given:
             raise ArgumentError(
                 f"--{next(iter(given)).replace('_', '-')}",
-                expected="given with --for TASK and --codec bpg, without --no-importance",
-                got=next(iter(given.values())),
+                expected="given with --codec bpg and --for TASK or --predict-importance, without "
+                "--no-importance",
+                got=str(next(iter(given.values()))),
             )
         return None
-    if (model := given.pop("importance_model", None)) is not None:
+    options = {name: value for name, value in given.items() if name in ("alpha", "block", "clip")}
+    if predicted:
+        from vcm.cli.devices import choose_device
         from vcm.nn.importance import load_importance
 
-        given["network"] = load_importance(model)
-    return Importance(**given)
+        network = load_importance(known.importance_model or shipped(IMPORTANCE_YOLOV3_TINY))
+        options["network"] = network.to(choose_device(known.device))
+    return Importance(**options)
+
+
+def _is_predicted(known: argparse.Namespace) -> bool:
+    """Return whether a network predicts the importance map."""
+    return known.predict_importance or known.importance_model is not None
 
 
 def _search(known: argparse.Namespace, codec: Codec) -> ImageSearch | None:
@@ -239,9 +253,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vcm encode",
         description="Encode images with a standard codec for a given task network. With --for, BPG spends "
-        "more bits on the regions that the network's outputs depend on; --at-reader also scales images down "
-        "to the network's input size. Every decoder of the format reads the files. Rates in bpp are relative "
-        "to the original number of pixels.",
+        "more bits on the regions that the network's outputs depend on; with --predict-importance, on those "
+        "that a small network predicts. --at-reader also scales images down to the network's input size. "
+        "Every decoder of the format reads the files. Rates in bpp are relative to the original number of "
+        "pixels.",
     )
     parser.add_argument("images", nargs="+", type=Path, metavar="IMG", help="images, or folders of images")
     parser.add_argument("--codec", default="bpg", help="codec, see `vcm codecs`; default: bpg")
@@ -264,11 +279,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--block", type=int, help="side of a block with its own QP, in pixels: 16, 32 or 64")
     parser.add_argument("--clip", type=int, help="largest absolute QP offset, 0 to 51")
     parser.add_argument(
+        "--predict-importance",
+        action="store_true",
+        help="predict with a small network which blocks matter, instead of running TASK",
+    )
+    parser.add_argument(
         "--importance-model",
         type=Path,
         metavar="M",
-        help="network that predicts which blocks matter, written by `vcm train experiment=importance/small`, "
-        "instead of running TASK",
+        help="network of --predict-importance: model.safetensors written by `vcm train`; default: the one "
+        "shipped with vcm, for yolov3-tiny",
     )
     parser.add_argument("--npp", action="store_true", help="filter images with a preprocessor first")
     parser.add_argument(

@@ -63,8 +63,8 @@ class ImageEncoder:
 
     Args:
         codec: Standard codec.
-        task: Task network that reads the decoded images; required by `at_reader`, `importance` and `search`
-            unless these have their own.
+        task: Task network that reads the decoded images; required by `at_reader` and `search`, and by
+            `importance` if it has neither a task nor a network of its own.
         preprocessor: Transform before the codec; None for none.
         at_reader: Whether to scale images down to the task's input size; they are never scaled up.
         importance: Settings of importance-based QP offsets; None for none.
@@ -98,7 +98,9 @@ class ImageEncoder:
         needs_task = importance is not None and importance.needs_task
         if task is None and (at_reader or needs_task or search is not None):
             raise ArgumentError(
-                "task", expected="a vcm.tasks.Task if at_reader, importance or search is set", got=None
+                "task",
+                expected="a vcm.tasks.Task if at_reader, search, or importance without a network is set",
+                got=None,
             )
         if needs_task:
             check_split_task("task", task, "an importance map")

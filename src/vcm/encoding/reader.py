@@ -56,7 +56,9 @@ class Importance:
             )
         if self.network is not None and self.task is not None:
             raise ArgumentError(
-                "importance.network", expected="null, because importance.task is given", got=self.network
+                "importance.network",
+                expected="null, because importance.task is given",
+                got=type(self.network).__name__,
             )
         qp_offsets(torch.ones(1, 1), alpha=self.alpha, block=self.block, clip=self.clip)
 
@@ -83,7 +85,9 @@ class Importance:
             importance = self.network.importance(image.float() / 255)
         else:
             reader = self.task or check_split_task("task", task, "an importance map")
-            importance = reader.importance(image.float() / 255, directions=self.directions)
+            # A task of one's own may take no `directions`.
+            given = {} if self.directions == _DIRECTIONS else {"directions": self.directions}
+            importance = reader.importance(image.float() / 255, **given)
         return qp_offsets(importance, alpha=self.alpha, block=self.block, clip=self.clip)
 
     def settings(self) -> Settings:

@@ -135,9 +135,12 @@ class ImagePipeline(Pipeline):
             plain_names.append(f"{preprocessor.name}_{codec.name}")
         if at_reader:
             title += " at the reader's size"
+        ending = ""
         if importance is not None:
-            title += ", importance QP"
-        ending = "_importance" * (importance is not None) + "_at_reader" * at_reader
+            is_predicted = importance.network is not None
+            title += ", predicted importance QP" if is_predicted else ", importance QP"
+            ending = "_importance_network" if is_predicted else "_importance"
+        ending += "_at_reader" * at_reader
         endings = [ending]
         if search is not None:
             title += f", effort {search.effort}"

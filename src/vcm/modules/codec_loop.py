@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vcm.codecs import Codec, CodecPool
 from vcm.codecs.pool import Failure, RoundTrip
-from vcm.encoding.reader import WithOffsets
+from vcm.encoding.reader import WithOffsets, check_takes_offsets
 from vcm.errors import ArgumentError, CodecError
 from vcm.nn.proxy import Proxy
 from vcm.types import QualityScale, Settings
@@ -132,7 +132,8 @@ class CodecLoop:
             A function that waits for the batch and returns it.
 
         Raises:
-            ArgumentError: If a pixel is NaN or infinite.
+            ArgumentError: If a pixel is NaN or infinite, there is not one map per image, or the codec takes
+                no offsets.
         """
         if not images.isfinite().all():
             raise ArgumentError(
@@ -145,6 +146,12 @@ class CodecLoop:
         one_each = qualities if isinstance(qualities, Sequence) else [qualities] * len(pixels)
         codecs = [self.codec(quality) for quality in one_each]
         if offsets is not None:
+            if len(offsets) != len(pixels):
+                raise ArgumentError(
+                    "offsets", expected=f"one map or None for each of {len(pixels)} images", got=len(offsets)
+                )
+            for codec in codecs:
+                check_takes_offsets(codec)
             codecs = [
                 codec if those is None else WithOffsets(codec, those, block)
                 for codec, those in zip(codecs, offsets, strict=True)

@@ -49,8 +49,8 @@ class ImportanceModule(NetworkModule):
     Args:
         network: Network to train.
         tasks: Frozen task networks by name, at least one.
-        directions: Number of random directions of a target, at least 1; fewer are faster and noisier. See
-            `vcm.tasks.SplitTask.importance`.
+        directions: Number of random directions of a training target, at least 1; fewer are faster and
+            noisier. Validation uses the default of `vcm.tasks.SplitTask.importance`.
         learning_rate: Adam learning rate.
         max_norm: Largest gradient norm.
         schedule: See `NetworkModule`.
@@ -110,6 +110,12 @@ class ImportanceModule(NetworkModule):
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Compute the mean squared error of log2 importance over the blocks of crops."""
         x = crops_of(batch)
+        if max(x.shape[-2:]) <= self.network.stride:
+            raise ArgumentError(
+                "data.crop_size",
+                expected=f"more than {self.network.stride} pixels, for at least two blocks",
+                got=tuple(x.shape[-2:]),
+            )
         names = list(self.tasks)
         drawn = torch.randint(len(names), (len(x),)).tolist()
         seed = self.global_step + batch_index

@@ -77,12 +77,12 @@ class NPPModule(NetworkModule):
         rate_weight: w_r, 1 in the paper; 0 ignores the rate, as an ablation.
         pseudo_score: Lowest score of a detection that becomes a pseudo-label, in [0, 1].
         feature_share: Weight of the feature error with "heads".
-        at_reader: Whether to scale validation images down to the task's input size first. Then train with
-            crops of that size, too.
+        at_reader: Whether to scale validation images down to the task's input size first; validation rates
+            are then per pixel of the scaled images. Train with crops of that size, too.
         importance: QP offsets from the task's importance map in the codec; None for none. The proxy must
             take offsets.
-        importance_share: Share of the training crops that are coded with offsets, in [0, 1]; validation
-            images are all coded with them.
+        importance_share: Share of the training crops that are coded with offsets, in [0, 1]; without
+            effect if `importance` is None. Validation images are all coded with them.
         learning_rate: Adam learning rate.
         max_norm: Largest gradient norm.
         schedule: See `NetworkModule`.
@@ -130,7 +130,7 @@ class NPPModule(NetworkModule):
         proxy.requires_grad_(False).train()
         super().__init__(
             network,
-            (proxy, task),
+            (proxy, task, *_parts_of(importance)),
             learning_rate=learning_rate,
             max_norm=max_norm,
             schedule=schedule,
@@ -154,6 +154,12 @@ class NPPModule(NetworkModule):
         if drawing not in get_args(Drawing):
             raise ArgumentError("drawing", expected=" or ".join(get_args(Drawing)), got=drawing)
         self.drawing, self.at_reader = drawing, at_reader
+        if at_reader and supervision == "labels":
+            raise ArgumentError(
+                "at_reader",
+                expected="false, because labels are in pixels of the original images",
+                got=at_reader,
+            )
         self.importance = _check_importance(importance, proxy, task, codec_loop)
         self.importance_share = check_between("importance_share", importance_share, 0, 1)
         self.codec_loop = codec_loop
@@ -210,10 +216,12 @@ class NPPModule(NetworkModule):
         if importance is None:
             return {}
         pixels = (255 * images.detach()).round().to(torch.uint8)
-        offsets = [
-            importance.offsets(image, self._parts[1]) if drawn else None
-            for image, drawn in zip(pixels, (torch.rand(len(images)) < share).tolist(), strict=True)
-        ]
+        drawn = (torch.rand(len(images)) < share).tolist()
+        with torch.autocast(images.device.type, enabled=False):
+            offsets = [
+                importance.offsets(image, self._parts[1]) if coded_with else None
+                for image, coded_with in zip(pixels, drawn, strict=True)
+            ]
         return {"offsets": offsets, "block": importance.block}
 
     def _draw(self, count: int) -> list[tuple[float, float]]:
@@ -277,6 +285,12 @@ class NPPModule(NetworkModule):
         save_preprocessor(self.network, path, **notes, pairs=pairs)
 
 
+def _parts_of(importance: Importance | None) -> list[nn.Module]:
+    """Return the networks that an importance map needs, beside the module's own task."""
+    parts = (importance.task, importance.network) if isinstance(importance, Importance) else ()
+    return [part for part in parts if part is not None]
+
+
 def _check_importance(
     importance: Importance | None, proxy: Proxy, task: SplitTask, codec_loop: CodecLoop
 ) -> Importance | None:
@@ -290,7 +304,7 @@ def _check_importance(
         raise ArgumentError(
             "importance",
             expected=f"null, because {type(proxy).__name__} takes no QP offsets",
-            got=importance,
+            got=type(importance).__name__,
             remedy="Use proxy=transform.",
         )
     if importance.needs_task:

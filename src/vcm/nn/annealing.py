@@ -23,8 +23,8 @@ def annealed_round(v: Tensor, temperature: float) -> Tensor:
     """Round softly between ⌊v⌋ and ⌈v⌉; differentiable, and closer to rounding at lower temperatures.
 
     The two candidates have the logits −atanh(v − ⌊v⌋)/τ and −atanh(⌈v⌉ − v)/τ of Yang, Bamler and Mandt,
-    Improving Inference for Neural Image Compression, NeurIPS 2020. Their mean replaces a sample, which
-    converges in fewer steps.
+    Improving Inference for Neural Image Compression, NeurIPS 2020. Their mean is used instead of a
+    sample, because it converges in fewer steps.
 
     Args:
         v: Values of any shape.

@@ -13,7 +13,7 @@ from vcm.validation import is_number
 
 _WIDE = 64
 _START_RATIO = 2**0.5
-"""Initial ratio of neighbouring qualities' gains: high-rate theory's for λ that double."""
+"""Initial ratio of the gains of neighbouring qualities; optimal at high rates if λ doubles."""
 
 
 class ChannelGains(nn.Module):

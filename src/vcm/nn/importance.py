@@ -42,7 +42,7 @@ class ImportanceNetwork(nn.Module):
 
     def __init__(self, channels: Sequence[int] = CHANNELS, input_size: int = 416) -> None:
         super().__init__()
-        channels = tuple(channels)
+        channels = tuple(channels) if isinstance(channels, Sequence) else (channels,)
         if len(channels) != len(CHANNELS) or not all(is_whole(c) and c > 0 for c in channels):
             raise ArgumentError(
                 "channels", expected="5 whole numbers from 1, fine to coarse", got=list(channels)
@@ -63,7 +63,7 @@ class ImportanceNetwork(nn.Module):
             x: RGB images (N, 3, H, W) in [0, 1], at the size at which the task reads them.
 
         Returns:
-            (N, ⌈H / 32⌉, ⌈W / 32⌉), in octaves, of mean 0 per image and within ±8.
+            (N, ⌈H / 32⌉, ⌈W / 32⌉), in octaves relative to the image's mean, within ±8.
         """
         octaves: Tensor = self.head(self.layers(x))[:, 0].float()
         return (octaves - octaves.mean(dim=(1, 2), keepdim=True)).clamp(-MAX_OCTAVES, MAX_OCTAVES)
@@ -79,13 +79,20 @@ class ImportanceNetwork(nn.Module):
             Positive map (H, W), float32, constant in each block of the scaled image.
 
         Raises:
-            ArgumentError: If the image is not such a tensor.
+            ArgumentError: If the image is not such a tensor, or the network is in training mode.
             WeightsError: If the prediction is NaN: the weights are damaged.
         """
-        if not isinstance(image, Tensor) or image.ndim != 3 or not image.is_floating_point():
-            came = (
-                f"{tuple(image.shape)} {image.dtype}" if isinstance(image, Tensor) else type(image).__name__
+        if self.training:
+            raise ArgumentError(
+                "network",
+                expected="in evaluation mode",
+                got="a network in training mode",
+                remedy="Call network.eval() first.",
             )
+        is_tensor = isinstance(image, Tensor)
+        is_float = is_tensor and image.is_floating_point()
+        if not is_float or image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
+            came = f"{tuple(image.shape)} {image.dtype}" if is_tensor else type(image).__name__
             raise ArgumentError("image", expected="a float (3, H, W) RGB tensor in [0, 1]", got=came)
         height, width = image.shape[-2:]
         x = image[None].to(self.head.weight.device).float()

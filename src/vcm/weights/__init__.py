@@ -8,6 +8,8 @@ from vcm.errors import ArgumentError
 
 QA_NPP_BPG = "qa_npp_bpg_detection"
 """A quantization-adaptive preprocessor before BPG, for detectors."""
+IMPORTANCE_YOLOV3_TINY = "importance_yolov3_tiny"
+"""A network that predicts yolov3-tiny's importance maps."""
 SLIMMABLE_YOLOV3_TINY = "slimmable_yolov3_tiny"
 """A slimmable codec for yolov3-tiny and for people, of five qualities."""
 

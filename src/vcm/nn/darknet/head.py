@@ -24,7 +24,8 @@ class HeadSpec:
         mask: Indices of this head's anchors.
         num_classes: Number of classes C.
         scale_xy: Stretch of the centre's sigmoid around 0.5, so that cell borders can be reached.
-        ignore_threshold: Predicted boxes with an IoU above this with any true box have no objectness loss.
+        ignore_threshold: Predicted boxes with an IoU above this with any true box have no objectness loss,
+            unless their anchor is responsible for it.
         iou_threshold: Anchors whose shape has an IoU above this with a true box are also responsible for it.
         box_loss: "mse", "giou", "diou" or "ciou".
         box_weight: Factor of the box loss.

@@ -14,9 +14,12 @@ from vcm.errors import ArgumentError
 from vcm.nn.gains import as_batch
 from vcm.nn.proxy.base import Proxy, ProxyOutput
 from vcm.types import Settings
+from vcm.validation import check_choice
 
 SCALE = (0, 51)
 """QPs of HEVC."""
+QP_OFFSETS = {"rate": 2, "x265": 3, "jctvc": 0}
+"""Difference between a quality of BPG and the QP of the slice, see `vcm.codecs.BPGCodec`."""
 BLOCK = 8
 _DC_WEIGHT = 0.3
 """Weight of the DC coefficient, most of which intra prediction removes."""
@@ -34,17 +37,20 @@ class TransformProxy(Proxy):
     ratio of BPG's actual rate to the estimate. See `transform_bits`.
 
     Args:
-        qualities: Smallest and largest QP, within 0 to 51.
+        qualities: Smallest and largest quality of BPG, within 0 to 51.
+        qp_convention: Mapping from qualities to QPs: "rate", "x265" or "jctvc", as for `BPGCodec`.
 
     Raises:
-        ArgumentError: If the QPs are out of range or not ascending.
+        ArgumentError: If the qualities are out of range or not ascending, or the mapping is unknown.
     """
 
     relative_rate = True
     takes_offsets = True
 
-    def __init__(self, qualities: Sequence[float] = SCALE) -> None:
+    def __init__(self, qualities: Sequence[float] = SCALE, qp_convention: str = "rate") -> None:
         super().__init__("bpg", qualities)
+        self.qp_convention = check_choice("qp_convention", qp_convention, QP_OFFSETS)
+        self.codec_settings = {"qp_convention": self.qp_convention, "chroma": "420", "lossless": False}
         if not SCALE[0] <= self.qualities[0] or not self.qualities[1] <= SCALE[1]:
             raise ArgumentError(
                 "qualities", expected=f"QPs within {SCALE[0]} to {SCALE[1]}", got=list(qualities)
@@ -65,20 +71,31 @@ class TransformProxy(Proxy):
             quality: See `Proxy.forward`.
             offsets: QP offsets of each image's blocks, (⌈H / block⌉, ⌈W / block⌉); None for none.
             block: Block size of the offsets in pixels, a multiple of 8.
+
+        Raises:
+            ArgumentError: If a quality is out of range, or the offsets do not fit the images.
         """
         self.condition(quality, x)
-        qps = as_batch(quality, x).float().expand(len(x)).tolist()
-        maps = [None] * len(x) if offsets is None else offsets
+        qps = (as_batch(quality, x).float() - QP_OFFSETS[self.qp_convention]).clamp(min=0)
+        maps = [None] * len(x) if offsets is None else list(offsets)
+        if len(maps) != len(x):
+            raise ArgumentError(
+                "offsets", expected=f"one map or None for each of {len(x)} images", got=len(maps)
+            )
         with torch.autocast(x.device.type, enabled=False):
             bits = [
                 transform_bits(image, quantization_steps(qp, those, block, image.shape[-2:], x.device))
-                for image, qp, those in zip(x.float(), qps, maps, strict=True)
+                for image, qp, those in zip(x.float(), qps.expand(len(x)).tolist(), maps, strict=True)
             ]
         return ProxyOutput(x, torch.stack(bits) / (x.shape[-2] * x.shape[-1]))
 
     def architecture(self) -> Settings:
         """See `Proxy.architecture`."""
-        return {"network": type(self).__name__, "qualities": list(self.qualities)}
+        return {
+            "network": type(self).__name__,
+            "qualities": list(self.qualities),
+            "qp_convention": self.qp_convention,
+        }
 
 
 def transform_bits(image: Tensor, steps: Tensor) -> Tensor:
@@ -127,7 +144,16 @@ def quantization_steps(
 
     Returns:
         Steps (⌈height / 8⌉, ⌈width / 8⌉).
+
+    Raises:
+        ArgumentError: If the block size is not a multiple of 8, or there is not one offset per block.
     """
+    if block < BLOCK or block % BLOCK:
+        raise ArgumentError("block", expected=f"a multiple of {BLOCK} pixels", got=block)
+    if offsets is not None and offsets.shape != (expected := tuple(-(-side // block) for side in size)):
+        raise ArgumentError(
+            "offsets", expected=f"of shape {expected}, one per block", got=tuple(offsets.shape)
+        )
     rows, columns = (math.ceil(side / BLOCK) for side in size)
     qps = torch.full((rows, columns), float(qp), device=device)
     if offsets is not None:

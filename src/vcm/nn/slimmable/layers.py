@@ -19,7 +19,7 @@ def check_widths(argument: str, widths: Sequence[int]) -> tuple[int, ...]:
     """Return `widths` as a tuple if they are ascending integers of at least 1.
 
     Raises:
-        ArgumentError: If they are not ascending integers.
+        ArgumentError: If they are not ascending integers of at least 1.
     """
     values = tuple(widths)
     if (
