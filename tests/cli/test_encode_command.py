@@ -145,12 +145,13 @@ def test_an_importance_network_replaces_the_detector(encode, image, tmp_path):
     expected = BPGCodec(40, preset="ultrafast").encode(pixels, offsets)
     assert image.with_name("photo.bpg").read_bytes() == expected
     model = ("--importance-model", tmp_path / "m.safetensors")
+    wanted = "--importance-model must be given with --for TASK or --predict-importance and --codec bpg"
     for options, message in (
-        (("--codec", "jpeg", *model), "--importance-model must be given with --codec bpg and --for TASK or"),
-        (("--no-importance", *model), "--no-importance must be given with --for TASK"),
+        (("--codec", "jpeg", *model), wanted),
+        (("--no-importance", *model), wanted),
         (
             ("--for", "detection", *model),
-            "--for must be given with --at-reader, since no importance map",
+            "--for must be given with --at-reader, since bpg gets no QP offsets",
         ),
     ):
         quality = () if "jpeg" in options else FAST

@@ -176,7 +176,7 @@ def _check_for_is_used(known: argparse.Namespace, codec: Codec) -> None:
     if not (known.at_reader or known.effort or runs_task):
         raise ArgumentError(
             "--for",
-            expected=f"given with --at-reader, since no importance map of TASK is used for {codec.name} here",
+            expected=f"given with --at-reader, since {codec.name} gets no QP offsets from TASK here",
             got=known.reader,
             remedy="Add --at-reader, or remove --for.",
         )
@@ -195,7 +195,7 @@ def _importance(known: argparse.Namespace, codec: Codec) -> Importance | None:
         if given:
             raise ArgumentError(
                 f"--{next(iter(given)).replace('_', '-')}",
-                expected="given with --codec bpg and --for TASK or --predict-importance, without "
+                expected="given with --for TASK or --predict-importance and --codec bpg, without "
                 "--no-importance",
                 got=str(next(iter(given.values()))),
             )
