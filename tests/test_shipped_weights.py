@@ -10,12 +10,16 @@ import torch
 from PIL import Image
 
 from vcm.cli.main import main
+from vcm.codecs import BPGCodec, qp_offsets
 from vcm.data import read_image
 from vcm.encoding.preprocessing import NPPPreprocessor
+from vcm.encoding.reader import scale_to_reader
 from vcm.errors import ArgumentError
+from vcm.nn.importance import block_octaves, load_importance
 from vcm.nn.serialization import read_notes
 from vcm.nn.slimmable import SlimmableFactorized, save_network
-from vcm.weights import QA_NPP_BPG, shipped
+from vcm.tasks import YOLOTask
+from vcm.weights import IMPORTANCE_YOLOV3_TINY, QA_NPP_BPG, shipped
 
 
 def test_they_are_small_and_each_has_a_card():
@@ -38,6 +42,31 @@ def test_the_preprocessor_knows_bpgs_rates():
     assert rates == sorted(rates)
     assert rates[0] < rates[1]
     assert "yolov3-tiny" in read_notes(shipped(QA_NPP_BPG))["tasks"]
+
+
+def test_the_importance_network_predicts_a_detectors_maps(coco_images, asset_path):
+    network = load_importance(shipped(IMPORTANCE_YOLOV3_TINY))
+    assert sum(p.numel() for p in network.parameters()) < 100_000
+    folder = "yolov3-tiny"
+    task = YOLOTask(asset_path(folder, "yolov3-tiny.cfg"), asset_path(folder, "yolov3-tiny.weights"))
+    pairs = []
+    for path in coco_images[:6]:
+        x = scale_to_reader(read_image(path), task).float() / 255
+        pairs.append((network(x[None])[0].flatten(), block_octaves(task.importance(x)).flatten()))
+    predicted, true = (torch.cat(each).detach() for each in zip(*pairs, strict=True))
+    assert torch.corrcoef(torch.stack([predicted, true]))[0, 1] > 0.4
+
+
+def test_encode_predicts_importance_without_a_detector(coco_images, tmp_path):
+    image = tmp_path / "photo.jpg"
+    image.write_bytes(coco_images[0].read_bytes())
+    options = ["--quality", "40", "--preset", "ultrafast", "--predict-importance"]
+    assert main(["encode", str(image), *options]) == 0
+    pixels = read_image(image)
+    network = load_importance(shipped(IMPORTANCE_YOLOV3_TINY))
+    offsets = qp_offsets(network.importance(pixels.float() / 255), alpha=3.0)
+    assert offsets.unique().numel() > 3
+    assert image.with_suffix(".bpg").read_bytes() == BPGCodec(40, preset="ultrafast").encode(pixels, offsets)
 
 
 def write_photo(path):

@@ -184,7 +184,7 @@ def _check_for_is_used(known: argparse.Namespace, codec: Codec) -> None:
 
 def _importance(known: argparse.Namespace, codec: Codec) -> Importance | None:
     """Return the QP offset settings; None if nothing asks for them, or the codec does not take them."""
-    from vcm.encoding.reader import Importance, takes_offsets
+    from vcm.encoding.reader import NETWORK_ALPHA, Importance, takes_offsets
 
     predicted = _is_predicted(known)
     given = {name: getattr(known, name) for name in ("alpha", "block", "clip", "importance_model")}
@@ -206,6 +206,7 @@ def _importance(known: argparse.Namespace, codec: Codec) -> Importance | None:
         from vcm.nn.importance import load_importance
 
         network = load_importance(known.importance_model or shipped(IMPORTANCE_YOLOV3_TINY))
+        options = {"alpha": NETWORK_ALPHA, **options}
         options["network"] = network.to(choose_device(known.device))
     return Importance(**options)
 

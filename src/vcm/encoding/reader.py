@@ -18,6 +18,8 @@ from vcm.tasks import SplitTask, Task, check_split_task
 from vcm.types import Detections, Prediction, Settings
 from vcm.validation import check_whole
 
+NETWORK_ALPHA = 3.0
+"""Default of `vcm encode --predict-importance`; predictions vary less than a task's own importance maps."""
 _DIRECTIONS = 4
 
 
