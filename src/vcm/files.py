@@ -128,9 +128,24 @@ def write_text(path: str | Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
 
 
+_PARTIAL = re.compile(r"\.vcm-[0-9a-f]{16}\.partial")
+
+
 def temporary_path(path: str | Path) -> Path:
     """Return a hidden, unpredictable name in the folder of `path`, for writers that open files themselves."""
     return Path(path).with_name(f".vcm-{secrets.token_hex(8)}.partial")
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Remove the temporary files that killed writers left below a folder that nobody else writes to.
+
+    Args:
+        folder: Folder to search recursively; links are not followed.
+    """
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            if _PARTIAL.fullmatch(name):
+                Path(parent, name).unlink(missing_ok=True)
 
 
 def find_files(folder: Path, suffixes: Collection[str], problems: list[str] | None = None) -> list[Path]:

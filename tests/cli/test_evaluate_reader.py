@@ -6,15 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 import vcm.conf
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 import programs
 from thin import thin_yolov3
 from vcm.cli.codecs import installed_codecs
+from vcm.cli.options import register_resolvers
 from vcm.cli.pipelines import build_codecs, build_pipelines
 from vcm.codecs import SlimmableFeatureCodec
 from vcm.config import CodecPlan
-from vcm.encoding.reader import Importance
+from vcm.encoding.reader import NETWORK_ALPHA, Importance
 from vcm.encoding.search import ImageSearch
 from vcm.errors import ArgumentError, EvaluationError
 from vcm.tasks import YOLOTask
@@ -35,14 +37,22 @@ def system(tmp_path, codec="vcm.codecs.BPGCodec", **settings):
 @pytest.mark.parametrize("name", [path.stem for path in GROUPS])
 def test_groups_code_as_the_codec_alone(name, curve_plan):
     plan = curve_plan(name)
-    base = name.removesuffix("_effort10").removesuffix("_at_reader").removesuffix("_importance")
+    base = name.removesuffix("_effort10").removesuffix("_at_reader")
+    base = base.removesuffix("_network").removesuffix("_importance")
     plain = curve_plan(base)
     for key, value in plain.items():
         assert plan[key] == value
     assert plan.get("at_reader", False) == ("_at_reader" in name)
     assert ("importance" in plan) == ("_importance" in name)
     if "importance" in plan:
-        assert Importance(**plan["importance"]) == Importance()  # the defaults of Python
+        given = dict(plan["importance"])
+        network = given.pop("network")
+        assert (network is not None) == ("_importance_network" in name)
+        if network is not None:
+            assert given.pop("alpha") == NETWORK_ALPHA
+            register_resolvers()
+            assert instantiate(OmegaConf.create(network)).input_size == 416
+        assert Importance(**given) == Importance()  # the defaults of Python
     assert plan.get("effort", 0) == 10 * name.endswith("_effort10")
     assert ImageSearch(10, **plan.get("search", {})) == ImageSearch(10)
     OmegaConf.merge(OmegaConf.structured(CodecPlan), plan)

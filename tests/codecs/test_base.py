@@ -66,11 +66,8 @@ def test_each_configuration_builds_its_codec_with_its_defaults(
 def test_every_configuration_is_tested() -> None:
     every = {path.stem for path in CONF.glob("*.yaml")}
     # Those with a preprocessor, the reader's size, importance or effort: tests/cli/test_evaluate_*.py.
-    composed = {
-        name
-        for name in every
-        if name.startswith("npp_") or name.endswith(("_at_reader", "_importance", "_effort10"))
-    }
+    endings = ("_at_reader", "_importance", "_importance_network", "_effort10")
+    composed = {name for name in every if name.startswith("npp_") or name.endswith(endings)}
     assert every - composed == {*NAMES, *NEED_A_MODEL}
 
 

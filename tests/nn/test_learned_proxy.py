@@ -133,7 +133,7 @@ def test_files_build_the_same_proxy_again(proxy, tmp_path):
     ("wrong", "message"),
     [
         ({}, r"architecture must be what Proxy\.architecture\(\) gives"),
-        ({"network": "NPP"}, "network must be one of LearnedProxy, JPEGProxy, IdentityProxy; got 'NPP'"),
+        ({"network": "NPP"}, "network must be one of LearnedProxy, JPEGProxy, IdentityProxy, TransformProxy"),
         (
             {"network": "LearnedProxy", "colour": 3},
             r"architecture must be what Proxy\.architecture\(\) gives",

@@ -37,6 +37,7 @@ from vcm.evaluation.results import (
     write_json,
 )
 from vcm.evaluation.sharing import Sharers
+from vcm.files import remove_partial_files
 from vcm.provenance import deciding_versions, now, provenance
 from vcm.tasks import Task
 from vcm.types import Settings
@@ -137,6 +138,7 @@ class Evaluation:
             check_own(self.folder / ".lock")  # FileLock truncates the file, so it must not be a link
             make_folder(self.folder, "records")
             with FileLock(self.folder / ".lock", timeout=0):
+                remove_partial_files(self.folder)
                 return self._run(progress or (lambda *_: None))
         except Timeout as error:
             raise EvaluationError(
