@@ -28,10 +28,11 @@ SHOWN = {
     "slimmable": {
         "val/detection/loss": "narrow: loss",
         "val/detection/bpp": "narrow: bpp",
-        "val/detection/feature_error": "narrow: error of features and outputs",
+        "val/detection/feature_error": "narrow: error",
         "val/reconstruction/loss": "full: loss",
         "val/reconstruction/psnr": "full: PSNR (dB)",
     },
+    "importance": {"val/loss": "squared error (octaves²)", "val/explained": "explained variance"},
     "npp": {"val/loss": "loss"},
 }
 """The plots of each model, and their titles."""
