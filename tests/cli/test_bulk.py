@@ -54,7 +54,9 @@ def rows(manifest):
 
 
 def content(folder):
-    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """All files but temporary ones, which a writer that is killed cannot remove."""
+    found = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".partial")
+    return {path.name: path.read_bytes() for path in found}
 
 
 class Squares:
