@@ -11,6 +11,7 @@ import json
 import os
 import re
 import secrets
+import socket
 import stat
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -128,24 +129,42 @@ def write_text(path: str | Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
 
 
-_PARTIAL = re.compile(r"\.vcm-[0-9a-f]{16}\.partial")
+_PARTIAL = re.compile(r"\.vcm-([0-9a-f]{4})([0-9a-f]{6})[0-9a-f]{6}\.partial")
+"""Temporary files: their machine, process and a random number."""
 
 
 def temporary_path(path: str | Path) -> Path:
     """Return a hidden, unpredictable name in the folder of `path`, for writers that open files themselves."""
-    return Path(path).with_name(f".vcm-{secrets.token_hex(8)}.partial")
+    return Path(path).with_name(f".vcm-{_machine()}{os.getpid():06x}{secrets.token_hex(3)}.partial")
 
 
-def remove_partial_files(folder: Path) -> None:
-    """Remove the temporary files that killed writers left below a folder that nobody else writes to.
+def remove_partial_files(folder: Path, *, owned: bool) -> None:
+    """Remove the temporary files of writers that were killed.
 
     Args:
-        folder: Folder to search recursively; links are not followed.
+        folder: Folder of the files.
+        owned: Whether nobody else writes to the folder: all temporary files in it and below it are removed.
+            Otherwise only those directly in it whose process ran on this machine and has ended.
     """
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            if _PARTIAL.fullmatch(name):
-                Path(parent, name).unlink(missing_ok=True)
+    for path in folder.rglob("*.partial") if owned else folder.glob("*.partial"):
+        name = _PARTIAL.fullmatch(path.name)
+        if name and (owned or (name[1] == _machine() and not _is_alive(int(name[2], 16)))):
+            path.unlink(missing_ok=True)
+
+
+def _machine() -> str:
+    """Return four hexadecimal digits that tell this machine from most others."""
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:4]
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def find_files(folder: Path, suffixes: Collection[str], problems: list[str] | None = None) -> list[Path]:

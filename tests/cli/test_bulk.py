@@ -54,9 +54,7 @@ def rows(manifest):
 
 
 def content(folder):
-    """All files but temporary ones, which a writer that is killed cannot remove."""
-    found = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".partial")
-    return {path.name: path.read_bytes() for path in found}
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 class Squares:
@@ -222,6 +220,8 @@ def test_a_run_killed_with_sigkill_goes_on_to_the_same_files(many, model, tmp_pa
             process.kill()
             process.wait()
             wait_for_end_of(process.pid)
+            leave = "import sys; from vcm.files import temporary_path; temporary_path(sys.argv[1]).touch()"
+            assert programs.run(["-c", leave, str(tmp_path / name / "x")], timeout=60).returncode == 0
             assert 0 < len(rows_that_parse(manifest)) < COUNT - 1
         done = programs.run(start, timeout=200)
         assert done.returncode == 0, done.stderr

@@ -149,6 +149,7 @@ def test_an_importance_network_replaces_the_detector(encode, image, tmp_path):
     for options, message in (
         (("--codec", "jpeg", *model), wanted),
         (("--no-importance", *model), wanted),
+        (("--codec", "jpeg", "--alpha", "0"), "--alpha must be given with --for TASK"),
         (
             ("--for", "detection", *model),
             "--for must be given with --at-reader, since bpg gets no QP offsets",

@@ -15,6 +15,7 @@ from vcm.cli.manifest import Manifest
 from vcm.cli.paths import AlreadyDone, Batch, Input, is_folder
 from vcm.cli.work import Item, Outcome, Work, message_of, tried
 from vcm.errors import ArgumentError, MissingToolError
+from vcm.files import remove_partial_files
 
 MAX_WORKERS = 1024
 ENGINES = ("processes", "ray")
@@ -113,6 +114,8 @@ class Bulk:
         use_one_thread(self.device)  # as in worker processes, so that outputs do not depend on their number
         manifest = None if self._path is None else Manifest(self._path, settings)
 
+        cleaned: set[Path] = set()
+
         def ready() -> Iterator[Item]:
             for source in inputs:
                 try:
@@ -121,7 +124,11 @@ class Bulk:
                         if collect is not None:
                             collect(Outcome(item, content=manifest.content(item)))
                         raise AlreadyDone(item.target)
-                    item = claim(item, manifest is not None and manifest.goes_on)
+                    goes_on = manifest is not None and manifest.goes_on
+                    if goes_on and item.target.parent not in cleaned:
+                        cleaned.add(item.target.parent)
+                        remove_partial_files(item.target.parent, owned=False)
+                    item = claim(item, goes_on)
                 except AlreadyDone:
                     batch.num_skipped += 1
                     batch.advance()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from vcm.encoding.reader import Importance
     from vcm.encoding.refinement import OnStep
     from vcm.encoding.search import ImageSearch
+    from vcm.nn.importance import ImportanceNetwork
     from vcm.tasks import SplitTask
 
 
@@ -96,7 +98,7 @@ class Encoding:
         return Encoding, (self._known,)
 
     def check(self) -> Codec:
-        """Validate the arguments before the detector and the images are read, and return the codec.
+        """Validate the arguments before anything is loaded, and return the codec.
 
         Raises:
             ArgumentError: If options are invalid or cannot be combined.
@@ -117,6 +119,8 @@ class Encoding:
         known = self._known
         codec = self.check()
         importance, search = _importance(known, codec), _search(known, codec)
+        if importance is not None and _is_predicted(known):
+            importance = replace(importance, network=_network(known))
         task: SplitTask | None = None
         if (importance is not None and importance.needs_task) or known.at_reader or search is not None:
             from vcm.cli.tasks import load_task
@@ -186,11 +190,10 @@ def _importance(known: argparse.Namespace, codec: Codec) -> Importance | None:
     """Return the QP offset settings; None if nothing asks for them, or the codec does not take them."""
     from vcm.encoding.reader import NETWORK_ALPHA, Importance, takes_offsets
 
-    predicted = _is_predicted(known)
-    given = {name: getattr(known, name) for name in ("alpha", "block", "clip", "importance_model")}
-    given |= {"predict_importance": known.predict_importance or None}
-    given = {name: value for name, value in given.items() if value is not None}
-    is_wanted = known.reader is not None or predicted
+    options = ("alpha", "block", "clip", "importance_model", "predict_importance")
+    given = {name: getattr(known, name) for name in options}
+    given = {name: value for name, value in given.items() if value is not None and value is not False}
+    is_wanted = known.reader is not None or _is_predicted(known)
     if not is_wanted or known.no_importance or not takes_offsets(codec):
         if given:
             raise ArgumentError(
@@ -200,20 +203,22 @@ def _importance(known: argparse.Namespace, codec: Codec) -> Importance | None:
                 got=str(next(iter(given.values()))),
             )
         return None
-    options = {name: value for name, value in given.items() if name in ("alpha", "block", "clip")}
-    if predicted:
-        from vcm.cli.devices import choose_device
-        from vcm.nn.importance import load_importance
-
-        network = load_importance(known.importance_model or shipped(IMPORTANCE_YOLOV3_TINY))
-        options = {"alpha": NETWORK_ALPHA, **options}
-        options["network"] = network.to(choose_device(known.device))
-    return Importance(**options)
+    settings = {name: given[name] for name in ("alpha", "block", "clip") if name in given}
+    return Importance(**({"alpha": NETWORK_ALPHA, **settings} if _is_predicted(known) else settings))
 
 
 def _is_predicted(known: argparse.Namespace) -> bool:
     """Return whether a network predicts the importance map."""
     return known.predict_importance or known.importance_model is not None
+
+
+def _network(known: argparse.Namespace) -> ImportanceNetwork:
+    """Load the network of --predict-importance."""
+    from vcm.cli.devices import choose_device
+    from vcm.nn.importance import load_importance
+
+    network = load_importance(known.importance_model or shipped(IMPORTANCE_YOLOV3_TINY))
+    return network.to(choose_device(known.device))
 
 
 def _search(known: argparse.Namespace, codec: Codec) -> ImageSearch | None:

@@ -26,6 +26,7 @@ from vcm.files import (
     open_regular,
     printable,
     read_text,
+    remove_partial_files,
     write_text,
 )
 
@@ -56,9 +57,8 @@ def locked(folder: Path) -> Iterator[None]:
     """
     try:
         with FileLock(folder / LOCK_FILE, timeout=0):
-            for partial in (*folder.glob(".vcm-*.partial"), *folder.glob("checkpoints/.vcm-*.partial")):
-                with suppress(OSError):
-                    partial.unlink()
+            with suppress(OSError):
+                remove_partial_files(folder, owned=True)
             yield
     except Timeout as error:
         raise OutputError(

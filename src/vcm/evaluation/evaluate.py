@@ -138,7 +138,7 @@ class Evaluation:
             check_own(self.folder / ".lock")  # FileLock truncates the file, so it must not be a link
             make_folder(self.folder, "records")
             with FileLock(self.folder / ".lock", timeout=0):
-                remove_partial_files(self.folder)
+                remove_partial_files(self.folder, owned=True)
                 return self._run(progress or (lambda *_: None))
         except Timeout as error:
             raise EvaluationError(
