@@ -44,6 +44,19 @@ def make(tasks=None, **settings):
     )
 
 
+def trainer(folder, **options):
+    return Trainer(
+        default_root_dir=folder,
+        accelerator="cpu",
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )
+
+
 def bright(count=4, seed=0):
     generator = torch.Generator().manual_seed(seed)
     cells = torch.rand(count, 1, 4, 4, generator=generator)
@@ -95,18 +108,7 @@ def test_each_crop_draws_one_of_the_tasks(monkeypatch):
 def test_targets_and_validation_of_a_real_detector(image_data, tmp_path):
     torch.manual_seed(1)
     module = make({"detection": YOLOTask("yolov3", None, input_size=64)})
-    run = Trainer(
-        default_root_dir=tmp_path,
-        accelerator="cpu",
-        precision="bf16-mixed",
-        max_epochs=1,
-        limit_train_batches=1,
-        limit_val_batches=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    run = trainer(tmp_path, precision="bf16-mixed", limit_train_batches=1, limit_val_batches=1)
     run.fit(module, image_data())
     assert run.callback_metrics["train/loss"] > 0
     assert run.callback_metrics["val/loss"] > 0
@@ -114,15 +116,7 @@ def test_targets_and_validation_of_a_real_detector(image_data, tmp_path):
 
 def test_a_training_validates_at_the_input_size_and_writes_a_model(image_data, tmp_path):
     module = make()
-    run = Trainer(
-        default_root_dir=tmp_path,
-        accelerator="cpu",
-        max_epochs=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    run = trainer(tmp_path)
     run.fit(module, image_data())
     assert {"val/loss", "val/explained"} <= set(run.callback_metrics)
     sizes = {size for size, directions, _ in module.tasks["detection"].asked if directions == 4}
