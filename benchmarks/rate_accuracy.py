@@ -65,13 +65,15 @@ STANDARD = ("jpeg", "webp", "avif")
 PLAIN = ("bpg", "bpg_at_reader", *STANDARD, "avif_at_reader")
 FILTERED = ("npp_bpg", "npp_bpg_at_reader", "npp_avif")
 IMPORTANCE = ("bpg_importance_at_reader", "npp_bpg_importance_at_reader")
+PREDICTED = ("bpg_importance_network_at_reader",)
+"""With importance that a network predicts from the image, so that no detector runs in the encoder."""
 SEARCHED = ("bpg_importance_at_reader_effort10",)
 STREAMS = ("features", "features_effort10")
 """The slimmable codec's narrow width."""
 FULL = "learned"
 """Its full width."""
 SYSTEMS = (
-    *("bpg", "bpg_at_reader", "npp_bpg", "npp_bpg_at_reader", *IMPORTANCE, *SEARCHED),
+    *("bpg", "bpg_at_reader", "npp_bpg", "npp_bpg_at_reader", *PREDICTED, *IMPORTANCE, *SEARCHED),
     *(*STANDARD, "avif_at_reader", "npp_avif", *STREAMS, FULL),
 )
 """All systems, in the order of the tables."""
@@ -209,7 +211,8 @@ def evaluate(
 ) -> Results:
     """What `vcm evaluate` finds for a task; records and reports go to `folder`."""
     detects = task != CLASSIFIER
-    possible = [*PLAIN, *(FILTERED if detects else FILTERED[:1]), *IMPORTANCE, *(SEARCHED if detects else ())]
+    possible = [*PLAIN, *(FILTERED if detects else FILTERED[:1]), *PREDICTED, *IMPORTANCE]
+    possible += SEARCHED if detects else ()
     possible += [*(STREAMS if task == TRAINED_FOR else ()), FULL]
     named = [name for name in possible if name in systems]
     streams = [name for name in named if name in (*STREAMS, FULL)]
