@@ -6,7 +6,8 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from html import escape
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from vcm.evaluation.curves import Axis, Curve
 
@@ -39,6 +41,7 @@ STYLE = {
     **{"font.family": "sans-serif", "font.size": 11, "text.color": INK, "text.parse_math": False},
     **{"axes.labelcolor": INK, "axes.edgecolor": SOFT, "xtick.color": SOFT, "ytick.color": SOFT},
     **{"svg.fonttype": "none", "svg.hashsalt": "vcm"},
+    **{"figure.autolayout": False, "figure.constrained_layout.use": False},
 }
 PAPER = {
     **{"font.family": "serif", "font.size": 8, "axes.linewidth": 0.6, "mathtext.fontset": "stix"},
@@ -84,7 +87,8 @@ def draw(
         columns = _legend_columns(titles, letters)
         rows = math.ceil((len(drawn) + (original is not None)) / columns) if legend else 0
         size = (3.4, 2.3 + 0.14 * rows) if paper else (6.4, 4.15 + 0.23 * rows)
-        figure = Figure(figsize=size, layout="constrained")
+        engine = ConstrainedLayoutEngine()
+        figure = Figure(figsize=size, layout=engine)
         FigureCanvasAgg(figure)
         plot = figure.add_subplot()
         for number, (curve, title) in enumerate(zip(drawn, titles, strict=True)):
@@ -117,6 +121,9 @@ def draw(
             figure.legend(
                 loc="outside upper left", ncols=columns, frameon=False, columnspacing=1.6, handlelength=1.8
             )
+        with _without_missing_glyphs():
+            engine.execute(figure)
+        figure.set_layout_engine(None)  # the layout stays: each file would compute it again, twice
     return figure
 
 
@@ -196,7 +203,14 @@ def as_pdf(figure: Figure, style: Style = "screen") -> bytes:
 
 def _save(figure: Figure, kind: str, style: Style, **options: Any) -> bytes:  # noqa: ANN401  matplotlib's own options
     buffer = io.BytesIO()
-    with mpl.rc_context(_settings(style)), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from")  # a browser has fonts for those
+    with mpl.rc_context(_settings(style)), _without_missing_glyphs():
         figure.savefig(buffer, format=kind, **options)
     return buffer.getvalue()
+
+
+@contextmanager
+def _without_missing_glyphs() -> Iterator[None]:
+    """Ignore warnings of characters that matplotlib's fonts lack; a browser has fonts for them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        yield
