@@ -57,6 +57,9 @@ def test_former_arguments_and_attributes():
     with pytest.warns(DeprecationWarning, match=r"NPPPreprocessor\.rate is deprecated"):
         assert preprocessor.rate == preprocessor.lmbda == 2
     x = torch.rand(1, 3, 8, 8)
+    with pytest.warns(DeprecationWarning, match="rate= is deprecated. Use lmbda="):
+        filtered = network.eval()(x, rate=2)
+    assert torch.equal(filtered, network(x, lmbda=2))
     with pytest.warns(DeprecationWarning, match="weight= is deprecated. Use lmbda="):
         former = rate_distortion(x, x / 2, [torch.full((4,), 0.5)], 64, weight=0.01)
     assert torch.equal(former.loss, rate_distortion(x, x / 2, [torch.full((4,), 0.5)], 64, 0.01).loss)

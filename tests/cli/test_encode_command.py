@@ -66,6 +66,23 @@ def test_a_folder_on_two_processes_with_a_manifest(encode, coco_images, tmp_path
     assert "3 already done" in out
 
 
+def test_a_manifest_holds_the_weights_of_a_model_and_not_its_path(encode, image, tmp_path):
+    files = [tmp_path / name for name in ("a.safetensors", "b.safetensors")]
+    for seed, file in enumerate(files):
+        torch.manual_seed(seed)
+        save_importance(ImportanceNetwork(), file)
+    command = (image, *FAST, "-o", tmp_path / "out", "--manifest", tmp_path / "m.jsonl", "--importance-model")
+    assert encode(*command, files[0])[0] == 0
+    files[0].rename(tmp_path / "moved.safetensors")
+    status, out, _ = encode(*command, tmp_path / "moved.safetensors")
+    assert status == 0
+    assert "1 already done" in out
+    files[1].rename(files[0])
+    status, _, err = encode(*command, files[0])
+    assert status == 2
+    assert "belongs to a run with other settings" in err
+
+
 def test_plain_files_are_the_codecs_own(encode, image, tmp_path):
     status, out, err = encode(image, *FAST)
     assert (status, err) == (0, "")

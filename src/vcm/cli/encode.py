@@ -47,7 +47,7 @@ def run(arguments: Sequence[str]) -> int:
         batch.tell(problem)
     if not inputs:
         return 2
-    work.prepare()
+    encoder = work.prepare()
     targets = output_names(inputs, known.output, codec.suffix)
     outputs = Outputs([source.path for source in inputs], overwrite=known.overwrite)
 
@@ -61,23 +61,7 @@ def run(arguments: Sequence[str]) -> int:
         )
         return item
 
-    options = (
-        "npp",
-        "model",
-        "lmbda",
-        "at_reader",
-        "no_importance",
-        "alpha",
-        "block",
-        "clip",
-        "effort",
-        "reader",
-    )
-    settings = {"command": "encode", "codec": codec.settings()}
-    settings |= {name: getattr(known, name) for name in options}
-    for name in ("predict_importance", "importance_model"):  # newer than the other options
-        if getattr(known, name):
-            settings[name] = getattr(known, name)
+    settings = {"command": "encode", "encoder": encoder.settings()}
     bulk.run(batch, inputs, place, claim, work, settings=settings, is_slow=bool(known.effort))
     return batch.finish()
 

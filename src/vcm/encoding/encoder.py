@@ -109,6 +109,17 @@ class ImageEncoder:
         self.codec, self.task, self.preprocessor = codec, task, preprocessor
         self.at_reader, self.importance, self.search = at_reader, importance, search
 
+    def settings(self) -> Settings:
+        """Return everything that the encoded files depend on, as plain JSON values; weights by SHA-256."""
+        parts = {
+            "task": self.task,
+            "preprocessor": self.preprocessor,
+            "importance": self.importance,
+            "search": self.search,
+        }
+        described = {name: part.settings() for name, part in parts.items() if part is not None}
+        return {"codec": self.codec.settings(), "at_reader": self.at_reader, **described}
+
     def encode(self, image: Tensor, on_step: OnStep | None = None) -> bytes:
         """Encode an image.
 

@@ -75,6 +75,7 @@ class NPP(nn.Module):
             head,
         )
 
+    @former_arguments(rate="lmbda")
     def forward(self, x: Tensor, lmbda: float | Tensor | None = None) -> Tensor:
         """Filter images.
 
@@ -163,6 +164,7 @@ class QuantizationAdaptiveNPP(NPP):
             places[f"down{number}"] = places[f"up{number}"] = self.channels[number]
         self.gains = nn.ModuleDict({place: ChannelGains(width) for place, width in places.items()})
 
+    @former_arguments(rate="lmbda")
     def forward(self, x: Tensor, lmbda: float | Tensor | None = None) -> Tensor:
         """Filter images for a rate.
 
