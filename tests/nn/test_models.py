@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vcm.errors import WeightsError
+from vcm.errors import ArgumentError, WeightsError
 from vcm.nn.models import load_model
 from vcm.nn.preprocessor import NPP, QuantizationAdaptiveNPP, save_preprocessor
 from vcm.nn.proxy import LearnedProxy, save_proxy
@@ -36,3 +36,9 @@ def test_something_else_is_refused(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"not a model")
     with pytest.raises(WeightsError):
         load_model(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("path", [None, 3, b"model.safetensors"])
+def test_something_else_than_a_path(path):
+    with pytest.raises(ArgumentError, match="path must be the path of a model file; got"):
+        load_model(path)

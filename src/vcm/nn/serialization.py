@@ -52,6 +52,7 @@ def read_model(path: str | Path, kinds: str, build: Callable[[Settings], Network
         build: Builds the network from its architecture; raises ArgumentError for another kind.
 
     Raises:
+        ArgumentError: If the path is not a path.
         WeightsError: If the file is missing, damaged or something else.
     """
     with _opened(path) as file:
@@ -100,6 +101,7 @@ def read_notes(path: str | Path) -> dict[str, str]:
     """Read the metadata of a model file.
 
     Raises:
+        ArgumentError: If the path is not a path.
         WeightsError: If the file is missing, damaged or something else.
     """
     with _opened(path) as file:
@@ -108,6 +110,8 @@ def read_notes(path: str | Path) -> dict[str, str]:
 
 @contextmanager
 def _opened(path: str | Path) -> Iterator[Any]:
+    if not isinstance(path, (str, Path)):
+        raise ArgumentError("path", expected="the path of a model file", got=path)
     try:
         open_regular(path, limit=MAX_WEIGHTS_BYTES).close()
         with safe_open(path, framework="pt") as file:
