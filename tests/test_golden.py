@@ -11,7 +11,10 @@ from vcm.evaluation.results import Results
 ROOT = Path(__file__).resolve().parent.parent
 RATE, ACCURACY = 0.005, 0.02
 """Largest differences: of rates, relative; of accuracies, of 1."""
-POINTS = {"bpg": [40], "npp_bpg": [40], "features": [2, 4], "learned": [2, 4]}
+POINTS = {
+    **{"bpg": [40], "npp_bpg": [40], "bpg_importance_network_at_reader": [40]},
+    **{"features": [2, 4], "learned": [2, 4]},
+}
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ def test_the_tables_of_rates_and_accuracies_are_what_the_benchmark_prints(capsys
     found = {(row["anchor"], row["system"], row["column"]): row["bd_rate"] for row in results["bd_rate"]}
     ablation = {
         "BPG at the reader's size": "bpg_at_reader",
+        "… with QPs from predicted importance": "bpg_importance_network_at_reader",
         "… with QPs from importance": "bpg_importance_at_reader",
         "… with importance, after NPP": "npp_bpg_importance_at_reader",
         "… with importance, effort 10": "bpg_importance_at_reader_effort10",
@@ -37,6 +38,7 @@ def test_the_tables_of_rates_and_accuracies_are_what_the_benchmark_prints(capsys
     assert "](docs/rate_accuracy.svg)" in texts["README.md"]
     shown = {
         "BPG at the reader's size": "bpg_at_reader",
+        "+ QPs from a predicted importance map": "bpg_importance_network_at_reader",
         "+ QPs from the detector's importance map": "bpg_importance_at_reader",
         "+ search of 10 steps": "bpg_importance_at_reader_effort10",
         "NPP + BPG at the reader's size": "npp_bpg_at_reader",
@@ -48,6 +50,27 @@ def test_the_tables_of_rates_and_accuracies_are_what_the_benchmark_prints(capsys
             for task in ("yolov3-tiny", "yolov4-tiny")
         ]
         assert f"| {title} | {' | '.join(cells)} |" in texts["README.md"]
+    equal = "yolov3-tiny, pseudo-labels"
+    streams = {
+        (row["stream"], row["quality"]): row["bpp"] / row["bpg"] - 1
+        for row in results["streams"]
+        if row["column"] == equal and row["bpg"]
+    }
+    first, last = (100 * streams["features", quality] for quality in (1, 5))
+    said = f"takes {-first:.0f} % fewer bits than BPG at quality 1 and {last:.0f} % more at quality 5"
+    assert said in " ".join(texts["README.md"].split())
+    searched = [value for (name, _), value in streams.items() if name == "features_effort10"]
+    assert searched
+    assert all(-0.95 < value < -0.85 for value in searched)  # "about a tenth"
+    network = (ROOT / "src/vcm/weights/importance_yolov3_tiny.md").read_text()
+    for title, system in {
+        "the same QP everywhere": "bpg_at_reader",
+        "QPs from this network": "bpg_importance_network_at_reader",
+        "QPs from the reader's or yolov3-tiny's own map": "bpg_importance_at_reader",
+    }.items():
+        readers = ("yolov3-tiny", "yolov4-tiny", "mobilenet-v2")
+        cells = [f"{found['bpg', system, f'{task}, pseudo-labels']:+.0f}" for task in readers]
+        assert f"| {title}, against BPG at full size | {' | '.join(cells)} |" in network
     assert len(texts["README.md"].splitlines()) <= 150
     cards = {path.stem: path.read_text() for path in (ROOT / "src/vcm/weights").glob("*.md")}
     assert printed("print_streams", results["streams"]) in cards["slimmable_yolov3_tiny"]
@@ -57,6 +80,7 @@ def test_the_tables_of_rates_and_accuracies_are_what_the_benchmark_prints(capsys
     assert set(results["points"]) == set(script["TASKS"])
     measured = {(point["system"], point["quality"]) for point in results["points"]["yolov3_tiny"]}
     images = {*script["PLAIN"], *script["FILTERED"], *script["IMPORTANCE"], *script["SEARCHED"]}
+    images |= {*script["PREDICTED"]}
     expected = {(name, q) for name in images for q in script["QPS" if "bpg" in name else "QUALITIES"]}
     expected |= {
         (name, q) for name in (*script["STREAMS"], script["FULL"]) for q in script["STREAM_QUALITIES"]
@@ -64,7 +88,8 @@ def test_the_tables_of_rates_and_accuracies_are_what_the_benchmark_prints(capsys
     assert measured == expected
     for task in set(results["points"]) - {"yolov3_tiny"}:
         others = {point["system"] for point in results["points"][task]}
-        assert others >= {"bpg", "bpg_at_reader", *script["IMPORTANCE"], script["FULL"]}, task
+        needed = {*script["ANCHORS"], *script["PREDICTED"], *script["IMPORTANCE"], script["FULL"]}
+        assert others >= needed, task
     assert {row["anchor"] for row in results["bd_rate"]} == set(script["ANCHORS"])
 
 
