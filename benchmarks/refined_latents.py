@@ -1,10 +1,10 @@
 """Can an encoder learn what the search finds? Regression of the narrow encoder onto refined latents.
 
 Refines the latents of crops of the photo corpus' training part by search, trains the shipped slimmable
-codec's narrow encoder to give them (mean squared error, decoder frozen), and codes crops of the validation
-part with the encoder as shipped, at qualities around, with a search, and with the encoder so trained. Rates
-are real bytes; the distance is the one that the search reduces, that of the detector's features and raw
-outputs from the original's. Refined latents are stored by model, and not computed again.
+codec's narrow encoder to predict them (mean squared error, decoder frozen), and codes crops of the
+validation part with the shipped encoder at several qualities, with a search, and with the trained encoder.
+Rates are real bytes; the distance is the one that the search reduces, that of the detector's features and
+raw outputs from the original's. Refined latents are stored by model, and not computed again.
 
     vcm fetch yolov3-tiny photo-corpus
     python benchmarks/refined_latents.py [--crops 110] [--val-crops 30] [--effort 20] [--epochs 30]
@@ -22,7 +22,7 @@ from statistics import fmean
 from typing import Literal
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from vcm.cli.models import load_model_task
@@ -30,6 +30,7 @@ from vcm.codecs.learned.effort import Effort, TrainingNote, feature_search
 from vcm.codecs.learned.streams import Search, StreamCoder
 from vcm.data import ImageFolderDataset
 from vcm.data.assets import asset_file
+from vcm.files import write_bytes
 from vcm.nn.slimmable import Symbols, load_network
 from vcm.tasks.distance import HEADS, feature_objective
 from vcm.weights import SLIMMABLE_YOLOV3_TINY, shipped
@@ -46,12 +47,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--crops", type=int, default=110, help="for training")
+    parser.add_argument("--crops", type=int, default=110, help="number of training crops")
     parser.add_argument("--val-crops", type=int, default=30, help="for validation")
     parser.add_argument("--effort", type=int, default=20, help="steps of the search")
-    parser.add_argument("--epochs", type=int, default=30, help="of the regression")
+    parser.add_argument("--epochs", type=int, default=30, help="epochs of the regression")
     parser.add_argument(
-        "--folder", type=Path, default=Path("runs/refined_latents"), help="of refined latents"
+        "--folder", type=Path, default=Path("runs/refined_latents"), help="where refined latents are stored"
     )
     known = parser.parse_args()
     torch.set_num_threads(1)
@@ -70,13 +71,13 @@ def main() -> int:
         return found
 
     targets: dict[str, list[Tensor]] = {part: [] for part in parts}
-    folder = known.folder / f"{coder.fingerprint.hex()}-quality{QUALITY:g}-effort{known.effort}"
+    folder = known.folder / f"{coder.fingerprint.hex()}-{SIDE}-quality{QUALITY:g}-effort{known.effort}"
     folder.mkdir(parents=True, exist_ok=True)
     for part, images in parts.items():
         for number, x in enumerate(images):
             path = folder / f"{part}-{number}.safetensors"
             if not path.exists():
-                save_file({"y_hat": refined(coder, x, search(x))}, path)
+                write_bytes(path, save({"y_hat": refined(coder, x, search(x))}))
                 print(f"{part}: {number + 1} of {len(images)}", file=sys.stderr)
             targets[part].append(load_file(path)["y_hat"])
 

@@ -10,7 +10,7 @@ import vcm
 from vcm.encoding import NPPPreprocessor
 from vcm.losses.rate_distortion import rate_distortion
 from vcm.modules import ProxyCodecModule
-from vcm.nn.preprocessor import QuantizationAdaptiveNPP
+from vcm.nn.preprocessor import NPP, QuantizationAdaptiveNPP
 from vcm.nn.proxy import LearnedProxy
 
 
@@ -57,9 +57,11 @@ def test_former_arguments_and_attributes():
     with pytest.warns(DeprecationWarning, match=r"NPPPreprocessor\.rate is deprecated"):
         assert preprocessor.rate == preprocessor.lmbda == 2
     x = torch.rand(1, 3, 8, 8)
-    with pytest.warns(DeprecationWarning, match="rate= is deprecated. Use lmbda="):
-        filtered = network.eval()(x, rate=2)
-    assert torch.equal(filtered, network(x, lmbda=2))
+    for filter_image in (network.eval(), NPP((2, 2, 2, 2)).eval()):
+        with pytest.warns(DeprecationWarning, match="rate= is deprecated. Use lmbda=") as found:
+            filtered = filter_image(x, rate=2)
+        assert found[0].filename == __file__
+        assert torch.equal(filtered, filter_image(x, lmbda=2))
     with pytest.warns(DeprecationWarning, match="weight= is deprecated. Use lmbda="):
         former = rate_distortion(x, x / 2, [torch.full((4,), 0.5)], 64, weight=0.01)
     assert torch.equal(former.loss, rate_distortion(x, x / 2, [torch.full((4,), 0.5)], 64, 0.01).loss)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -55,6 +56,9 @@ def warn_renamed(former: str, present: str, *, stacklevel: int = 2) -> None:
         present: The name to use.
         stacklevel: See `warnings.warn`, counted from the caller of this function.
     """
+    frame = sys._getframe(stacklevel)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("torch."):
+        frame, stacklevel = frame.f_back, stacklevel + 1  # `module(x)` comes through torch.nn.Module
     warnings.warn(f"{former} is deprecated. Use {present}.", DeprecationWarning, stacklevel=stacklevel + 1)
 
 

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import bjontegaard
+import matplotlib as mpl
 import pytest
 from PIL import Image
 
@@ -18,7 +19,7 @@ from vcm.evaluation.evaluate import Evaluation
 from vcm.evaluation.pipelines import ImagePipeline
 from vcm.evaluation.report import build_report, read_study
 from vcm.evaluation.report.findings import findings
-from vcm.evaluation.report.plots import draw
+from vcm.evaluation.report.plots import as_pdf, as_png, as_svg, draw
 from vcm.evaluation.results import Results
 
 CHROMIUM = (
@@ -116,6 +117,22 @@ def test_a_system_has_one_colour_in_every_plot():
     every = colours(drawn)
     assert len({colour for colour, _ in every.values()}) == 10
     assert colours(drawn[3:5]) == {name: every[name] for name in names[3:5]}
+
+
+@pytest.mark.parametrize("title", ["JPEG", "коде́к 編解碼器 🦊"])
+def test_the_users_settings_of_matplotlib_do_not_change_plots(title):
+    curve = Curve("a", title, [(0.1, 30.0), (0.2, 33.0)], [1, 2], [None, None], [], "")
+    settings = {
+        **{"figure.dpi": 31, "figure.autolayout": True, "figure.constrained_layout.use": True},
+        **{"figure.constrained_layout.w_pad": 1, "savefig.bbox": "tight", "savefig.dpi": 20},
+    }
+    files = []
+    for theirs in ({}, settings):
+        with mpl.rc_context(theirs):
+            figure = draw([curve], Axis("psnr", "PSNR (dB)"), 34.0)
+            files.append([save(figure) for save in (as_svg, as_png, as_pdf, as_svg)])
+    assert files[0] == files[1]
+    assert files[0][0] == files[0][-1]
 
 
 def test_a_title_is_cut_to_the_width_of_the_legend():

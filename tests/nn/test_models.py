@@ -40,5 +40,5 @@ def test_something_else_is_refused(tmp_path):
 
 @pytest.mark.parametrize("path", [None, 3, b"model.safetensors"])
 def test_something_else_than_a_path(path):
-    with pytest.raises(ArgumentError, match="path must be the path of a model file; got"):
+    with pytest.raises(ArgumentError, match="path must be a string or a path object; got"):
         load_model(path)

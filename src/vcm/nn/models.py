@@ -40,7 +40,7 @@ def load_model(path: str | Path) -> nn.Module:
         path: Model file of `vcm train` or of a network's own save function.
 
     Raises:
-        ArgumentError: If the path is not a path.
+        ArgumentError: If `path` is neither a string nor a path object.
         WeightsError: If the file is missing, damaged, or names no network that is installed here.
     """
     network = read_model(path, "a network", _build)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,7 +53,7 @@ def read_model(path: str | Path, kinds: str, build: Callable[[Settings], Network
         build: Builds the network from its architecture; raises ArgumentError for another kind.
 
     Raises:
-        ArgumentError: If the path is not a path.
+        ArgumentError: If `path` is neither a string nor a path object.
         WeightsError: If the file is missing, damaged or something else.
     """
     with _opened(path) as file:
@@ -101,7 +102,7 @@ def read_notes(path: str | Path) -> dict[str, str]:
     """Read the metadata of a model file.
 
     Raises:
-        ArgumentError: If the path is not a path.
+        ArgumentError: If `path` is neither a string nor a path object.
         WeightsError: If the file is missing, damaged or something else.
     """
     with _opened(path) as file:
@@ -110,8 +111,8 @@ def read_notes(path: str | Path) -> dict[str, str]:
 
 @contextmanager
 def _opened(path: str | Path) -> Iterator[Any]:
-    if not isinstance(path, (str, Path)):
-        raise ArgumentError("path", expected="the path of a model file", got=path)
+    if not isinstance(path, (str, os.PathLike)):
+        raise ArgumentError("path", expected="a string or a path object", got=path)
     try:
         open_regular(path, limit=MAX_WEIGHTS_BYTES).close()
         with safe_open(path, framework="pt") as file:

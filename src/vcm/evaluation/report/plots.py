@@ -41,7 +41,9 @@ STYLE = {
     **{"font.family": "sans-serif", "font.size": 11, "text.color": INK, "text.parse_math": False},
     **{"axes.labelcolor": INK, "axes.edgecolor": SOFT, "xtick.color": SOFT, "ytick.color": SOFT},
     **{"svg.fonttype": "none", "svg.hashsalt": "vcm"},
-    **{"figure.autolayout": False, "figure.constrained_layout.use": False},
+    **{"figure.autolayout": False, "figure.constrained_layout.use": False, "figure.dpi": 100},
+    **{f"figure.constrained_layout.{side}_pad": 0.04167 for side in "hw"},
+    **{"savefig.bbox": None, "savefig.dpi": "figure"},
 }
 PAPER = {
     **{"font.family": "serif", "font.size": 8, "axes.linewidth": 0.6, "mathtext.fontset": "stix"},
@@ -210,7 +212,7 @@ def _save(figure: Figure, kind: str, style: Style, **options: Any) -> bytes:  # 
 
 @contextmanager
 def _without_missing_glyphs() -> Iterator[None]:
-    """Ignore warnings of characters that matplotlib's fonts lack; a browser has fonts for them."""
+    """Ignore warnings about characters that matplotlib's fonts lack; a browser has fonts for them."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")
         yield
