@@ -251,7 +251,8 @@ def _listed(values: list[Any]) -> str:
 def plot(results: Results, points: list[dict[str, Any]]) -> str:
     """The README's plot of all points, as SVG."""
     axis = next(axis for axis in axes_of(results) if axis.labels == "pseudo")
-    drawn = [Point.from_json(point) for point in points if point["system"] in DRAWN]
+    titled = [{**point, "title": NAMES.get(point["system"], point["title"])} for point in points]
+    drawn = [Point.from_json(point) for point in titled if point["system"] in DRAWN]
     svg: str = as_svg(draw(curves(drawn, axis), axis, None))
     return svg
 
