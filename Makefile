@@ -40,9 +40,9 @@ train-importance: $(STAMP)  ## train the network that predicts importance maps; 
 test: $(STAMP)  ## run the tests, without those marked slow or gpu, on up to four cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
-test-fast: $(STAMP)  ## the tests of networks, codecs, metrics, losses and data alone
+test-fast: $(STAMP)  ## the tests of networks, codecs, metrics, losses and data alone, without ONNX, memory and downloads
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal \
-	  tests/nn tests/codecs tests/metrics tests/losses tests/data
+	  tests/nn tests/codecs tests/metrics tests/losses tests/data -k 'not onnx and not memory and not test_assets'
 
 test-lowest: $(STAMP)  ## the tests with the lowest versions of the dependencies that pyproject.toml allows
 	$(BIN)/python -m pip install --quiet uv
