@@ -2,11 +2,12 @@
 
 Evaluates on the 95 images of the COCO sample, which no training saw and by which no setting was chosen, from
 real bytes over the original images' pixels: BPG, JPEG, WebP and AVIF; BPG and AVIF at the reader's size; BPG
-and AVIF after the preprocessor that comes with vcm; BPG with QPs from importance, and with pixels refined for
-the reader; and both widths of the slimmable codec that comes with vcm. Readers are yolov3-tiny, for which
-vcm's models were trained and from which importance and searches are; yolov4-tiny, which was never consulted;
-and MobileNetV2 (for it, importance is its own). Ground truth is boxes on 65 of the images, pseudo-labels are
-what a network finds on the 95 originals at a score of 0.3.
+and AVIF after the preprocessor that comes with vcm; BPG with QPs from importance, computed with a detector or
+predicted by a network, and with pixels refined for the reader; and both widths of the slimmable codec that
+comes with vcm. Readers are yolov3-tiny, for which vcm's models were trained and from which importance and
+searches are; yolov4-tiny, which was never consulted; and MobileNetV2 (for it, importance is its own, unless a
+network predicts it). Ground truth is boxes on 65 of the images, pseudo-labels are what a network finds on the
+95 originals at a score of 0.3.
 
 The protocol, fixed before anything was measured: QP 50 to 25 in steps of 5 for every BPG curve, quality 5 to
 80 in steps of 15 for every JPEG, WebP and AVIF curve, all qualities of the slimmable model, x265's preset

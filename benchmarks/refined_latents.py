@@ -13,7 +13,6 @@ raw outputs from the original's. Refined latents are stored by model, and not co
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Callable
 from itertools import islice
@@ -26,13 +25,14 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from vcm.cli.models import load_model_task
-from vcm.codecs.learned.effort import Effort, TrainingNote, feature_search
+from vcm.codecs import SlimmableFeatureCodec
+from vcm.codecs.learned.effort import Effort, feature_search
 from vcm.codecs.learned.streams import Search, StreamCoder
 from vcm.data import ImageFolderDataset
 from vcm.data.assets import asset_file
+from vcm.encoding.features import search_objective
 from vcm.files import write_bytes
 from vcm.nn.slimmable import Symbols, load_network
-from vcm.tasks.distance import HEADS, feature_objective
 from vcm.weights import SLIMMABLE_YOLOV3_TINY, shipped
 
 TASK = "detection"
@@ -48,7 +48,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--crops", type=int, default=110, help="number of training crops")
-    parser.add_argument("--val-crops", type=int, default=30, help="for validation")
+    parser.add_argument("--val-crops", type=int, default=30, help="number of validation crops")
     parser.add_argument("--effort", type=int, default=20, help="steps of the search")
     parser.add_argument("--epochs", type=int, default=30, help="epochs of the regression")
     parser.add_argument(
@@ -58,10 +58,9 @@ def main() -> int:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     network = load_network(shipped(SLIMMABLE_YOLOV3_TINY))
-    task = load_model_task(shipped(SLIMMABLE_YOLOV3_TINY), TASK)
-    note = TrainingNote.of(network, TASK)
-    objective = feature_objective(task, [*note.guides, *({HEADS} - set(note.guides))])
-    effort = Effort(known.effort, None, note.lmbdas)
+    codec = SlimmableFeatureCodec(QUALITY, model=network)
+    objective = search_objective(codec, load_model_task(shipped(SLIMMABLE_YOLOV3_TINY), TASK))
+    effort = Effort(known.effort, None, codec.training.lmbdas)
     coder = StreamCoder(network, TASK, QUALITY)
     parts = {"train": crops("train", known.crops), "val": crops("val", known.val_crops)}
 
@@ -150,13 +149,14 @@ def regress(coder: StreamCoder, x: Tensor, y: Tensor, epochs: int) -> None:
     """Train the encoder's analysis transform on refined latents, with a cosine schedule."""
     g_a = coder.encoder.g_a.requires_grad_(True)
     optimizer = torch.optim.Adam(g_a.parameters(), lr=LEARNING_RATE)
-    for epoch in range(epochs):
-        optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 + math.cos(math.pi * epoch / epochs)) / 2
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+    for _ in range(epochs):
         for chosen in torch.split(torch.randperm(len(x)), BATCH_SIZE):
             loss = (g_a(x[chosen]) - y[chosen]).square().mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+        scheduler.step()
 
 
 if __name__ == "__main__":

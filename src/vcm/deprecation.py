@@ -56,7 +56,9 @@ def warn_renamed(former: str, present: str, *, stacklevel: int = 2) -> None:
         present: The name to use.
         stacklevel: See `warnings.warn`, counted from the caller of this function.
     """
-    frame = sys._getframe(stacklevel)
+    frame = sys._getframe()
+    for _ in range(stacklevel):
+        frame = frame.f_back or frame
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("torch."):
         frame, stacklevel = frame.f_back, stacklevel + 1  # `module(x)` comes through torch.nn.Module
     warnings.warn(f"{former} is deprecated. Use {present}.", DeprecationWarning, stacklevel=stacklevel + 1)

@@ -61,7 +61,8 @@ def run(arguments: Sequence[str]) -> int:
         )
         return item
 
-    settings = {"command": "encode", "encoder": encoder.settings()}
+    task = None if encoder.task is None else encoder.task.settings()
+    settings = {"command": "encode", "encoder": encoder.settings(), "task": task}
     bulk.run(batch, inputs, place, claim, work, settings=settings, is_slow=bool(known.effort))
     return batch.finish()
 

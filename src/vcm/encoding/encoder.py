@@ -110,15 +110,21 @@ class ImageEncoder:
         self.at_reader, self.importance, self.search = at_reader, importance, search
 
     def settings(self) -> Settings:
-        """Return everything that the encoded files depend on, as plain JSON values; weights by SHA-256."""
-        parts = {
-            "task": self.task,
-            "preprocessor": self.preprocessor,
-            "importance": self.importance,
-            "search": self.search,
+        """Return the settings as plain JSON values, weights by SHA-256; without the task's own.
+
+        Unused steps are omitted, so that earlier records keep their keys.
+        """
+        settings: Settings = {
+            "preprocessor": None if self.preprocessor is None else self.preprocessor.settings(),
+            "codec": self.codec.settings(),
         }
-        described = {name: part.settings() for name, part in parts.items() if part is not None}
-        return {"codec": self.codec.settings(), "at_reader": self.at_reader, **described}
+        if self.at_reader:
+            settings["at_reader"] = True
+        if self.importance is not None:
+            settings["importance"] = self.importance.settings()
+        if self.search is not None:
+            settings["search"] = self.search.settings()
+        return settings
 
     def encode(self, image: Tensor, on_step: OnStep | None = None) -> bytes:
         """Encode an image.

@@ -202,20 +202,9 @@ class ImagePipeline(Pipeline):
         )
 
     def settings(self) -> Settings:
-        """See `Pipeline.settings`; unused steps are omitted, so that earlier records keep their keys."""
-        encoder = self.encoder
-        settings: Settings = {
-            "system": "picture",  # the name in vcm 0.1, which is part of the keys of its records
-            "preprocessor": None if encoder.preprocessor is None else encoder.preprocessor.settings(),
-            "codec": self.codec.settings(),
-        }
-        if encoder.at_reader:
-            settings["at_reader"] = True
-        if encoder.importance is not None:
-            settings["importance"] = encoder.importance.settings()
-        if encoder.search is not None:
-            settings["search"] = encoder.search.settings()
-        return settings
+        """See `Pipeline.settings` and `ImageEncoder.settings`."""
+        system = "picture"  # the name in vcm 0.1, which is part of the keys of its records
+        return {"system": system, **self.encoder.settings()}
 
 
 __getattr__ = former_names(
